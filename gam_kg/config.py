@@ -1,0 +1,253 @@
+"""The configuration of a run: one YAML file, `a.b=value` overrides, validated.
+
+Precedence, lowest first: the defaults below (`configs/base.yaml` lists them, and a test keeps the two equal), the
+YAML file (after the file it names under `extends`, if any), then the overrides. Unknown keys and out-of-range values
+are refused with the dotted key, the value and what is allowed.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gam_kg.errors import ConfigError
+
+TimeUnitName = Literal["auto", "hour", "day", "week", "month", "year"]
+Boundary = int | str | None
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ColumnsConfig(Section):
+    """Names of the input columns. The last two are used where the input has them."""
+
+    subject: str = "subject"
+    relation: str = "relation"
+    object: str = "object"
+    timestamp: str = "timestamp"
+    end_timestamp: str = "end_timestamp"
+    split: str = "split"
+
+
+class SplitConfig(Section):
+    """How time is divided: train < valid_start <= valid < test_start <= test.
+
+    Boundaries win over a split column in the input, which wins over fractions of the facts in time order.
+    """
+
+    valid_start: Boundary = Field(None, description="first timestamp of validation, in the input's own form")
+    test_start: Boundary = Field(None, description="first timestamp of test, in the input's own form")
+    valid_fraction: float = Field(0.1, gt=0, lt=1)
+    test_fraction: float = Field(0.1, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.valid_start is None) != (self.test_start is None):
+            raise ValueError("valid_start and test_start go together: set both or neither")
+        if self.valid_fraction + self.test_fraction >= 1:
+            raise ValueError("valid_fraction + test_fraction must be below 1")
+        return self
+
+
+class DataConfig(Section):
+    facts: str | None = Field(None, description="Parquet file, folder, glob or URI of the facts")
+    import_from: str | None = Field(
+        None,
+        description="'lahman', a CSV/TSV file or a folder with train.txt; imported to `facts` when that is missing",
+    )
+    columns: ColumnsConfig = ColumnsConfig()
+    time_unit: TimeUnitName | int = Field(
+        "auto",
+        description="length of a snapshot: a calendar unit, or an integer step for integer timestamps; "
+        "auto is a day, or the greatest step that divides every gap between integer timestamps",
+    )
+    split: SplitConfig = SplitConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if isinstance(self.time_unit, int) and self.time_unit < 1:
+            raise ValueError("time_unit as an integer step must be at least 1")
+        return self
+
+
+class PrepareConfig(Section):
+    buckets: int = Field(64, ge=1, le=4096, description="stored parts of the graph; workers share them out")
+    max_bad_fraction: float = Field(0.0, ge=0, le=1, description="share of rows that may be quarantined")
+
+
+class HistoryConfig(Section):
+    """What a query may look up of the past. Every number is a count of distinct facts."""
+
+    recent: int = Field(100, ge=0, description="most recent facts of the subject, any relation")
+    same_relation: int = Field(1000, ge=0, description="most recent facts of the subject with the query's relation")
+    popular: int = Field(500, ge=0, description="most recent objects of the query's relation, any subject")
+    two_hop_first: int = Field(15, ge=0, description="most recent facts of the subject that a path may start with")
+    two_hop_second: int = Field(10, ge=0, description="most recent facts of each neighbour that a path may end with")
+    dim: int = Field(32, ge=1)
+    popularity_dim: int = Field(8, ge=1)
+
+
+class ModelConfig(Section):
+    name: Literal["gam_lstm"] = "gam_lstm"
+    dim: int = Field(200, ge=2, le=4096)
+    heads: int = Field(4, ge=1)
+    decoder: Literal["mlp", "distmult", "complex", "conv_transe"] = "mlp"
+    dropout: float = Field(0.4, ge=0, lt=1)
+    entity_dropout: float = Field(
+        0.5, ge=0, lt=1, description="share of entity rows replaced by the shared row, a step"
+    )
+    name_words: bool = Field(True, description="add learned rows for the words that entity names share")
+    history: HistoryConfig = HistoryConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"dim={self.dim} must be a multiple of heads={self.heads}")
+        if self.decoder == "complex" and self.dim % 2:
+            raise ValueError(f"dim={self.dim} must be even for the complex decoder")
+        return self
+
+
+class TrainConfig(Section):
+    epochs: int = Field(5, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    final_learning_rate: float = Field(0.05, ge=0, le=1, description="share of learning_rate the cosine ends at")
+    weight_decay: float = Field(0.1, ge=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    gradient_norm: float = Field(1.0, gt=0, description="the global gradient norm is clipped to this")
+    window: int = Field(2, ge=0, description="how many memory updates gradients flow through")
+    candidates: Literal["one_vs_all"] = "one_vs_all"
+    max_logits: int = Field(32_000_000, ge=1, description="scores held at once; a snapshot above it is cut by queries")
+    patience: int = Field(2, ge=1, description="epochs without a better validation MRR before training stops")
+    checkpoint_steps: int = Field(0, ge=0, description="also checkpoint every so many steps; 0: at epoch ends only")
+    num_workers: int = Field(1, ge=0, le=1, description="Ray Train workers; 0 trains in this process")
+    use_gpu: bool = False
+    threads: int = Field(0, ge=0, description="CPU threads a worker; 0: all that the machine has")
+
+
+class EvaluateConfig(Section):
+    splits: tuple[Literal["valid", "test"], ...] = ("valid", "test")
+    settings: tuple[Literal["single_step", "multi_step"], ...] = ("single_step", "multi_step")
+    baselines: bool = True
+
+
+class EmbedConfig(Section):
+    at: Boundary = Field(None, description="timestamp the embeddings are as of; none: after the last fact")
+
+
+class PredictConfig(Section):
+    queries: str | None = Field(None, description="Parquet of queries; none: the test queries of the last snapshot")
+    top_k: int = Field(10, ge=1)
+
+
+class Config(Section):
+    name: str = "base"
+    run_dir: str | None = Field(None, description="folder of the run; none: runs/<name>")
+    seed: int = Field(0, ge=0)
+    data: DataConfig = DataConfig()
+    prepare: PrepareConfig = PrepareConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    embed: EmbedConfig = EmbedConfig()
+    predict: PredictConfig = PredictConfig()
+
+    @property
+    def run_path(self) -> Path:
+        """Absolute folder of the run."""
+        return Path(self.run_dir or Path("runs") / self.name).absolute()
+
+
+def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Read, merge and validate a configuration.
+
+    Args:
+        path: YAML file; None starts from the defaults. `name` defaults to the file's stem.
+        overrides: `a.b=value` strings; the value is read as YAML.
+
+    Raises:
+        ConfigError: The file is missing or not YAML, or a key or value is refused.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        values = _read_yaml(Path(path), seen=())
+        values.setdefault("name", Path(path).stem)
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from None
+
+
+def config_hash(section: BaseModel | dict[str, Any]) -> str:
+    """Hash of a resolved configuration (part), stable across key order."""
+    values = section.model_dump(mode="json") if isinstance(section, BaseModel) else section
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path in seen:
+        raise ConfigError(f"{path}: 'extends' comes back to this file; remove the circle")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values at the top, found {type(values).__name__}")
+    base = values.pop("extends", None)
+    return _merge(_read_yaml(path.parent / base, (*seen, path)), values) if base else values
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r}: expected key=value, for instance train.epochs=3")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        child = values.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"override {override!r}: {parent!r} holds the value {child!r}, it has no keys of its own")
+        values = child
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from None
+
+
+def _explain(error: ValidationError, path: str | Path | None) -> str:
+    lines = [f"{path or 'configuration'}: {error.error_count()} problem(s)"]
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"] if part not in ("int", "str")) or "(top)"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"  {key}: unknown key; {_allowed_keys(problem['loc'])}")
+        else:
+            found = "" if isinstance(problem["input"], (dict, BaseModel)) else f" (found {problem['input']!r})"
+            lines.append(f"  {key}: {problem['msg'].removeprefix('Value error, ')}{found}")
+    return "\n".join(lines)
+
+
+def _allowed_keys(location: tuple[int | str, ...]) -> str:
+    section: type[BaseModel] = Config
+    for part in location[:-1]:
+        annotation = section.model_fields[str(part)].annotation
+        assert isinstance(annotation, type)
+        section = annotation
+    return f"allowed here: {', '.join(section.model_fields)}"

@@ -1,0 +1,25 @@
+"""Errors that are for the user: each message says what was found, what is allowed and what to do.
+
+The command line prints these without a traceback and exits with a non-zero status. Anything else that escapes
+is a defect of gam-kg and keeps its traceback.
+"""
+
+
+class GamKGError(Exception):
+    """Base of every error a user can cause and mend."""
+
+
+class ConfigError(GamKGError):
+    """A configuration key or value is unknown, missing or out of range."""
+
+
+class DataError(GamKGError):
+    """The input facts, queries or vocabulary files cannot be used as they are."""
+
+
+class ArtifactError(GamKGError):
+    """An artifact is missing, unfinished, or does not belong with the others."""
+
+
+class EvaluationError(GamKGError):
+    """Scores cannot be ranked, for instance because they are NaN."""

@@ -1,0 +1,31 @@
+"""What every stage shares: where a run keeps its artifacts, and when a stage may be skipped."""
+
+import logging
+from pathlib import Path
+
+from gam_kg.artifacts import read_manifest
+from gam_kg.config import Config
+from gam_kg.errors import ArtifactError
+
+ARTIFACTS = ("graph", "checkpoint", "evaluation", "embeddings", "predictions", "report")
+
+logger = logging.getLogger("gam_kg")
+
+
+def artifact_path(config: Config, kind: str) -> Path:
+    """Folder of one artifact of the run."""
+    assert kind in ARTIFACTS
+    return config.run_path / kind
+
+
+def is_current(path: Path, kind: str, key: str, *, force: bool) -> bool:
+    """Whether the artifact at `path` was finished from these very inputs and this configuration."""
+    if force:
+        return False
+    try:
+        current = read_manifest(path, kind).key == key
+    except ArtifactError:
+        return False
+    if current:
+        logger.info("%s: up to date, skipped (--force redoes it)", path.name)
+    return current
