@@ -1,0 +1,35 @@
+"""Ragged ranges: the one index trick behind every vectorised look-up here."""
+
+import torch
+from torch import Tensor
+
+
+def ragged_ranges(start: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """All positions of the ranges `[start, start + length)`, one after another.
+
+    Args:
+        start: First position of each range, int64 (num_ranges,).
+        length: Number of positions in each range, int64 (num_ranges,).
+
+    Returns:
+        row: Which range each position belongs to, int64 (total,), ascending.
+        position: The positions, int64 (total,).
+    """
+    ends = torch.cumsum(length, 0)
+    row = torch.repeat_interleave(torch.arange(len(length), device=length.device), length)
+    within = torch.arange(len(row), device=row.device) - (ends - length)[row]
+    return row, start[row] + within
+
+
+def offsets_of(row: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+    """Start and length of each row's run in an ascending `row` vector.
+
+    Args:
+        row: int64 (total,), ascending, values in `[0, num_rows)`.
+        num_rows: Number of rows, empty ones included.
+
+    Returns:
+        start, length: int64 (num_rows,) each.
+    """
+    length = torch.bincount(row, minlength=num_rows)
+    return torch.cumsum(length, 0) - length, length

@@ -1,0 +1,84 @@
+"""Ranks of the true answers among all candidates, with the realistic treatment of ties.
+
+The realistic rank is 1 + #greater + #equal/2: the mean position of the target over all orders of the candidates
+that score the same. The optimistic rank (ties below the target) and any rank by sorting (ties by position) reward
+scorers that give one score to many candidates, so neither is offered.
+
+Time-aware filter: other true answers of the same (subject, relation, ?, time) do not count against the target;
+nothing else is removed.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gam_kg.data.graph import Queries
+from gam_kg.data.ragged import offsets_of, ragged_ranges
+from gam_kg.errors import EvaluationError
+
+_SCORES_AT_ONCE = 16_000_000
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Realistic rank of each answer, best is 1.
+
+    Attributes:
+        raw: Among all candidates, float64 (num_answers,).
+        time_aware: Without the other true answers of the same query, float64 (num_answers,).
+    """
+
+    raw: Tensor
+    time_aware: Tensor
+
+
+def rank_answers(scores: Tensor, queries: Queries) -> Ranks:
+    """Rank the answers of queries.
+
+    Args:
+        scores: (num_queries, num_candidates), higher is better.
+        queries: The questions and their answers.
+
+    Raises:
+        EvaluationError: A score is NaN or infinite.
+    """
+    finite = torch.isfinite(scores).all(1)
+    if not bool(finite.all()):
+        bad = int(torch.nonzero(~finite)[0])
+        subject, relation = int(queries.subject[bad]), int(queries.relation[bad])
+        raise EvaluationError(
+            f"a score of the query (subject {subject}, relation {relation}, ?) at snapshot {queries.time} is NaN or infinite, "
+            "so it has no rank; lower train.learning_rate and train again"
+        )
+    target = scores[queries.answer_query, queries.answer]
+    greater, equal = _compare(scores, queries.answer_query, target)
+    equal -= 1  # the target itself
+    known_greater, known_equal = _compare_answers(target, queries.answer_query, len(queries))
+    return Ranks(
+        raw=1 + greater + equal / 2,
+        time_aware=1 + (greater - known_greater) + (equal - known_equal) / 2,
+    )
+
+
+def _compare(scores: Tensor, query: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """How many candidates score above and equal to each target, itself included; float64 (num_answers,) each."""
+    greater = torch.empty(len(target), dtype=torch.float64, device=scores.device)
+    equal = torch.empty_like(greater)
+    size = max(1, _SCORES_AT_ONCE // max(1, scores.shape[1]))
+    for start in range(0, len(target), size):
+        rows = slice(start, start + size)
+        candidates = scores[query[rows]]
+        greater[rows] = (candidates > target[rows, None]).sum(1).double()
+        equal[rows] = (candidates == target[rows, None]).sum(1).double()
+    return greater, equal
+
+
+def _compare_answers(target: Tensor, query: Tensor, num_queries: int) -> tuple[Tensor, Tensor]:
+    """The same counts among the other answers of the query."""
+    start, length = offsets_of(query, num_queries)
+    row, other = ragged_ranges(start[query], length[query])
+    row, other = row[row != other], other[row != other]
+    zeros = torch.zeros(len(target), dtype=torch.float64, device=target.device)
+    greater = zeros.index_add(0, row, (target[other] > target[row]).double())
+    return greater, zeros.index_add(0, row, (target[other] == target[row]).double())

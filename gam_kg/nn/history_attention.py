@@ -1,0 +1,177 @@
+"""What the past says of a candidate: attention over the subject's facts, two-hop paths and popularity.
+
+Each part gives scores to (query, candidate) pairs only; they are added to the dense scores.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from gam_kg.config import HistoryConfig
+from gam_kg.data.history import NUM_BUCKETS, PairHistory, PathHistory, Popularity
+from gam_kg.nn.vectors import segment_log_sum
+
+_MAX_LOG_WEIGHT = 12.0
+_MAX_LOG_PATH_WEIGHT = 10.0
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """Scores of some (query, candidate) pairs, each pair once.
+
+    Attributes:
+        query, other: int64 (num_pairs,).
+        score: (num_pairs,).
+    """
+
+    query: Tensor
+    other: Tensor
+    score: Tensor
+
+
+def add_pair_scores(dense: Tensor, parts: list[PairScores]) -> Tensor:
+    """Add the scores of pairs to dense scores, in place.
+
+    Args:
+        dense: (num_queries, num_candidates). Overwritten.
+        parts: Scores of pairs; each pair at most once a part.
+    """
+    if not parts:
+        return dense
+    index = torch.cat([part.query * dense.shape[1] + part.other for part in parts])
+    return _AddAt.apply(dense, index, torch.cat([part.score for part in parts]))
+
+
+class _AddAt(torch.autograd.Function):
+    """In-place add at flat positions, whose backward copies no dense gradient (autograd's own would, on a view)."""
+
+    @staticmethod
+    def forward(ctx: Any, dense: Tensor, index: Tensor, value: Tensor) -> Tensor:
+        ctx.mark_dirty(dense)
+        ctx.save_for_backward(index)
+        dense.view(-1).index_add_(0, index, value)
+        return dense
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
+        (index,) = ctx.saved_tensors
+        return grad, None, grad.reshape(-1)[index]
+
+
+def _rows(num_rows: int, dim: int, std: float) -> nn.Parameter:
+    return nn.Parameter(torch.randn(num_rows, dim) * std)
+
+
+def _scalars(num_rows: int) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(num_rows))
+
+
+class PairAttention(nn.Module):
+    """The query attends over its subject's past facts (s, r', o); a candidate's facts add up.
+
+    A fact weighs w = ⟨Q[r] + U z_s, K[r']∘(1 + D[recency]) + C[count] + V z_o⟩ + d1[recency] + c1[count], and for r' = r also
+    d2[recency] + c2[count]; the pointer score of o is log(1 + Σ exp w). Added is a small MLP on the pair's recency and
+    count with the same relation and with any.
+
+    Args:
+        num_relations: Relations with inverses.
+        dim: Width of entity vectors.
+        config: Width of keys and queries.
+    """
+
+    def __init__(self, num_relations: int, dim: int, config: HistoryConfig) -> None:
+        super().__init__()
+        width, buckets = config.dim, NUM_BUCKETS
+        self.query = _rows(num_relations, width, 0.3)
+        self.key = _rows(num_relations, width, 0.3)
+        self.key_recency = _rows(buckets, width, 0.3)
+        self.key_count = _rows(buckets, width, 0.3)
+        self.subject = nn.Linear(dim, width, bias=False)
+        self.other = nn.Linear(dim, width, bias=False)
+        self.recency, self.count = _scalars(buckets), _scalars(buckets)
+        self.same_recency, self.same_count = _scalars(buckets), _scalars(buckets)
+        self.features = nn.ParameterList([_rows(buckets + 1, width, 0.2) for _ in range(4)])
+        self.gain = nn.Parameter(torch.zeros(num_relations, width))
+        self.bias = nn.Parameter(torch.zeros(num_relations, width))
+        self.out = nn.Parameter(torch.randn(width) * 0.2)
+
+    def forward(self, z: Tensor, subject: Tensor, relation: Tensor, past: PairHistory) -> PairScores:
+        """Score the pairs of the past.
+
+        Args:
+            z: Entity vectors, (num_entities, dim).
+            subject: z of the queries' subjects, (num_queries, dim).
+            relation: The queries' relations, int64 (num_queries,).
+            past: What the history index found.
+        """
+        query = self.query[relation] + self.subject(subject)
+        key = self.key[past.entry_relation] * (1 + self.key_recency[past.entry_recency])
+        key = key + self.key_count[past.entry_count] + self.other(z)[past.entry_other]
+        extra = self.recency[past.entry_recency] + self.count[past.entry_count]
+        same = self.same_recency[past.entry_recency] + self.same_count[past.entry_count]
+        extra = extra + torch.where(past.entry_same, same, 0)
+        weight = (query[past.link_query] * key[past.link_entry]).sum(-1) + extra[past.link_entry]
+        pointer = segment_log_sum(weight.clamp(max=_MAX_LOG_WEIGHT), past.link_pair, len(past.pair_query))
+        return PairScores(past.pair_query, past.pair_other, pointer + self._pair_mlp(relation, past))
+
+    def _pair_mlp(self, relation: Tensor, past: PairHistory) -> Tensor:
+        asked = relation[past.pair_query]
+        columns = zip(self.features, past.pair_features.unbind(1), strict=True)
+        hidden = sum((rows[column] for rows, column in columns), start=torch.zeros((), dtype=self.out.dtype))
+        return torch.relu(hidden * (1 + self.gain[asked]) + self.bias[asked]) @ self.out
+
+
+class PathAttention(nn.Module):
+    """The query attends over two-hop paths s –r1→ x –r2→ o of the past; a candidate's paths add up.
+
+    A path's key is A[r1]∘(1 + D1[recency 1])∘(1 + B[r2]) + D2[recency 2] + C2[count 2] + B[r2] + W_k z_o, the query is Q[r] + W_q z_s,
+    a path weighs exp(⟨query, key⟩ + bias) and a candidate scores log(1 + Σ).
+    """
+
+    def __init__(self, num_relations: int, dim: int, config: HistoryConfig) -> None:
+        super().__init__()
+        width, buckets = config.dim, NUM_BUCKETS
+        self.query = _rows(num_relations, width, 0.3)
+        self.first = _rows(num_relations, width, 0.3)
+        self.second = _rows(num_relations, width, 0.3)
+        self.first_recency = _rows(buckets, width, 0.1)
+        self.second_recency = _rows(buckets, width, 0.1)
+        self.second_count = _rows(buckets, width, 0.1)
+        self.subject = nn.Linear(dim, width, bias=False)
+        self.other = nn.Linear(dim, width, bias=False)
+        self.bias = nn.Parameter(torch.tensor(-3.0))
+
+    def forward(self, z: Tensor, subject: Tensor, relation: Tensor, past: PathHistory) -> PairScores:
+        """Score the pairs that paths join; arguments as of `PairAttention.forward`."""
+        query = self.query[relation] + self.subject(subject)
+        first = self.first[past.first_relation] * (1 + self.first_recency[past.first_recency])
+        second = self.second[past.second_relation]
+        ending = second + self.second_recency[past.second_recency] + self.second_count[past.second_count]
+        ending = ending + self.other(z)[past.second_other]
+        key = first[past.path_first] * (1 + second)[past.path_second] + ending[past.path_second]
+        weight = (query[past.link_query] * key[past.link_path]).sum(-1) + self.bias
+        score = segment_log_sum(weight.clamp(max=_MAX_LOG_PATH_WEIGHT), past.link_pair, len(past.pair_query))
+        return PairScores(past.pair_query, past.pair_other, score)
+
+
+class PopularityScore(nn.Module):
+    """How recent and how frequent an object is for a relation, whoever the subject."""
+
+    def __init__(self, num_relations: int, config: HistoryConfig) -> None:
+        super().__init__()
+        width = config.popularity_dim
+        self.relation = _rows(num_relations, width, 0.1)
+        self.recency = _rows(NUM_BUCKETS, width, 0.1)
+        self.count = _rows(NUM_BUCKETS, width, 0.1)
+        self.recency_bias, self.count_bias = _scalars(NUM_BUCKETS), _scalars(NUM_BUCKETS)
+
+    def forward(self, past: Popularity) -> PairScores:
+        """Score the popular objects of the queries' relations."""
+        features = self.recency[past.recency] + self.count[past.count]
+        score = (self.relation[past.relation] * features).sum(-1)
+        score = score + self.recency_bias[past.recency] + self.count_bias[past.count]
+        return PairScores(past.link_query, past.other[past.link_row], score[past.link_row])

@@ -1,0 +1,39 @@
+"""Vector arithmetic shared by the model's parts."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+_SMALLEST = 1e-12
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows scaled to length one; a zero row stays zero. Same shape."""
+    return _Unit.apply(x)
+
+
+class _Unit(torch.autograd.Function):
+    """`functional.normalize` with a backward of three passes over x: it runs over all entities at every step."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_(min=_SMALLEST)
+        out = x / length
+        ctx.save_for_backward(out, length)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        out, length = ctx.saved_tensors
+        along = torch.linalg.vecdot(grad, out).unsqueeze(-1)
+        return torch.addcmul(grad, out, along, value=-1).div_(length)
+
+
+def segment_log_sum(weight: Tensor, segment: Tensor, num_segments: int) -> Tensor:
+    """log(1 + sum of exp(weight) over each segment); (num_links,) → (num_segments,)."""
+    total = torch.zeros(num_segments, dtype=weight.dtype, device=weight.device)
+    return torch.log1p(total.index_add(0, segment, weight.exp()))

@@ -1,0 +1,81 @@
+"""The quarantine: every row that could not be stored, with its reason, and the limit on how many there may be."""
+
+import math
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar, NoReturn
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gam_kg.config import Config
+from gam_kg.errors import DataError
+from gam_kg.schemas import QUARANTINE
+
+
+class Quarantine:
+    """Bad rows on their way to a file.
+
+    Args:
+        file: Where they are written. It is part of the artifact being staged; where the stage fails over them, it is
+            moved to the run's folder, to survive.
+        config: The run's configuration.
+        num_rows: Rows of the input.
+    """
+
+    NAME: ClassVar[str] = "quarantine.parquet"
+
+    def __init__(self, file: Path, config: Config, num_rows: int) -> None:
+        self.counts: dict[str, int] = {}
+        self._file = file
+        self._config = config
+        self._num_rows = num_rows
+        self._examples: dict[str, str] = {}
+
+    def write(self, tables: Iterable[pa.Table]) -> None:
+        """Write the rows as they come, and count them by reason."""
+        counts: Counter[str] = Counter()
+        with pq.ParquetWriter(self._file, QUARANTINE, compression="zstd") as writer:
+            for table in tables:
+                if len(table):
+                    writer.write_table(table.cast(QUARANTINE))
+                    counts.update(table["reason"].to_pylist())
+                    self._remember(table)
+        self.counts = dict(sorted(counts.items()))
+
+    def check(self) -> None:
+        """Fail above the allowed share.
+
+        Raises:
+            DataError: More than `prepare.max_bad_fraction` of the rows are bad.
+        """
+        num_bad, allowed = sum(self.counts.values()), self._config.prepare.max_bad_fraction
+        if num_bad > allowed * self._num_rows:
+            needed = min(math.ceil(num_bad / self._num_rows * 1000) / 1000, 1)
+            self.refuse(
+                f"{num_bad} of {self._num_rows} rows cannot be used, more than prepare.max_bad_fraction={allowed:g}",
+                f"Mend the input, or go on without these rows: prepare.max_bad_fraction={needed:g}",
+            )
+
+    def refuse(self, problem: str, advice: str = "Mend the input") -> NoReturn:
+        """Keep the file in the run's folder and fail.
+
+        Raises:
+            DataError: Always.
+        """
+        kept = self._config.run_path / self.NAME
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(self._file, kept)
+        lines = [f"{problem}:"]
+        lines += [f"  {reason}: {count}; {self._examples[reason]}" for reason, count in self.counts.items()]
+        raise DataError("\n".join([*lines, f"All of them are in {kept}. {advice}"]))
+
+    def _remember(self, table: pa.Table) -> None:
+        for reason in set(table["reason"].unique().to_pylist()) - self._examples.keys():
+            row = table.slice(table["reason"].index(reason).as_py(), 1).to_pylist()[0]
+            values = {name: value for name, value in row.items() if name not in ("file", "row", "reason")}
+            optional = {name for name in ("end_timestamp", "split") if values[name] is None}
+            shown = ", ".join(f"{name}={value!r}" for name, value in values.items() if name not in optional)
+            self._examples[reason] = f"for instance row {row['row']} of {row['file']}: {shown}"
