@@ -1,6 +1,6 @@
 """The prepared temporal graph in memory: anchored facts in time order, read snapshot by snapshot."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from gam_kg.artifacts import Manifest, read_manifest
 from gam_kg.data.anchored import anchored_facts, buckets_of_rank
 from gam_kg.data.ragged import offsets_of, ragged_ranges
 from gam_kg.errors import ArtifactError
+
+_COLUMNS = ("time", "anchor", "relation", "other")
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,9 @@ class TemporalGraph:
         ]
         if world_size == 1 and len(rows[0]) != 2 * content["num_facts"]:
             expected = 2 * content["num_facts"]
-            raise ArtifactError(f"{path}/anchored: {len(rows[0])} rows, the manifest counts {expected}; redo prepare --force")
+            raise ArtifactError(
+                f"{path}/anchored: {len(rows[0])} rows, the manifest counts {expected}; redo prepare --force"
+            )
         counts = (content["num_entities"], content["num_relations"])
         return cls._sorted(*counts, rows, content["valid_start"], content["test_start"]), manifest
 
@@ -163,9 +167,16 @@ class TemporalGraph:
         return cls(num_entities, num_relations, time, anchor, relation, other, valid_start, test_start)
 
     @cached_property
+    def _rows_at(self) -> dict[int, slice]:
+        times, counts = torch.unique_consecutive(self.time, return_counts=True)
+        ends = torch.cumsum(counts, 0)
+        bounds = zip(times.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True)
+        return {time: slice(start, stop) for time, start, stop in bounds}
+
+    @property
     def times(self) -> list[int]:
         """Snapshots that have facts, ascending."""
-        return torch.unique_consecutive(self.time).tolist()
+        return list(self._rows_at)
 
     def times_in(self, split: str) -> list[int]:
         """Snapshots with facts in "train", "valid" or "test"."""
@@ -183,22 +194,24 @@ class TemporalGraph:
 
     def snapshot(self, time: int) -> Snapshot:
         """The rows of one snapshot; none of them is an empty snapshot."""
-        bounds = torch.searchsorted(self.time, torch.tensor([time, time + 1]))
-        rows = slice(int(bounds[0]), int(bounds[1]))
+        rows = self._rows_at.get(time, slice(0, 0))
         return Snapshot(time, self.anchor[rows], self.relation[rows], self.other[rows], self.num_relations)
 
     def before(self, time: int) -> "TemporalGraph":
         """The same graph without the facts at or after `time`."""
-        rows = slice(0, int(torch.searchsorted(self.time, torch.tensor(time))))
-        columns = (self.time[rows], self.anchor[rows], self.relation[rows], self.other[rows])
-        return TemporalGraph(self.num_entities, self.num_relations, *columns, self.valid_start, self.test_start)
+        rows = slice(0, sum(slot.stop - slot.start for start, slot in self._rows_at.items() if start < time))
+        columns = {name: getattr(self, name)[rows] for name in _COLUMNS}
+        return replace(self, **columns)
+
+    def to(self, device: torch.device | str) -> "TemporalGraph":
+        """The same graph with its rows on a device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in _COLUMNS})
 
     @cached_property
     def trained(self) -> Tensor:
         """Whether each entity has a fact in train, bool (num_entities,)."""
-        rows = slice(0, int(torch.searchsorted(self.time, torch.tensor(self.valid_start))))
-        seen = torch.zeros(self.num_entities, dtype=torch.bool)
-        seen[self.anchor[rows]] = True
+        seen = torch.zeros(self.num_entities, dtype=torch.bool, device=self.anchor.device)
+        seen[self.before(self.valid_start).anchor] = True
         return seen
 
 

@@ -62,7 +62,9 @@ class RecencyIndex:
     def __init__(self, group: Tensor, item: Tensor, time: Tensor) -> None:
         self._span = int(time.max()) + 1 if len(time) else 1
         if len(group) and int(group.max()) >= _LATER // (self._span + 1):
-            raise ValueError(f"{int(group.max())} groups over {self._span} snapshots do not fit 64 bits; use a larger time_unit")
+            raise ValueError(
+                f"{int(group.max())} groups over {self._span} snapshots do not fit 64 bits; use a larger time_unit"
+            )
         order = torch.argsort(time, stable=True)
         for column in (item, group):
             order = order[torch.argsort(column[order], stable=True)]
@@ -84,6 +86,17 @@ class RecencyIndex:
         self._following = following[order]
         self._count = (position - first + 1)[order]
 
+    def occurrences(self, groups: Tensor, as_of: int) -> Recent:
+        """Every time an item was seen with each group before `as_of`: `last` and `count` tell of that time.
+
+        Args:
+            groups: int64 (num_groups,).
+            as_of: Only rows with time `< as_of` are seen.
+        """
+        low, high = self._bounds(groups, as_of)
+        row, position = ragged_ranges(low, high - low)
+        return Recent(row, self._item[position], self._key[position] % self._span, self._count[position])
+
     def recent(self, groups: Tensor, as_of: int, limit: int | None = None) -> Recent:
         """The distinct items seen with each group before `as_of`, at most the `limit` most recent of each.
 
@@ -94,8 +107,7 @@ class RecencyIndex:
             as_of: Only rows with time `< as_of` are seen.
             limit: Items a group; None for all.
         """
-        low = torch.searchsorted(self._key, groups * self._span)
-        high = torch.searchsorted(self._key, groups * self._span + min(max(as_of, 0), self._span))
+        low, high = self._bounds(groups, as_of)
         available = high - low
         width = available if limit is None else available.clamp(max=2 * limit)
         while True:
@@ -114,6 +126,12 @@ class RecencyIndex:
             kept = from_end < limit
             row, position = row[kept], position[kept]
         return Recent(row, self._item[position], self._key[position] % self._span, self._count[position])
+
+    def _bounds(self, groups: Tensor, as_of: int) -> tuple[Tensor, Tensor]:
+        first = groups * self._span
+        return torch.searchsorted(self._key, first), torch.searchsorted(
+            self._key, first + min(max(as_of, 0), self._span)
+        )
 
 
 @dataclass(frozen=True)
@@ -267,7 +285,17 @@ class HistoryIndex:
         num_links = log_bucket(torch.bincount(link_pair, minlength=num_pairs))
         features = torch.stack([same_recency, same_count, any_recency, num_links], 1)
         return PairHistory(
-            relation, other, recency, count, is_same, link_query, link_entry, link_pair, pair_query, pair_other, features
+            relation,
+            other,
+            recency,
+            count,
+            is_same,
+            link_query,
+            link_entry,
+            link_pair,
+            pair_query,
+            pair_other,
+            features,
         )
 
     def _paths(self, queries: Queries, as_of: int, subjects: Tensor, subject_row: Tensor) -> PathHistory:
@@ -306,9 +334,7 @@ class HistoryIndex:
         start, length = offsets_of(found.row, len(relations))
         link_query, link_row = ragged_ranges(start[relation_row], length[relation_row])
         recency = log_bucket(queries.time - found.last)
-        return Popularity(
-            relations[found.row], found.item, recency, log_bucket(found.count), link_query, link_row
-        )
+        return Popularity(relations[found.row], found.item, recency, log_bucket(found.count), link_query, link_row)
 
     def _distinct_pairs(self, query: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pair, link_pair = torch.unique(query * self._num_entities + other, return_inverse=True)

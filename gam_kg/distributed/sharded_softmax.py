@@ -30,7 +30,8 @@ def sharded_cross_entropy(
 ) -> Tensor:
     """Cross-entropy summed over all answers of all queries.
 
-    For an answer o of query q: −(1 − ε) log p(o|q) − ε/N Σ_v log p(v|q), where p is the softmax over the candidates of all ranks.
+    For an answer o of query q: −(1 − ε) log p(o|q) − ε/N Σ_v log p(v|q), where p is the softmax over the candidates of
+    all ranks.
 
     Args:
         scores: This rank's columns, (num_queries, num_local_candidates). Overwritten.
@@ -54,7 +55,9 @@ class _ShardedCrossEntropy(torch.autograd.Function):
         total = shifted.sum(1)
         shifted.exp_()
         normaliser, target, total = topology.sum(torch.stack([shifted.sum(1), target, total]))
-        loss = (weight * normaliser.log() - (1 - smoothing) * target - smoothing / num_candidates * weight * total).sum()
+        loss = (
+            weight * normaliser.log() - (1 - smoothing) * target - smoothing / num_candidates * weight * total
+        ).sum()
         ctx.save_for_backward(shifted, weight, normaliser)
         ctx.targets, ctx.share, ctx.smoothing = targets, smoothing / num_candidates, smoothing
         return loss

@@ -9,10 +9,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Topology:
-    """This process among the ranks that train together; the default is a world of one.
+    """A process among the ranks that train together; the default is a world of one.
 
     Attributes:
-        rank: This process, in `[0, world_size)`.
+        rank: The process, in `[0, world_size)`.
         world_size: Number of ranks.
     """
 

@@ -10,6 +10,7 @@ nothing else is removed.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,13 +44,15 @@ def rank_answers(scores: Tensor, queries: Queries) -> Ranks:
     Raises:
         EvaluationError: A score is NaN or infinite.
     """
-    finite = torch.isfinite(scores).all(1)
-    if not bool(finite.all()):
-        bad = int(torch.nonzero(~finite)[0])
+    # A sum is finite only if all its terms are; where it overflows, the second look decides.
+    suspects = torch.nonzero(~torch.isfinite(scores.sum(1)))[:, 0]
+    bad_rows = suspects[~torch.isfinite(scores[suspects]).all(1)]
+    if len(bad_rows):
+        bad = int(bad_rows[0])
         subject, relation = int(queries.subject[bad]), int(queries.relation[bad])
         raise EvaluationError(
-            f"a score of the query (subject {subject}, relation {relation}, ?) at snapshot {queries.time} is NaN or infinite, "
-            "so it has no rank; lower train.learning_rate and train again"
+            f"a score of the query (subject {subject}, relation {relation}, ?) at snapshot {queries.time} is NaN "
+            "or infinite, so it has no rank; lower train.learning_rate and train again"
         )
     target = scores[queries.answer_query, queries.answer]
     greater, equal = _compare(scores, queries.answer_query, target)
@@ -69,9 +72,16 @@ def _compare(scores: Tensor, query: Tensor, target: Tensor) -> tuple[Tensor, Ten
     for start in range(0, len(target), size):
         rows = slice(start, start + size)
         candidates = scores[query[rows]]
-        greater[rows] = (candidates > target[rows, None]).sum(1).double()
-        equal[rows] = (candidates == target[rows, None]).sum(1).double()
+        greater[rows] = _count_true(candidates > target[rows, None])
+        equal[rows] = _count_true(candidates == target[rows, None])
     return greater, equal
+
+
+def _count_true(mask: Tensor) -> Tensor:
+    """True values of each row; NumPy counts them several times faster on a CPU than a torch sum."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.count_nonzero(mask.numpy(), axis=1)).double()
+    return mask.sum(1).double()
 
 
 def _compare_answers(target: Tensor, query: Tensor, num_queries: int) -> tuple[Tensor, Tensor]:

@@ -32,9 +32,7 @@ class MLPDecoder(Decoder):
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
         self.dim = dim
-        self.mlp = nn.Sequential(
-            nn.Linear(3 * dim, 2 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * dim, dim)
-        )
+        self.mlp = nn.Sequential(nn.Linear(3 * dim, 2 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * dim, dim))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, subject: Tensor, relation: Tensor) -> Tensor:
@@ -69,7 +67,8 @@ class ComplEx(Decoder):
         subject_real, subject_imaginary = subject.chunk(2, -1)
         real, imaginary = relation.chunk(2, -1)
         product = torch.cat(
-            [subject_real * real - subject_imaginary * imaginary, subject_real * imaginary + subject_imaginary * real], -1
+            [subject_real * real - subject_imaginary * imaginary, subject_real * imaginary + subject_imaginary * real],
+            -1,
         )
         return self.scale * self.dropout(product)
 

@@ -73,9 +73,9 @@ def _scalars(num_rows: int) -> nn.Parameter:
 class PairAttention(nn.Module):
     """The query attends over its subject's past facts (s, r', o); a candidate's facts add up.
 
-    A fact weighs w = ⟨Q[r] + U z_s, K[r']∘(1 + D[recency]) + C[count] + V z_o⟩ + d1[recency] + c1[count], and for r' = r also
-    d2[recency] + c2[count]; the pointer score of o is log(1 + Σ exp w). Added is a small MLP on the pair's recency and
-    count with the same relation and with any.
+    A fact weighs w = ⟨Q[r] + U z_s, K[r']∘(1 + D[recency]) + C[count] + V z_o⟩ + d1[recency] + c1[count], and for
+    r' = r also d2[recency] + c2[count]; the pointer score of o is log(1 + Σ exp w). Added is a small MLP on the pair's
+    recency and count with the same relation and with any.
 
     Args:
         num_relations: Relations with inverses.
@@ -128,8 +128,8 @@ class PairAttention(nn.Module):
 class PathAttention(nn.Module):
     """The query attends over two-hop paths s –r1→ x –r2→ o of the past; a candidate's paths add up.
 
-    A path's key is A[r1]∘(1 + D1[recency 1])∘(1 + B[r2]) + D2[recency 2] + C2[count 2] + B[r2] + W_k z_o, the query is Q[r] + W_q z_s,
-    a path weighs exp(⟨query, key⟩ + bias) and a candidate scores log(1 + Σ).
+    A path's key is A[r1]∘(1 + D1[recency 1])∘(1 + B[r2]) + D2[recency 2] + C2[count 2] + B[r2] + W_k z_o, the query is
+    Q[r] + W_q z_s, a path weighs exp(⟨query, key⟩ + bias) and a candidate scores log(1 + Σ).
     """
 
     def __init__(self, num_relations: int, dim: int, config: HistoryConfig) -> None:

@@ -17,8 +17,8 @@ from gam_kg.nn.vectors import unit
 class GAMLSTM(nn.Module):
     """The temporal knowledge-graph model of gam-kg.
 
-    Entity v has a learned row e_v, the words of its name, and a memory; its vector before t is z_v = unit(e_v + h_v). Entities
-    never trained have the learned shared row in place of e_v, which entity dropout trains.
+    Entity v has a learned row e_v, the words of its name, and a memory; its vector before t is z_v = unit(e_v + h_v).
+    Entities never trained have the learned shared row in place of e_v, which entity dropout trains.
 
     Args:
         config: Sizes and switches.
@@ -26,6 +26,11 @@ class GAMLSTM(nn.Module):
         trained: Whether each entity has a row of its own (a fact in train), bool (num_entities,).
         words: Shared words of the entities' names; None for none.
     """
+
+    trained: Tensor
+    word_offsets: Tensor
+    word_index: Tensor
+    word_share: Tensor
 
     def __init__(
         self, config: ModelConfig, num_relations: int, trained: Tensor, words: NameWords | None = None

@@ -48,8 +48,8 @@ class Memory:
 class EntityLSTM(nn.Module):
     """One LSTM step for the active entities, told how long each was silent.
 
-    (h, c) ← LSTMCell(unit(gam) + time(log1p(t − last_seen)), (h, c)), where time is tanh of a linear map. The cell's four gates
-    each have input and recurrent weights of their own (stacked in `nn.LSTMCell`).
+    (h, c) ← LSTMCell(unit(gam) + time(log1p(t − last_seen)), (h, c)), where time is tanh of a linear map. The cell's
+    four gates each have input and recurrent weights of their own (stacked in `nn.LSTMCell`).
 
     Source: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
     """

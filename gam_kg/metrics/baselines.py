@@ -1,0 +1,163 @@
+"""Untrained baselines: what counting alone achieves, always reported beside the model.
+
+Each scores the queries of a snapshot from facts before `as_of`, like the model, and is ranked by the same code.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gam_kg.data.graph import Queries, Snapshot
+from gam_kg.data.history import NUM_BUCKETS, HistoryIndex, log_bucket
+from gam_kg.data.ragged import offsets_of, ragged_ranges
+from gam_kg.metrics.ranks import rank_answers
+
+
+class Baseline(ABC):
+    """A scorer that learns nothing.
+
+    Args:
+        history: The past, read as of any snapshot.
+        num_entities: Candidates of every query.
+        num_relations: Relations without inverses.
+    """
+
+    def __init__(self, history: HistoryIndex, num_entities: int, num_relations: int) -> None:
+        self.history, self.num_entities, self.num_relations = history, num_entities, num_relations
+
+    @abstractmethod
+    def scores(self, queries: Queries, as_of: int) -> Tensor:
+        """Score all candidates from facts before `as_of`; float64 (num_queries, num_entities)."""
+
+    def remember(self, snapshot: Snapshot) -> None:  # noqa: B027 -- optional
+        """Take note of a snapshot whose facts are now in the past; most need not."""
+
+    def tune(self, blocks: Sequence[Queries]) -> None:  # noqa: B027 -- optional
+        """Choose what is left open, on validation queries; most have nothing."""
+
+    def _zeros(self, queries: Queries) -> Tensor:
+        shape = (len(queries), self.num_entities)
+        return torch.zeros(shape, dtype=torch.float64, device=queries.subject.device)
+
+
+class Popularity(Baseline):
+    """How many past snapshots have a fact (any, r, o)."""
+
+    def scores(self, queries: Queries, as_of: int) -> Tensor:
+        relations, row = torch.unique(queries.relation, return_inverse=True)
+        found = self.history.by_relation.recent(relations, as_of)
+        counts = torch.zeros(len(relations), self.num_entities, dtype=torch.float64, device=row.device)
+        counts[found.row, found.item] = found.count.double()
+        return counts[row]
+
+
+class StrictRecurrency(Baseline):
+    """Past occurrences of (s, r, o), each fading with age: Σ 2^(−λ age); unseen facts score zero.
+
+    Source: Gastinger et al. 2024, "History repeats itself", strict recurrency with exponential decay. λ is found on
+    validation, once for all relations.
+    """
+
+    decay = 0.03
+    """λ, per snapshot."""
+    decays = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    """What `tune` tries."""
+
+    def scores(self, queries: Queries, as_of: int) -> Tensor:
+        key = queries.subject * 2 * self.num_relations + queries.relation
+        found = self.history.by_query.occurrences(key, as_of)
+        faded = torch.exp2(-self.decay * (queries.time - found.last).double())
+        return self._zeros(queries).index_put((found.row, found.item), faded, accumulate=True)
+
+    def tune(self, blocks: Sequence[Queries]) -> None:
+        """Take the decay with the best time-aware MRR on queries, each block asked from the facts before its time."""
+        reciprocal = {}
+        for decay in self.decays:
+            self.decay = decay
+            ranks = [rank_answers(self.scores(block, block.time), block).time_aware for block in blocks]
+            reciprocal[decay] = float((1 / torch.cat(ranks)).sum())
+        self.decay = max(reciprocal, key=lambda decay: reciprocal[decay])
+
+
+class CombinedRecurrency(Baseline):
+    """Strict recurrency first, then the share of the relation's facts that have the object.
+
+    Source: Gastinger et al. 2024, strict and relaxed recurrency combined, with the weight of the relaxed part so
+    small that it only orders what the strict part ties.
+    """
+
+    def __init__(self, strict: StrictRecurrency, popularity: Popularity) -> None:
+        super().__init__(strict.history, strict.num_entities, strict.num_relations)
+        self._strict, self._popularity = strict, popularity
+
+    def scores(self, queries: Queries, as_of: int) -> Tensor:
+        return _then(self._strict.scores(queries, as_of), self._popularity.scores(queries, as_of))
+
+
+class TypedPairCounts(Baseline):
+    """How often a past fact (s, r', o) was followed by (s, r, o), counted by pair of relations and by recency.
+
+    A candidate scores the sum over its past facts with the subject of hits / (exposures + 1), where an exposure is a
+    query (s, r, ?) with (s, r', o) in its past, and a hit is one that o answers; popularity orders the rest. The
+    counts come from the snapshots remembered so far.
+    """
+
+    limit = 1000
+    """Most recent facts of a subject that are counted."""
+
+    def __init__(self, popularity: Popularity) -> None:
+        super().__init__(popularity.history, popularity.num_entities, popularity.num_relations)
+        self._popularity = popularity
+        self._kinds = torch.zeros(0, dtype=torch.int64)
+        self._exposures = torch.zeros(0, dtype=torch.float64)
+        self._hits = torch.zeros(0, dtype=torch.float64)
+
+    def scores(self, queries: Queries, as_of: int) -> Tensor:
+        query, other, kind = self._past(queries, as_of)
+        if not len(self._kinds):
+            return self._popularity.scores(queries, as_of)
+        position = torch.searchsorted(self._kinds, kind).clamp(max=len(self._kinds) - 1)
+        rate = self._hits[position] / (self._exposures[position] + 1)
+        rate = torch.where(self._kinds[position] == kind, rate, 0)
+        scores = self._zeros(queries).index_put((query, other), rate, accumulate=True)
+        return _then(scores, self._popularity.scores(queries, as_of))
+
+    def remember(self, snapshot: Snapshot) -> None:
+        queries = snapshot.queries
+        query, other, kind = self._past(queries, snapshot.time)
+        answers = queries.answer_query * self.num_entities + queries.answer
+        hit = torch.isin(query * self.num_entities + other, answers).double()
+        self._kinds, index = torch.unique(torch.cat([self._kinds, kind]), return_inverse=True)
+        zeros = torch.zeros(len(self._kinds), dtype=torch.float64)
+        self._exposures = zeros.index_add(0, index, torch.cat([self._exposures, torch.ones_like(hit)]))
+        self._hits = zeros.index_add(0, index, torch.cat([self._hits, hit]))
+
+    def _past(self, queries: Queries, as_of: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, other and kind (relation asked, relation seen, recency) of each past fact a query's subject has."""
+        subjects, subject_row = torch.unique(queries.subject, return_inverse=True)
+        found = self.history.by_subject.recent(subjects, as_of, self.limit)
+        start, length = offsets_of(found.row, len(subjects))
+        query, entry = ragged_ranges(start[subject_row], length[subject_row])
+        seen, other = found.item[entry] // self.num_entities, found.item[entry] % self.num_entities
+        recency = log_bucket(queries.time - found.last[entry])
+        kind = (queries.relation[query] * 2 * self.num_relations + seen) * NUM_BUCKETS + recency
+        return query, other, kind
+
+
+def _then(scores: Tensor, counts: Tensor) -> Tensor:
+    """Scores whose ties are ordered by the share of counts."""
+    return scores + 1e-9 * counts / counts.sum(1, keepdim=True).clamp(min=1)
+
+
+def build_baselines(history: HistoryIndex, num_entities: int, num_relations: int) -> dict[str, Baseline]:
+    """The baselines by name; tune and remember each, in this order."""
+    popularity = Popularity(history, num_entities, num_relations)
+    strict = StrictRecurrency(history, num_entities, num_relations)
+    return {
+        "popularity": popularity,
+        "recurrency_strict": strict,
+        "recurrency_combined": CombinedRecurrency(strict, popularity),
+        "typed_pair_counts": TypedPairCounts(popularity),
+    }

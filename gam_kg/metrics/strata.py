@@ -1,0 +1,49 @@
+"""Strata of queries: how much of an answer had been seen before it was asked for."""
+
+import torch
+from torch import Tensor
+
+from gam_kg.data.graph import Queries, TemporalGraph
+from gam_kg.schemas import STRATA
+
+
+class Strata:
+    """Tells answers whose very fact was seen before from those whose pair was, and from the rest.
+
+    *recurrent*: (s, r, o) was a fact before t; *pair_only*: (s, o) was a pair before t, under other relations or the
+    other way round; *cold*: neither.
+
+    Args:
+        graph: All facts; only those before a query's time count for it.
+    """
+
+    def __init__(self, graph: TemporalGraph) -> None:
+        self._num_entities, self._num_relations = graph.num_entities, 2 * graph.num_relations
+        subject, relation, other = graph.other, graph.relation, graph.anchor
+        self._fact = _FirstSeen(self._fact_key(subject, relation, other), graph.time)
+        self._pair = _FirstSeen(subject * self._num_entities + other, graph.time)
+
+    def of(self, queries: Queries) -> Tensor:
+        """Index into `schemas.STRATA` of each answer, int64 (num_answers,)."""
+        subject = queries.subject[queries.answer_query]
+        relation = queries.relation[queries.answer_query]
+        recurrent = self._fact.before(self._fact_key(subject, relation, queries.answer), queries.time)
+        pair = self._pair.before(subject * self._num_entities + queries.answer, queries.time)
+        stratum = torch.full_like(queries.answer, STRATA.index("cold"))
+        stratum[pair] = STRATA.index("pair_only")
+        stratum[recurrent] = STRATA.index("recurrent")
+        return stratum
+
+    def _fact_key(self, subject: Tensor, relation: Tensor, other: Tensor) -> Tensor:
+        return (subject * self._num_relations + relation) * self._num_entities + other
+
+
+class _FirstSeen:
+    def __init__(self, key: Tensor, time: Tensor) -> None:
+        self._key, index = torch.unique(key, return_inverse=True)
+        later = torch.iinfo(torch.int64).max
+        self._first = torch.full_like(self._key, later).scatter_reduce_(0, index, time, "amin")
+
+    def before(self, key: Tensor, time: int) -> Tensor:
+        position = torch.searchsorted(self._key, key).clamp(max=max(0, len(self._key) - 1))
+        return (self._key[position] == key) & (self._first[position] < time)
