@@ -7,16 +7,24 @@ are refused with the dotted key, the value and what is allowed.
 
 import hashlib
 import json
+from datetime import date
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from gam_kg.errors import ConfigError
 
 TimeUnitName = Literal["auto", "hour", "day", "week", "month", "year"]
-Boundary = int | str | None
+
+
+def _iso(value: object) -> object:
+    """YAML reads 2014-11-30 as a date; a boundary keeps its text."""
+    return value.isoformat() if isinstance(value, date) else value
+
+
+Boundary = Annotated[int | str | None, BeforeValidator(_iso)]
 
 
 class Section(BaseModel):

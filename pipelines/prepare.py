@@ -22,7 +22,7 @@ from ray.data import Dataset
 
 from gam_kg.artifacts import Manifest, stage_key, write_manifest, writing
 from gam_kg.config import Config
-from gam_kg.data.splits import choose_boundaries, count_splits, merge_extremes
+from gam_kg.data.splits import Extremes, choose_boundaries, count_splits, merge_extremes
 from gam_kg.data.time_axis import TimeAxis, TimestampRange
 from gam_kg.data.timestamps import TimeKind
 from gam_kg.data.vocabulary import Vocabulary, entity_table, relation_table, vocabulary_hash
@@ -67,6 +67,16 @@ class _Input:
         return ray.data.from_items([asdict(group) for group in self.groups], override_num_blocks=max(blocks, 1))
 
 
+@dataclass(frozen=True)
+class _Merged:
+    """Merged facts (MERGED), and what was learnt of the `num_good` rows they are from."""
+
+    facts: Dataset
+    num_good: int
+    axis: TimeAxis
+    extremes: Extremes
+
+
 def prepare(config: Config, *, force: bool = False) -> Path:
     """Make the run's `graph/` from `data.facts`, unless it is there already, made from the same facts and settings.
 
@@ -108,37 +118,25 @@ def prepare(config: Config, *, force: bool = False) -> Path:
 
 
 def _make_graph(found: _Input, staging: Path) -> dict[str, Any]:
+    """Write everything but the manifest, and give its content."""
     quarantine = Quarantine(staging / Quarantine.NAME, found.config, found.num_rows)
-    read = steps.read_facts(found.sources, found.config.data.columns, use_split=found.use_split)
-    facts = _map(found.items(), read).materialize()
-    known = [summary for summary in _each_block(facts, steps.summarise_facts) if summary.timestamps]
-    num_good = sum(summary.num_facts for summary in known)
-    if not num_good:
-        quarantine.write(_quarantined(found, {}))
-        quarantine.refuse("not one row of the facts can be used")
-    axis = _time_axis(found, known)
-    partitions = -(-num_good // _ROWS_A_PARTITION)
-    merged = (
-        facts.map_batches(steps.add_partition(partitions), batch_size=None, batch_format="pyarrow")
-        .groupby("partition")
-        .map_groups(steps.merge_partition(axis), batch_format="pyarrow")
-        .materialize()
-    )
-    totals = _totals(_each_block(merged, steps.summarise_merged))
-    bad = num_good < found.num_rows or totals.duplicates
-    quarantine.write(_quarantined(found, totals.duplicates) if bad else [])
+    merged = _merge(found, quarantine)
+    totals = _totals(_each_block(merged.facts, steps.summarise_merged))
+    all_stored = merged.num_good == found.num_rows and not totals.duplicates
+    quarantine.write([] if all_stored else _quarantined(found, totals.duplicates))
     quarantine.check()
-    extremes = merge_extremes(summary.extremes for summary in known)
-    boundaries = choose_boundaries(found.config.data.split, axis, totals.timeline, extremes, found.sources.names)
+    axis, split = merged.axis, found.config.data.split
+    boundaries = choose_boundaries(split, axis, totals.timeline, merged.extremes, found.sources.names)
     entities, relations = entity_table(totals.entities), relation_table(totals.relations)
     pq.write_table(entities, staging / "entities.parquet", compression="zstd")
     pq.write_table(relations, staging / "relations.parquet", compression="zstd")
     names = Vocabulary.from_table(entities), Vocabulary.from_table(relations)
-    num_stored = _write_buckets(merged, names, found.config.prepare.buckets, staging / "anchored")
+    num_anchored = _write_buckets(merged.facts, names, found.config.prepare.buckets, staging / "anchored")
     snapshots, counts = totals.timeline.counts()
-    assert num_stored == 2 * counts.sum(), f"{num_stored} anchored facts written, 2 * {counts.sum()} expected"
+    num_facts = int(counts.sum())
+    assert num_anchored == 2 * num_facts, f"{num_anchored} anchored facts written, 2 * {num_facts} expected"
     return {
-        "num_facts": int(counts.sum()),
+        "num_facts": num_facts,
         "num_entities": len(entities),
         "num_relations": len(relations),
         "num_snapshots": len(snapshots),
@@ -153,6 +151,26 @@ def _make_graph(found: _Input, staging: Path) -> dict[str, Any]:
         "quarantined": quarantine.counts,
         "merged_in_snapshot": totals.merged,
     }
+
+
+def _merge(found: _Input, quarantine: Quarantine) -> _Merged:
+    """Read, validate and merge; the validated facts are let go of before the next step needs room."""
+    read = steps.read_facts(found.sources, found.config.data.columns, use_split=found.use_split)
+    facts = _map(found.items(), read).materialize()
+    known = [summary for summary in _each_block(facts, steps.summarise_facts) if summary.timestamps]
+    if not known:
+        quarantine.write(_quarantined(found, {}))
+        quarantine.refuse("not one row of the facts can be used")
+    axis = _time_axis(found, known)
+    num_good = sum(summary.num_facts for summary in known)
+    partitions = -(-num_good // _ROWS_A_PARTITION)
+    merged = (
+        facts.map_batches(steps.add_partition(partitions), batch_size=None, batch_format="pyarrow")
+        .groupby("partition")
+        .map_groups(steps.merge_partition(axis), batch_format="pyarrow")
+        .materialize()
+    )
+    return _Merged(merged, num_good, axis, merge_extremes(summary.extremes for summary in known))
 
 
 def _time_axis(found: _Input, known: list[steps.FactsSummary]) -> TimeAxis:

@@ -6,6 +6,7 @@ settings are for starting fast and staying quiet; Ray's own log files hold what 
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -15,24 +16,32 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 import ray.data
+from ray._private import ray_constants
 from ray.data import DataContext
 from ray.exceptions import RayError
 
-from gam_kg.errors import GamKGError
+from gam_kg.errors import ConfigError, GamKGError
 
 # Idle workers are kept: by default Ray kills and respawns them between the steps of a shuffle, 13 s instead of 0.3 s.
 _SYSTEM_CONFIG = {"num_workers_soft_limit": 8, "idle_worker_killing_time_threshold_ms": 600_000}
+
+# Ray Data appends to the text of an error how often it was tried; none of ours is mended by trying again.
+_RETRY_ADVICE = re.compile(r"\nFailed to .* after \d+/\d+ attempts.*", re.DOTALL)
 
 
 @contextmanager
 def ray_session(*, num_cpus: int | None = None, object_store_memory: int | None = None) -> Generator[None]:
     """Run the block with Ray, and stop Ray afterwards if it was started here.
 
-    An error that a task raises for the user (`GamKGError`) leaves the block as itself, not wrapped in Ray's.
+    An error for the user (`GamKGError`) that a task raises, or a generator given to `map_batches`, leaves the block as
+    itself. From a plain function given to `map_batches` Ray Data keeps the text alone.
 
     Args:
         num_cpus: CPUs of a local Ray; None: all of the machine. Ignored where Ray runs already.
         object_store_memory: Bytes of a local Ray's object store; None: Ray's choice. Ignored where Ray runs already.
+
+    Raises:
+        ConfigError: RAY_ADDRESS is set, and no cluster answers there.
     """
     started = not ray.is_initialized()
     if started:
@@ -47,18 +56,44 @@ def ray_session(*, num_cpus: int | None = None, object_store_memory: int | None 
 
 def _start(num_cpus: int | None, object_store_memory: int | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
+    if address := os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(**quiet)
+        except ConnectionError as error:
+            raise ConfigError(
+                f"RAY_ADDRESS={address}: {error}. Is the cluster up? Where it wants a token, set RAY_AUTH_MODE=token "
+                "and RAY_AUTH_TOKEN_PATH; unset RAY_ADDRESS to work on this machine"
+            ) from None
         return
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        object_store_memory=object_store_memory,
-        include_dashboard=False,
-        _node_ip_address="127.0.0.1",
-        _system_config=_SYSTEM_CONFIG,
-        **quiet,
-    )
+    with _on_loopback():
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            object_store_memory=object_store_memory,
+            include_dashboard=False,
+            _system_config=_SYSTEM_CONFIG,
+            **quiet,
+        )
+
+
+@contextmanager
+def _on_loopback() -> Generator[None]:
+    """Let every process of a Ray started in the block bind to loopback.
+
+    On Linux Ray replaces 127.0.0.1 by the machine's address, even where it is asked for; where multi-node clusters are
+    switched off, as they are on macOS and Windows, it does not. The switch is read when Ray is imported.
+    """
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before, environment = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(name)
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        if environment is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = environment
 
 
 @contextmanager
@@ -98,9 +133,9 @@ def _is_console(handler: logging.Handler) -> bool:
 def _user_errors() -> Generator[None]:
     try:
         yield
-    except Exception as error:
+    except RayError as error:
         inner = _user_error(error)
-        if inner is None or inner is error:
+        if inner is None:
             raise
         raise inner from None
 
@@ -111,7 +146,7 @@ def _user_error(error: BaseException | None) -> GamKGError | None:
     while error is not None and id(error) not in seen:
         # Ray's wrapper of a task's error is also an instance of that error's class, with a traceback as its text.
         if isinstance(error, GamKGError) and not isinstance(error, RayError):
-            return error
+            return type(error)(_RETRY_ADVICE.sub("", str(error)))
         seen.add(id(error))
         error = getattr(error, "cause", None) or error.__cause__
     return None

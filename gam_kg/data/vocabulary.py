@@ -20,7 +20,7 @@ TALLY = pa.schema(
     ]
 )
 
-_SHORTLIST = 200
+_SHORTLIST = 1000
 _NAMED_IN_ERRORS = 5
 
 
@@ -77,7 +77,7 @@ class Vocabulary:
         """The most similar names, best first; fewer than n, or none, where little is alike.
 
         Case, and the difference between "_" and " ", count for nothing. A shortlist by shared letter pairs keeps this
-        within a second for a million names.
+        to about a second for a million names.
         """
         wanted = name.casefold().replace("_", " ")
         pairs = {wanted[i : i + 2] for i in range(max(len(wanted) - 1, 1))} - {""}

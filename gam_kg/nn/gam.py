@@ -85,7 +85,7 @@ class GraphAttention(MessagePassing):
         out = functional.dropout(out, self.dropout, self.training)
         return (out, weights) if return_attention_weights else out
 
-    def message(self, x_j, relation_value, weights):  # noqa: ANN001, ANN201 -- PyG inspects this signature
+    def message(self, x_j, relation_value, weights):  # noqa: ANN001, ANN201  # ty: ignore[incompatible-method-override] -- PyG inspects it
         """A neighbour's value, weighted: (num_edges, heads, dim / heads)."""
         return (x_j + relation_value) * weights[..., None]
 

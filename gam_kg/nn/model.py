@@ -50,7 +50,7 @@ class GAMLSTM(nn.Module):
             self.register_buffer("word_offsets", words.offsets[:-1].clone(), persistent=False)
             self.register_buffer("word_index", words.word.clone(), persistent=False)
             self.register_buffer("word_share", 1 / count, persistent=False)
-        self.gam = GraphAttention(dim, config.heads, config.dropout)
+        self.gam = GraphAttention(dim, config.heads, config.dropout)  # ty: ignore[abstract-class-instantiation]
         self.lstm = EntityLSTM(dim)
         self.decoder = DECODERS[config.decoder](dim, config.dropout)
         history = config.history

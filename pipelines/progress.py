@@ -1,0 +1,67 @@
+"""How long work shows itself: a bar with rate and time left on a terminal, plain lines in a log."""
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+class Advance(Protocol):
+    """Tells how far the work is."""
+
+    def __call__(self, done: int, note: str = "") -> None:
+        """`done` units of the total are done; `note` is shown behind them."""
+        ...
+
+
+@contextmanager
+def progress(description: str, total: int, unit: str = "snapshots") -> Generator[Advance]:
+    """Show the progress of a block.
+
+    Args:
+        description: What is being done.
+        total: Units to do.
+        unit: What is counted.
+    """
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]} " + unit + "/s"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(description, total=total, note="", rate="…")
+            started = time.monotonic()
+
+            def show(done: int, note: str = "") -> None:
+                rate = done / max(1e-9, time.monotonic() - started)
+                bar.update(task, completed=done, note=note, rate=f"{rate:.1f}")
+
+            yield show
+    else:
+        yield _lines(description, total, unit)
+
+
+def _lines(description: str, total: int, unit: str) -> Advance:
+    started = last = time.monotonic()
+
+    def show(done: int, note: str = "") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < _SECONDS_BETWEEN_LINES:
+            return
+        last = now
+        rate = done / (now - started)
+        left = (total - done) / rate if rate else float("inf")
+        console.print(f"{description}: {done}/{total} {unit}, {rate:.1f}/s, {left:.0f} s left {note}".rstrip())
+
+    return show

@@ -1,0 +1,16 @@
+"""Shared by all tests: one local Ray for the whole run, and reproducible property tests."""
+
+import pytest
+from hypothesis import settings
+
+from pipelines.ray_session import ray_session
+
+# Shared machines stall for longer than hypothesis' default deadline of 200 ms.
+settings.register_profile("gam_kg", deadline=None, derandomize=True)
+settings.load_profile("gam_kg")
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    with ray_session(num_cpus=2, object_store_memory=250 * 2**20):
+        yield
