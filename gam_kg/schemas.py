@@ -50,6 +50,23 @@ QUARANTINE = pa.schema(
     ]
 )
 
+# One row a query and setting would repeat the query; ranks of the settings and of the baselines are columns.
+RANKS = pa.schema(
+    [
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("snapshot", pa.int64(), nullable=False),
+        pa.field("timestamp", pa.large_string(), nullable=False),
+        pa.field("direction", pa.string(), nullable=False),
+        pa.field("subject_id", pa.int64(), nullable=False),
+        pa.field("subject", pa.large_string(), nullable=False),
+        pa.field("relation_id", pa.int64(), nullable=False),
+        pa.field("relation", pa.large_string(), nullable=False),
+        pa.field("object_id", pa.int64(), nullable=False),
+        pa.field("object", pa.large_string(), nullable=False),
+        pa.field("stratum", pa.string(), nullable=False),
+    ]
+)
+
 PREDICTIONS = pa.schema(
     [
         pa.field("query_id", pa.int64(), nullable=False),
@@ -58,8 +75,8 @@ PREDICTIONS = pa.schema(
         pa.field("object", pa.large_string()),
         pa.field("timestamp", pa.large_string(), nullable=False),
         pa.field("position", pa.int32(), nullable=False),
-        pa.field("answer", pa.large_string(), nullable=False),
         pa.field("answer_id", pa.int64(), nullable=False),
+        pa.field("answer", pa.large_string(), nullable=False),
         pa.field("score", pa.float32(), nullable=False),
         pa.field("probability", pa.float32(), nullable=False),
     ]
@@ -79,7 +96,8 @@ def embedding_schema(kind: str, dim: int) -> pa.Schema:
         pa.field(kind, pa.large_string(), nullable=False),
     ]
     if kind == "entity":
-        fields.append(pa.field("last_seen", pa.int64()))
+        fields.append(pa.field("last_seen", pa.large_string()))
+        fields.append(pa.field("last_seen_snapshot", pa.int64()))
     else:
         fields.append(pa.field("inverse", pa.bool_(), nullable=False))
     return pa.schema([*fields, vector])

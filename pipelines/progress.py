@@ -1,7 +1,8 @@
 """How long work shows itself: a bar with rate and time left on a terminal, plain lines in a log."""
 
+import itertools
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -49,6 +50,12 @@ def progress(description: str, total: int, unit: str = "snapshots") -> Generator
             yield show
     else:
         yield _lines(description, total, unit)
+
+
+def counted(advance: Advance) -> Callable[[], None]:
+    """A callback without arguments that advances by one each time."""
+    numbers = itertools.count(1)
+    return lambda: advance(next(numbers))
 
 
 def _lines(description: str, total: int, unit: str) -> Advance:

@@ -56,20 +56,24 @@ class Sources:
     names: tuple[str, ...]
 
     @classmethod
-    def find(cls, facts: str | None) -> "Sources":
-        """List the files that `data.facts` names.
+    def find(cls, facts: str | None, key: str = "data.facts") -> "Sources":
+        """List the files that a configuration key names.
+
+        Args:
+            facts: Its value.
+            key: The key, for messages.
 
         Raises:
-            ConfigError: `data.facts` is not set.
+            ConfigError: The key is not set.
             DataError: There are no such files, or the URI cannot be opened.
         """
         if facts is None:
-            raise ConfigError("data.facts is not set; give a Parquet file, folder, glob or URI, data.facts=PATH")
+            raise ConfigError(f"{key} is not set; give a Parquet file, folder, glob or URI, {key}=PATH")
         remote = "://" in facts
         filesystem, paths = _list_uri(facts) if remote else (pyarrow.fs.LocalFileSystem(), _list_local(facts))
         if not paths:
             raise DataError(
-                f"data.facts={facts}: no Parquet file there; give a file, a folder with {' or '.join(_SUFFIXES)} "
+                f"{key}={facts}: no Parquet file there; give a file, a folder with {' or '.join(_SUFFIXES)} "
                 "files in it, a glob or a URI"
             )
         if remote:

@@ -1,11 +1,15 @@
 """What every stage shares: where a run keeps its artifacts, and when a stage may be skipped."""
 
 import logging
+import os
 from pathlib import Path
+
+import torch
 
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import Config
 from gam_kg.errors import ArtifactError
+from gam_kg.inference.trained_run import TrainedRun
 
 ARTIFACTS = ("graph", "checkpoint", "evaluation", "embeddings", "predictions", "report")
 
@@ -29,3 +33,13 @@ def is_current(path: Path, kind: str, key: str, *, force: bool) -> bool:
     if current:
         logger.info("%s: up to date, skipped (--force redoes it)", path.name)
     return current
+
+
+def open_run(config: Config) -> TrainedRun:
+    """The run's graph and model, on the configured device and threads.
+
+    Raises:
+        ArtifactError: `graph/` or `checkpoint/` is missing, or they do not belong together.
+    """
+    torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
+    return TrainedRun.load(config.run_path, "cuda" if config.train.use_gpu else "cpu")

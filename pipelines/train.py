@@ -85,7 +85,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     graph_path = Path(settings["graph"])
     graph, _ = TemporalGraph.load(graph_path, rank=rank, world_size=world_size)
-    words = NameWords.of(read_names(graph_path, "entity")) if config.model.name_words else None
+    words = NameWords.of(read_names(graph_path, "entity").to_pylist()) if config.model.name_words else None
     trainer = Trainer(config, graph, words, device=get_device(), topology=Topology(rank, world_size))
     if latest := ray.train.get_checkpoint():
         with latest.as_directory() as folder:

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -215,10 +216,15 @@ class TemporalGraph:
         return seen
 
 
-def read_names(path: Path, kind: str) -> list[str]:
-    """Names of a graph artifact's entities or relations, in the order of their ids."""
+def read_names(path: Path, kind: str) -> pa.ChunkedArray:
+    """Names of a graph artifact's entities or relations, in the order of their ids.
+
+    Args:
+        path: The `graph/` folder.
+        kind: "entity" or "relation".
+    """
     plural = {"entity": "entities", "relation": "relations"}[kind]
-    return pq.read_table(path / f"{plural}.parquet", columns=[kind])[kind].to_pylist()
+    return pq.read_table(path / f"{plural}.parquet", columns=[kind])[kind]
 
 
 def _inverse(relation: Tensor, num_relations: int) -> Tensor:

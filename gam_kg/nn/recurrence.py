@@ -14,7 +14,7 @@ class Memory:
 
     Attributes:
         hidden, cell: LSTM state, (num_rows, dim); zero before an entity is first seen.
-        last_seen: Snapshot of the entity's last facts, int64 (num_rows,); 0 before the first.
+        last_seen: Snapshot of the entity's last facts, int64 (num_rows,); -1 before the first.
     """
 
     hidden: Tensor
@@ -25,7 +25,7 @@ class Memory:
     def empty(cls, num_rows: int, dim: int, *, like: Tensor) -> "Memory":
         """The memory before the first snapshot, of the dtype and device of `like`."""
         zeros = like.new_zeros(num_rows, dim)
-        return cls(zeros, zeros.clone(), torch.zeros(num_rows, dtype=torch.int64, device=like.device))
+        return cls(zeros, zeros.clone(), torch.full((num_rows,), -1, device=like.device))
 
     def rows(self, index: Tensor) -> "Memory":
         """A copy of some rows."""
@@ -67,7 +67,7 @@ class EntityLSTM(nn.Module):
             memory: Their memory before, (num_active, dim) a state.
             time: The snapshot, after which `last_seen` is `time`.
         """
-        gap = torch.log1p((time - memory.last_seen).to(attended.dtype))
+        gap = torch.log1p((time - memory.last_seen.clamp(min=0)).to(attended.dtype))
         told = unit(attended) + torch.tanh(self.time(gap[:, None]))
         hidden, cell = self.cell(told, (memory.hidden, memory.cell))
         return Memory(hidden, cell, torch.full_like(memory.last_seen, time))

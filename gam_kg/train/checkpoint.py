@@ -97,7 +97,7 @@ def load_model(checkpoint: Path, graph_path: Path) -> tuple[GAMLSTM, TemporalGra
     graph, graph_manifest = TemporalGraph.load(graph_path)
     require_same("graph", manifest.inputs["graph"], graph_manifest.id, checkpoint)
     config = ModelConfig.model_validate(manifest.config["model"])
-    names = read_names(graph_path, "entity")
+    names = read_names(graph_path, "entity").to_pylist()
     words = None
     if config.name_words:
         words = NameWords.of(names, tuple(json.loads((checkpoint / "words.json").read_text(encoding="utf-8"))))

@@ -1,0 +1,132 @@
+"""A run's results as tables and pictures: what people would rather look at than read."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from gam_kg.inference.evaluation import MODEL
+
+_LABELS = {
+    MODEL: "GAM_LSTM",
+    "popularity": "popularity",
+    "recurrency_strict": "recurrency, strict",
+    "recurrency_combined": "recurrency, combined",
+    "typed_pair_counts": "typed pair counts",
+}
+_COLUMNS = ("MRR", "Hits@1", "Hits@3", "Hits@10", "raw MRR", "multi-step MRR")
+
+
+def metrics_table(metrics: dict[str, Any], split: str) -> tuple[list[str], list[list[str]]]:
+    """Model and baselines side by side, in percent.
+
+    Args:
+        metrics: The tree of `evaluation/metrics.json`.
+        split: "valid" or "test".
+
+    Returns:
+        The header and one row a scorer; settings that were not evaluated are blank.
+    """
+    trees = {MODEL: metrics[split]} | {name: tree[split] for name, tree in metrics["baselines"].items()}
+    rows = []
+    for name, tree in trees.items():
+        single, multi = tree.get("single_step"), tree.get("multi_step")
+        values = (
+            [single["time_aware"]["both"][key] for key in ("mrr", "hits@1", "hits@3", "hits@10")]
+            if single
+            else [None] * 4
+        )
+        values.append(single["raw"]["both"]["mrr"] if single else None)
+        values.append(multi["time_aware"]["both"]["mrr"] if multi else None)
+        rows.append([_LABELS.get(name, name), *("" if value is None else f"{100 * value:.1f}" for value in values)])
+    return [f"{split}, %", *_COLUMNS], rows
+
+
+def strata_table(metrics: dict[str, Any], split: str) -> tuple[list[str], list[list[str]]]:
+    """Single-step MRR by stratum in percent, with each stratum's share of the queries."""
+    trees = {MODEL: metrics[split]} | {name: tree[split] for name, tree in metrics["baselines"].items()}
+    strata = metrics[split]["single_step"]["strata"]
+    total = max(1, sum(stratum["count"] for stratum in strata.values()))
+    header = [f"{split} MRR, %", *(f"{name} ({100 * part['count'] / total:.0f} %)" for name, part in strata.items())]
+    rows = [
+        [_LABELS.get(name, name), *(f"{100 * tree['single_step']['strata'][part]['mrr']:.1f}" for part in strata)]
+        for name, tree in trees.items()
+    ]
+    return header, rows
+
+
+def draw(metrics: dict[str, Any], epochs: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw training, comparison, strata and the curve over time into one PNG.
+
+    Args:
+        metrics: The tree of `evaluation/metrics.json`.
+        epochs: The metrics of each epoch.
+        path: The PNG file.
+
+    Raises:
+        ImportError: matplotlib (the `report` extra) is not installed.
+    """
+    from matplotlib.figure import Figure
+
+    split = "test" if "test" in metrics else "valid"
+    setting = "single_step" if "single_step" in metrics[split] else "multi_step"
+    trees = {MODEL: metrics[split]} | {name: tree[split] for name, tree in metrics["baselines"].items()}
+    found = {_LABELS.get(name, name): tree[setting] for name, tree in trees.items()}
+    figure = Figure(figsize=(12, 8), layout="constrained")
+    training, comparison, strata, curve = figure.subplots(2, 2).flat
+    _draw_training(training, epochs)
+    values = [100 * tree["time_aware"]["both"]["mrr"] for tree in found.values()]
+    bars = comparison.barh(list(found), values, color=["C0", *["0.7"] * (len(found) - 1)])
+    comparison.bar_label(bars, fmt="%.1f", padding=3)
+    comparison.invert_yaxis()
+    comparison.margins(x=0.12)
+    comparison.set(title=f"{split}, {setting.replace('_', '-')}, time-aware", xlabel="MRR, %")
+    names = list(next(iter(found.values()))["strata"])
+    for offset, (label, tree) in enumerate(found.items()):
+        heights = [100 * tree["strata"][name]["mrr"] for name in names]
+        positions = [index + 0.16 * (offset - (len(found) - 1) / 2) for index in range(len(names))]
+        strata.bar(positions, heights, width=0.15, label=label)
+    strata.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
+    strata.set(title="by what had been seen before", ylabel="MRR, %")
+    strata.legend(fontsize="small")
+    for label, tree in found.items():
+        points = tree["curve"]
+        width = 2 if label == _LABELS[MODEL] else 1
+        curve.plot([p["timestamp"] for p in points], [100 * p["mrr"] for p in points], label=label, linewidth=width)
+    step = max(1, len(found[_LABELS[MODEL]]["curve"]) // 8)
+    curve.set_xticks(curve.get_xticks()[::step])
+    curve.tick_params(axis="x", rotation=30)
+    curve.set(title="over time", ylabel="MRR, %")
+    figure.savefig(path, dpi=110)
+
+
+def write_html(
+    path: Path, title: str, summary: Sequence[str], tables: Sequence[tuple[list[str], list[list[str]]]]
+) -> None:
+    """Write a page with the summary lines, the tables and the picture `report.png` beside it."""
+    parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title>", _STYLE]
+    parts.append(f"<h1>{escape(title)}</h1>" + "".join(f"<p>{escape(line)}</p>" for line in summary))
+    for header, rows in tables:
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        parts.append(f"<table><tr>{head}</tr>{body}</table>")
+    parts.append('<img src="report.png" alt="training, comparison, strata and curve over time"></html>')
+    path.write_text("\n".join(parts), encoding="utf-8")
+
+
+_STYLE = (
+    "<style>body{font:15px system-ui;max-width:75em;margin:2em auto;padding:0 1em}"
+    "table{border-collapse:collapse;margin:1em 0}"
+    "td,th{padding:.3em .8em;text-align:right;border-bottom:1px solid #ddd}"
+    "td:first-child,th:first-child{text-align:left}"
+    "tr:nth-child(2){font-weight:600}img{max-width:100%}</style>"
+)
+
+
+def _draw_training(axes: Any, epochs: Sequence[dict[str, Any]]) -> None:
+    numbers = [metrics["epoch"] for metrics in epochs]
+    axes.plot(numbers, [metrics["loss"] for metrics in epochs], "o-", color="0.5")
+    axes.set(title="training", xlabel="epoch", ylabel="loss (grey)", xticks=numbers)
+    right = axes.twinx()
+    right.plot(numbers, [100 * metrics["valid_mrr"] for metrics in epochs], "o-", color="C0")
+    right.set_ylabel("validation MRR, % (blue)")

@@ -1,0 +1,106 @@
+"""A finished run, opened for questions: model, history, names and the memory as of any snapshot."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.torch import load_file, save_file
+
+from gam_kg.artifacts import Manifest, read_manifest, require_same
+from gam_kg.data.graph import TemporalGraph, read_names
+from gam_kg.data.history import HistoryIndex
+from gam_kg.data.time_axis import TimeAxis
+from gam_kg.data.vocabulary import Vocabulary
+from gam_kg.errors import ArtifactError
+from gam_kg.nn.model import GAMLSTM
+from gam_kg.nn.recurrence import Memory
+from gam_kg.train.checkpoint import load_model
+from gam_kg.train.evaluate import ModelScorer, Tick, roll
+
+_MEMORY = "memory.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """The artifacts of a run in memory.
+
+    Attributes:
+        path: Folder of the run.
+        model: In evaluation mode.
+        graph: All facts, those after training included.
+        history: Index over the graph.
+        entities, relations: Names by id.
+        axis: Timestamps ↔ snapshots.
+        graph_manifest, checkpoint_manifest: What the artifacts say of themselves.
+    """
+
+    path: Path
+    model: GAMLSTM
+    graph: TemporalGraph
+    history: HistoryIndex
+    entities: Vocabulary
+    relations: Vocabulary
+    axis: TimeAxis
+    graph_manifest: Manifest
+    checkpoint_manifest: Manifest
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> "TrainedRun":
+        """Open a run folder that has `graph/` and `checkpoint/`.
+
+        Raises:
+            ArtifactError: One is missing or unfinished, or they do not belong together.
+        """
+        if not path.is_dir():
+            raise ArtifactError(f"{path}: no such run folder; expected one that gam-kg run has made")
+        model, graph, graph_manifest, checkpoint_manifest = load_model(path / "checkpoint", path / "graph")
+        graph = graph.to(device)
+        return cls(
+            path,
+            model.to(device),
+            graph,
+            HistoryIndex(graph, model.config.history),
+            Vocabulary(read_names(path / "graph", "entity"), "entity"),
+            Vocabulary(read_names(path / "graph", "relation"), "relation"),
+            TimeAxis.from_dict(graph_manifest.content["time"]),
+            graph_manifest,
+            checkpoint_manifest,
+        )
+
+    def scorer_before(self, snapshot: int, tick: Tick = lambda: None) -> ModelScorer:
+        """A scorer that remembers all facts before a snapshot, from the stored memory if that is not too late.
+
+        Args:
+            snapshot: First snapshot not remembered.
+            tick: Called after each snapshot rolled.
+        """
+        memory, after = self._stored_memory(snapshot)
+        scorer = ModelScorer(self.model, self.history, memory)
+        roll([scorer], self.graph, [time for time in self.graph.times if after < time < snapshot], tick)
+        return scorer
+
+    def labels(self, snapshots: np.ndarray) -> pa.Array:
+        """Snapshots as users write them, large_string; null for negative ones (never)."""
+        distinct, index = np.unique(snapshots, return_inverse=True)
+        texts = [None if snapshot < 0 else self.axis.label(snapshot) for snapshot in distinct.tolist()]
+        return pa.array(texts, pa.large_string()).take(pa.array(index))
+
+    def _stored_memory(self, snapshot: int) -> tuple[Memory | None, int]:
+        embeddings = self.path / "embeddings"
+        try:
+            manifest = read_manifest(embeddings, "embeddings")
+            require_same("checkpoint", manifest.inputs["checkpoint"], self.checkpoint_manifest.id, embeddings)
+        except ArtifactError:
+            return None, -1
+        after = manifest.content["as_of_snapshot"]
+        if after >= snapshot:
+            return None, -1
+        stored = load_file(embeddings / _MEMORY, device=str(self.graph.time.device))
+        return Memory(stored["hidden"], stored["cell"], stored["last_seen"]), after
+
+
+def save_memory(memory: Memory, folder: Path) -> None:
+    """Write a memory for `TrainedRun.scorer_before` to start from."""
+    save_file({name: value.contiguous() for name, value in vars(memory).items()}, folder / _MEMORY)

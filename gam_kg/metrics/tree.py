@@ -1,0 +1,36 @@
+"""The metrics tree of a run: setting → filter → direction → summary, with strata and the curve over time beside."""
+
+from typing import Any
+
+import numpy as np
+
+from gam_kg.metrics.summary import RankSummary
+from gam_kg.schemas import DIRECTIONS, FILTERS, STRATA
+
+
+def setting_metrics(
+    time: np.ndarray,
+    direction: np.ndarray,
+    stratum: np.ndarray,
+    ranks: dict[str, np.ndarray],
+) -> dict[str, Any]:
+    """Metrics of one scorer in one setting.
+
+    Args:
+        time: Snapshot of each query, int64 (num_queries,).
+        direction: What is asked for, an index into `schemas.DIRECTIONS`, int64 (num_queries,).
+        stratum: Index into `schemas.STRATA`, int64 (num_queries,).
+        ranks: Realistic ranks by filter, float64 (num_queries,) each.
+
+    Returns:
+        For each filter and direction a summary; `strata` and `curve` (by snapshot) are time-aware, both directions.
+    """
+    tree: dict[str, Any] = {}
+    for name in FILTERS:
+        asked = {side: RankSummary.of(ranks[name][direction == DIRECTIONS.index(side)]) for side in DIRECTIONS[1:]}
+        both = asked["object"].merge(asked["subject"])
+        tree[name] = {side: summary.compute() for side, summary in {"both": both, **asked}.items()}
+    primary = ranks["time_aware"]
+    tree["strata"] = {name: RankSummary.of(primary[stratum == index]).compute() for index, name in enumerate(STRATA)}
+    tree["curve"] = [{"snapshot": int(at), **RankSummary.of(primary[time == at]).compute()} for at in np.unique(time)]
+    return tree

@@ -1,0 +1,153 @@
+"""The command line: one verb a stage, `run` for all of them.
+
+Errors for the user are printed without a traceback and end with status 1; wrong usage ends with status 2.
+"""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.logging import RichHandler
+
+from gam_kg.config import load_config
+from gam_kg.errors import GamKGError
+from pipelines.progress import console
+
+app = typer.Typer(
+    help="Temporal knowledge-graph embeddings on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+ConfigFile = Annotated[Path, typer.Argument(help="YAML file of the run.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="a.b=value, over what the file says.")]
+Force = Annotated[bool, typer.Option("--force", help="Redo the stage even if its artifact is up to date.")]
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
+At = Annotated[str | None, typer.Option(help="As of this timestamp; none: after the last fact.")]
+
+
+@app.command("run")
+def run_command(config: ConfigFile, overrides: Overrides = None, force: Force = False) -> None:
+    """Do all stages: import, prepare, train, embed, evaluate, predict, report."""
+    from pipelines.run import run
+
+    run_path = run(load_config(config, overrides or ()), force=force)
+    console.print(f"finished: {run_path}", soft_wrap=True)
+
+
+@app.command("import")
+def import_command(
+    source: Annotated[str, typer.Argument(help="Folder with train.txt, a CSV/TSV file, or 'lahman[:YEAR]'.")],
+    out: Annotated[Path, typer.Argument(help="Parquet file to write.")],
+    overrides: Overrides = None,
+) -> None:
+    """Turn the field's folder format, CSV/TSV or the lahman package into a Parquet of facts."""
+    from gam_kg.data.formats import import_facts
+
+    columns = load_config(None, [f"data.columns.{override}" for override in overrides or ()]).data.columns
+    for line in import_facts(source, out, columns).lines():
+        console.print(line, soft_wrap=True)
+
+
+@app.command("prepare")
+def prepare_command(config: ConfigFile, overrides: Overrides = None, force: Force = False) -> None:
+    """Facts → graph/: validate, number, anchor and bucket the facts."""
+    from pipelines.prepare import prepare
+    from pipelines.run import import_if_missing, write_config
+
+    resolved = load_config(config, overrides or ())
+    write_config(resolved)
+    import_if_missing(resolved)
+    prepare(resolved, force=force)
+
+
+@app.command("train")
+def train_command(config: ConfigFile, overrides: Overrides = None, force: Force = False) -> None:
+    """graph/ → checkpoint/: train GAM_LSTM; an interrupted training continues."""
+    from pipelines.train import train
+
+    train(load_config(config, overrides or ()), force=force)
+
+
+@app.command("evaluate")
+def evaluate_command(config: ConfigFile, overrides: Overrides = None, force: Force = False) -> None:
+    """checkpoint/ → evaluation/: metrics and ranks, beside untrained baselines."""
+    from gam_kg.inference.report import metrics_table
+    from pipelines.evaluate import evaluate
+    from pipelines.report import read_metrics, show_table
+
+    resolved = load_config(config, overrides or ())
+    evaluate(resolved, force=force)
+    metrics = read_metrics(resolved)
+    for split in resolved.evaluate.splits:
+        show_table(resolved.name, *metrics_table(metrics, split))
+
+
+@app.command("embed")
+def embed_command(config: ConfigFile, overrides: Overrides = None, force: Force = False) -> None:
+    """checkpoint/ → embeddings/: vectors of all entities and relations as of embed.at."""
+    from pipelines.embed import embed
+
+    embed(load_config(config, overrides or ()), force=force)
+
+
+@app.command("predict")
+def predict_command(config: ConfigFile, overrides: Overrides = None, force: Force = False) -> None:
+    """checkpoint/ → predictions/: the best answers to the queries of predict.queries."""
+    from pipelines.predict import predict
+
+    predict(load_config(config, overrides or ()), force=force)
+
+
+@app.command("report")
+def report_command(config: ConfigFile, overrides: Overrides = None, force: Force = False) -> None:
+    """evaluation/ → report/: a page with tables and a picture."""
+    from pipelines.report import report
+
+    report(load_config(config, overrides or ()), force=force)
+
+
+@app.command("search")
+def search_command(
+    run: RunFolder,
+    like: Annotated[str | None, typer.Option(help="Entity whose nearest entities to find.")] = None,
+    query: Annotated[tuple[str, str] | None, typer.Option(help="SUBJECT RELATION to answer.")] = None,
+    at: At = None,
+    top_k: Annotated[int, typer.Option(min=1, help="How many to show.")] = 10,
+) -> None:
+    """Nearest entities (--like NAME) or answers (--query SUBJECT RELATION), exact, as a table."""
+    from pipelines.search import search_answers, search_like
+
+    if (like is None) == (query is None):
+        raise typer.BadParameter("give either --like NAME or --query SUBJECT RELATION")
+    if like is not None:
+        search_like(run, like, at, top_k)
+    elif query is not None:
+        search_answers(run, *query, at, top_k)
+
+
+def main() -> None:
+    """Entry point of `gam-kg` and `python -m pipelines`."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_handler()], force=True)
+    logging.getLogger("gam_kg").setLevel(logging.INFO)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    try:
+        app()
+    except GamKGError as error:
+        console.print(f"[red]error:[/red] {_escaped(error)}", soft_wrap=True)
+        sys.exit(1)
+
+
+def _handler() -> logging.Handler:
+    return RichHandler(console=console, show_time=False, show_level=False, show_path=False, markup=False)
+
+
+def _escaped(error: Any) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))

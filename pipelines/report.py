@@ -1,0 +1,81 @@
+"""The report stage: `evaluation/` and the training log → `report/`, a page with tables and a picture."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from gam_kg.artifacts import Manifest, read_manifest, stage_key, write_manifest, writing
+from gam_kg.config import Config
+from gam_kg.inference.report import draw, metrics_table, strata_table, write_html
+from pipelines.progress import console
+from pipelines.stages import artifact_path, is_current
+
+logger = logging.getLogger("gam_kg")
+
+
+def report(config: Config, *, force: bool = False) -> Path:
+    """Write the run's report.
+
+    Args:
+        config: The run's configuration.
+        force: Do it anew in any case.
+
+    Returns:
+        The folder of the artifact: report.html, report.png (with the `report` extra).
+
+    Raises:
+        ArtifactError: `graph/`, `checkpoint/` or `evaluation/` is missing.
+    """
+    path = artifact_path(config, "report")
+    manifests = {
+        name: read_manifest(artifact_path(config, name), name) for name in ("graph", "checkpoint", "evaluation")
+    }
+    inputs = {name: manifest.id for name, manifest in manifests.items()}
+    key = stage_key("report", inputs, {})
+    if is_current(path, "report", key, force=force):
+        return path
+    metrics = read_metrics(config)
+    log = artifact_path(config, "checkpoint") / "metrics.jsonl"
+    epochs = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    with writing(path) as staging:
+        try:
+            draw(metrics, epochs, staging / "report.png")
+        except ImportError:
+            logger.warning("report: no picture; for one, pip install 'gam-kg[report]'")
+        splits = [split for split in ("test", "valid") if split in metrics]
+        tables = [metrics_table(metrics, split) for split in splits]
+        tables += [strata_table(metrics, split) for split in splits if "single_step" in metrics[split]]
+        write_html(staging / "report.html", f"gam-kg: {config.name}", _summary(manifests), tables)
+        write_manifest(staging, Manifest("report", key, inputs, {}))
+    logger.info("report: %s", path / "report.html")
+    return path
+
+
+def read_metrics(config: Config) -> dict[str, Any]:
+    """The metrics tree of the run's evaluation."""
+    return json.loads((artifact_path(config, "evaluation") / "metrics.json").read_text(encoding="utf-8"))
+
+
+def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    """Print a table; the first column holds names, the others numbers."""
+    table = Table(title=title, title_justify="left")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _summary(manifests: dict[str, Manifest]) -> list[str]:
+    graph, checkpoint = manifests["graph"].content, manifests["checkpoint"].content
+    return [
+        f"{graph['num_facts']:,} facts, {graph['num_entities']:,} entities, {graph['num_relations']:,} relations, "
+        f"{graph['num_snapshots']:,} snapshots; train/valid/test facts: "
+        + "/".join(f"{graph['splits'][split]:,}" for split in ("train", "valid", "test")),
+        f"Weights of epoch {checkpoint['best_epoch']} of {checkpoint['epochs']}, selected on validation MRR.",
+        "Extrapolation; all entities are candidates; ranks are realistic (ties count half); time-aware filter unless "
+        "raw; single-step unless multi-step; both directions.",
+    ]

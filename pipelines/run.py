@@ -1,0 +1,62 @@
+"""All stages of a run in order, each skipped when its artifact is up to date."""
+
+import logging
+from pathlib import Path
+
+import yaml
+
+from gam_kg.config import Config
+from gam_kg.data.formats import import_facts
+from gam_kg.inference.report import metrics_table
+from pipelines.embed import embed
+from pipelines.evaluate import evaluate
+from pipelines.predict import predict
+from pipelines.prepare import prepare
+from pipelines.ray_session import ray_session
+from pipelines.report import read_metrics, report, show_table
+from pipelines.train import train
+
+logger = logging.getLogger("gam_kg")
+
+
+def run(config: Config, *, force: bool = False) -> Path:
+    """Facts → graph → checkpoint → evaluation, embeddings, predictions, report.
+
+    Args:
+        config: The run's configuration.
+        force: Redo every stage.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        GamKGError: A stage cannot be done; what came before it is kept.
+    """
+    write_config(config)
+    import_if_missing(config, force=force)
+    with ray_session():
+        prepare(config, force=force)
+        train(config, force=force)
+    for stage in (embed, evaluate, predict, report):
+        stage(config, force=force)
+    metrics = read_metrics(config)
+    for split in config.evaluate.splits:
+        show_table(config.name, *metrics_table(metrics, split))
+    return config.run_path
+
+
+def write_config(config: Config) -> None:
+    """Keep the resolved configuration beside the artifacts."""
+    config.run_path.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    (config.run_path / "config.yaml").write_text(text, encoding="utf-8")
+
+
+def import_if_missing(config: Config, *, force: bool = False) -> None:
+    """Import `data.import_from` to `data.facts` where that file is not there yet."""
+    data = config.data
+    if data.import_from is None or data.facts is None or (Path(data.facts).exists() and not force):
+        return
+    summary = import_facts(data.import_from, Path(data.facts), data.columns)
+    for line in summary.lines():
+        logger.info(line)
