@@ -122,14 +122,14 @@ class ModelConfig(Section):
 
 
 class TrainConfig(Section):
-    epochs: int = Field(5, ge=1)
+    epochs: int = Field(3, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     final_learning_rate: float = Field(0.05, ge=0, le=1, description="share of learning_rate the cosine ends at")
     weight_decay: float = Field(0.1, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     gradient_norm: float = Field(1.0, gt=0, description="the global gradient norm is clipped to this")
     window: int = Field(2, ge=0, description="how many memory updates gradients flow through")
-    answers_per_step: int = Field(700, ge=1, description="answers a step aims at; a larger snapshot is several steps")
+    answers_per_step: int = Field(1000, ge=1, description="answers a step aims at; a larger snapshot is several steps")
     max_steps_per_snapshot: int = Field(8, ge=1, description="steps a snapshot is divided into at most")
     candidates: Literal["one_vs_all"] = "one_vs_all"
     max_logits: int = Field(32_000_000, ge=1, description="scores held at once; a snapshot above it is cut by queries")

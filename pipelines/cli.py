@@ -7,14 +7,14 @@ import logging
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.logging import RichHandler
+from rich.markup import escape
 
 from gam_kg.config import load_config
 from gam_kg.errors import GamKGError
-from pipelines.progress import console
+from pipelines.progress import console, results
 
 app = typer.Typer(
     help="Temporal knowledge-graph embeddings on Ray.",
@@ -36,7 +36,7 @@ def run_command(config: ConfigFile, overrides: Overrides = None, force: Force = 
     from pipelines.run import run
 
     run_path = run(load_config(config, overrides or ()), force=force)
-    console.print(f"finished: {run_path}", soft_wrap=True)
+    results.print(f"finished: {run_path}", soft_wrap=True)
 
 
 @app.command("import")
@@ -50,7 +50,7 @@ def import_command(
 
     columns = load_config(None, [f"data.columns.{override}" for override in overrides or ()]).data.columns
     for line in import_facts(source, out, columns).lines():
-        console.print(line, soft_wrap=True)
+        results.print(line, soft_wrap=True)
 
 
 @app.command("prepare")
@@ -132,22 +132,12 @@ def search_command(
 
 def main() -> None:
     """Entry point of `gam-kg` and `python -m pipelines`."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_handler()], force=True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("gam_kg").setLevel(logging.INFO)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     try:
         app()
     except GamKGError as error:
-        console.print(f"[red]error:[/red] {_escaped(error)}", soft_wrap=True)
+        console.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
-
-
-def _handler() -> logging.Handler:
-    return RichHandler(console=console, show_time=False, show_level=False, show_path=False, markup=False)
-
-
-def _escaped(error: Any) -> str:
-    from rich.markup import escape
-
-    return escape(str(error))

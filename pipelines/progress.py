@@ -10,6 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 console = Console(stderr=True, highlight=False)
+results = Console(highlight=False)
+"""What a command is asked for goes to standard output, what it says of its work to standard error."""
+if not results.is_terminal:
+    results.width = 120  # a pipe has no width; 80 would break names
 _SECONDS_BETWEEN_LINES = 15.0
 
 

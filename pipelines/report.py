@@ -10,7 +10,7 @@ from rich.table import Table
 from gam_kg.artifacts import Manifest, read_manifest, stage_key, write_manifest, writing
 from gam_kg.config import Config
 from gam_kg.inference.report import draw, metrics_table, strata_table, write_html
-from pipelines.progress import console
+from pipelines.progress import results
 from pipelines.stages import artifact_path, is_current
 
 logger = logging.getLogger("gam_kg")
@@ -66,7 +66,7 @@ def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:
         table.add_column(name, justify="left" if index == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    results.print(table)
 
 
 def _summary(manifests: dict[str, Manifest]) -> list[str]:

@@ -3,9 +3,12 @@
 import json
 import logging
 import os
+import queue
 import shutil
 import tempfile
 import threading
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
-from ray.util.queue import Empty, Queue
+from ray.util.queue import Queue
 
 from gam_kg.artifacts import Manifest, read_manifest, stage_key, write_manifest, writing
 from gam_kg.config import Config
@@ -28,6 +31,7 @@ from pipelines.ray_session import ray_session
 from pipelines.stages import artifact_path, is_current
 
 _MAX_RESTARTS = 2
+_POLL_SECONDS = 0.5
 _OPERATIONAL = {"num_workers", "use_gpu", "threads", "checkpoint_steps"}
 
 logger = logging.getLogger("gam_kg")
@@ -65,74 +69,128 @@ def train(config: Config, *, force: bool = False) -> Path:
     for other in storage.glob("*") if storage.exists() else ():
         if other.name != key:
             shutil.rmtree(other, ignore_errors=True)
-    with ray_session():
-        final = _fit(config, graph_path, storage, key, graph.content)
-        with final.as_directory() as folder:
-            _write_artifact(path, Path(folder), Manifest("checkpoint", key, inputs, settings))
+    manifest = Manifest("checkpoint", key, inputs, settings)
+    fit = _fit_with_ray if config.train.num_workers else _fit_here
+    fit(config, graph_path, storage / key, graph.content, lambda folder: _write_artifact(path, folder, manifest))
     shutil.rmtree(storage, ignore_errors=True)
     return path
 
 
-def train_worker(settings: dict[str, Any]) -> None:
-    """What each worker runs.
+def _train(
+    config: Config,
+    graph_path: Path,
+    topology: Topology,
+    device: torch.device,
+    latest: Path | None,
+    tell: Callable[[Progress], None],
+    keep: Callable[[Path, dict[str, Any]], None],
+) -> None:
+    """Train to the end.
 
     Args:
-        settings: `config` (the resolved configuration), `graph` (folder), `progress` (queue or None).
+        config: The run's configuration.
+        graph_path: The `graph/` artifact.
+        topology: The ranks.
+        device: Where to compute.
+        latest: Checkpoint to continue from.
+        tell: Told of every snapshot and epoch.
+        keep: Given each new checkpoint, a folder that it must copy or move, and the metrics if an epoch has just ended.
     """
-    config = Config.model_validate(settings["config"])
     torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    graph_path = Path(settings["graph"])
-    graph, _ = TemporalGraph.load(graph_path, rank=rank, world_size=world_size)
+    graph, _ = TemporalGraph.load(graph_path, rank=topology.rank, world_size=topology.world_size)
     words = NameWords.of(read_names(graph_path, "entity").to_pylist()) if config.model.name_words else None
-    trainer = Trainer(config, graph, words, device=get_device(), topology=Topology(rank, world_size))
-    if latest := ray.train.get_checkpoint():
-        with latest.as_directory() as folder:
-            checkpoint.load(trainer, Path(folder))
-    queue: Queue | None = settings["progress"]
+    trainer = Trainer(config, graph, words, device=device, topology=topology)
+    if latest is not None:
+        checkpoint.load(trainer, latest)
     for told in trainer.run():
-        if queue is not None:
-            queue.put_nowait(told)
+        tell(told)
         if told.checkpoint:
-            with tempfile.TemporaryDirectory() as folder:
-                checkpoint.save(trainer, Path(folder))
-                (Path(folder) / "words.json").write_text(json.dumps(words.words if words else []), encoding="utf-8")
-                ray.train.report(told.metrics or {}, checkpoint=Checkpoint.from_directory(folder))
+            with tempfile.TemporaryDirectory() as temporary:
+                folder = Path(temporary)
+                checkpoint.save(trainer, folder)
+                (folder / "words.json").write_text(json.dumps(words.words if words else []), encoding="utf-8")
+                keep(folder, told.metrics or {})
 
 
-def _fit(config: Config, graph_path: Path, storage: Path, key: str, content: dict[str, Any]) -> Checkpoint:
-    workers, cpus = config.train.num_workers, ray.cluster_resources().get("CPU", 1)
-    per_worker = {"CPU": config.train.threads or max(1, int(cpus) // max(1, workers))}
-    if config.train.use_gpu:
-        per_worker["GPU"] = 1
-    queue = Queue(actor_options={"num_cpus": 0})
-    log = _ProgressLog(config, queue, content)
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "graph": str(graph_path), "progress": queue},
-        scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=config.train.use_gpu, resources_per_worker=per_worker if workers else None
-        ),
-        run_config=RunConfig(
-            name=key,
-            storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=_MAX_RESTARTS),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-        ),
-    )
-    with log:
-        result = trainer.fit()
-    queue.shutdown()
-    assert result.checkpoint is not None, "a finished training has reported its last epoch"
-    return result.checkpoint
+def _fit_here(
+    config: Config, graph_path: Path, storage: Path, content: dict[str, Any], use: Callable[[Path], None]
+) -> None:
+    """Train in this process, without Ray; `storage` holds the last checkpoint."""
+    latest = storage / "checkpoint"
+
+    def keep(folder: Path, _: dict[str, Any]) -> None:
+        incoming, old = storage / "incoming", storage / "old"
+        shutil.rmtree(incoming, ignore_errors=True)
+        shutil.copytree(folder, incoming)
+        if latest.exists():
+            latest.rename(old)
+        incoming.rename(latest)
+        shutil.rmtree(old, ignore_errors=True)
+
+    if not latest.exists() and (storage / "old").exists():  # stopped between the two renames
+        (storage / "old").rename(latest)
+    told: queue.SimpleQueue[Progress] = queue.SimpleQueue()
+    device = torch.device("cuda" if config.train.use_gpu else "cpu")
+    with _ProgressLog(config, lambda: told.get(timeout=_POLL_SECONDS), content):
+        _train(config, graph_path, Topology(), device, latest if latest.exists() else None, told.put, keep)
+    use(latest)
+
+
+def _fit_with_ray(
+    config: Config, graph_path: Path, storage: Path, content: dict[str, Any], use: Callable[[Path], None]
+) -> None:
+    """Train with Ray Train workers; Ray keeps the checkpoints under `storage` and restarts failed workers."""
+    with ray_session():
+        workers, cpus = config.train.num_workers, ray.cluster_resources().get("CPU", 1)
+        resources = {"CPU": config.train.threads or max(1, int(cpus) // workers)}
+        if config.train.use_gpu:
+            resources["GPU"] = 1
+        told = Queue(actor_options={"num_cpus": 0})
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={"config": config.model_dump(mode="json"), "graph": str(graph_path), "told": told},
+            scaling_config=ScalingConfig(
+                num_workers=workers, use_gpu=config.train.use_gpu, resources_per_worker=resources
+            ),
+            run_config=RunConfig(
+                name=storage.name,
+                storage_path=str(storage.parent),
+                failure_config=FailureConfig(max_failures=_MAX_RESTARTS),
+                checkpoint_config=CheckpointConfig(num_to_keep=1),
+            ),
+        )
+        with _ProgressLog(config, lambda: told.get(timeout=_POLL_SECONDS), content):
+            result = trainer.fit()
+        told.shutdown()
+        assert result.checkpoint is not None, "a finished training has reported its last epoch"
+        with result.checkpoint.as_directory() as folder:
+            use(Path(folder))
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """What each Ray Train worker runs.
+
+    Args:
+        settings: `config` (the resolved configuration), `graph` (folder), `told` (queue of progress).
+    """
+    context = ray.train.get_context()
+    topology = Topology(context.get_world_rank(), context.get_world_size())
+    config, graph_path = Config.model_validate(settings["config"]), Path(settings["graph"])
+
+    def keep(folder: Path, metrics: dict[str, Any]) -> None:
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(str(folder)))
+
+    with ExitStack() as stack:
+        reported = ray.train.get_checkpoint()
+        latest = Path(stack.enter_context(reported.as_directory())) if reported else None
+        _train(config, graph_path, topology, get_device(), latest, settings["told"].put_nowait, keep)
 
 
 class _ProgressLog:
     """Shows what workers tell, and keeps the metrics of each epoch as JSON lines and for TensorBoard."""
 
-    def __init__(self, config: Config, queue: Queue, content: dict[str, Any]) -> None:
-        self._queue, self._config = queue, config
+    def __init__(self, config: Config, get: Callable[[], Progress], content: dict[str, Any]) -> None:
+        self._get, self._config = get, config
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         splits = content["splits"]
@@ -160,8 +218,8 @@ class _ProgressLog:
     def _next(self) -> Progress | None:
         while True:
             try:
-                return self._queue.get(timeout=0.5)
-            except Empty:
+                return self._get()
+            except queue.Empty:
                 if self._stop.is_set():
                     return None
 

@@ -16,7 +16,7 @@ from gam_kg.train.evaluate import AnswerRanks, ModelScorer, Scorer, Tick, rank_s
 from gam_kg.train.step import query_blocks
 
 MODEL = "gam_lstm"
-_MAX_SCORES = 16_000_000
+_MAX_SCORES = 4_000_000
 
 
 @dataclass(frozen=True)

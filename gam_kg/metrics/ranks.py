@@ -18,7 +18,7 @@ from gam_kg.data.graph import Queries
 from gam_kg.data.ragged import offsets_of, ragged_ranges
 from gam_kg.errors import EvaluationError
 
-_SCORES_AT_ONCE = 16_000_000
+_SCORES_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
