@@ -122,7 +122,7 @@ class ModelConfig(Section):
 
 
 class TrainConfig(Section):
-    epochs: int = Field(3, ge=1)
+    epochs: int = Field(5, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     final_learning_rate: float = Field(0.05, ge=0, le=1, description="share of learning_rate the cosine ends at")
     weight_decay: float = Field(0.1, ge=0)

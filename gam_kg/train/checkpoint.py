@@ -49,11 +49,16 @@ def load(trainer: Trainer, folder: Path) -> None:
         ArtifactError: The checkpoint is of another model or incomplete.
     """
     device = trainer.memory.hidden.device
-    trainer.model.load_state_dict(_weights_for(trainer.model, folder))
-    state = torch.load(folder / f"training-{_SHARD}.pt", weights_only=True, map_location=device)
+    weights = _weights_for(trainer.model, folder)
+    try:
+        state = torch.load(folder / f"training-{_SHARD}.pt", weights_only=True, map_location=device)
+        position = json.loads((folder / "position.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{folder}: the checkpoint is incomplete ({error}); train again with --force") from None
+    trainer.model.load_state_dict(weights)
     trainer.optimizer.load_state_dict(state["optimizer"])
     trainer.memory = Memory(**state["memory"])
-    trainer.position = Position(**json.loads((folder / "position.json").read_text(encoding="utf-8")))
+    trainer.position = Position(**position)
     if trainer.position.best_epoch:
         trainer.best_weights = {k: v.to(device) for k, v in load_weights(folder, prefix="best-").items()}
 

@@ -1,0 +1,334 @@
+"""The whole flow on a small periodic graph: every stage, from facts to answers, through the command line's functions."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from gam_kg.config import load_config
+from gam_kg.data.graph import Queries
+from gam_kg.errors import ArtifactError, ConfigError, DataError
+from gam_kg.inference.embed import read_vectors
+from gam_kg.inference.trained_run import TrainedRun
+from gam_kg.schemas import DIRECTIONS, FILTERS, PREDICTIONS, SETTINGS, STRATA
+
+from pipelines import train as train_stage
+from pipelines.embed import embed
+from pipelines.evaluate import evaluate
+from pipelines.predict import predict
+from pipelines.report import report
+from pipelines.run import run
+from pipelines.train import train
+
+pytestmark = pytest.mark.ray
+
+SMALL = [
+    "model.dim=16",
+    "model.history.dim=8",
+    "train.epochs=2",
+    "train.num_workers=0",
+    "train.threads=1",
+    "prepare.buckets=4",
+]
+
+
+def write_facts(path, num_days=24, seed=0):
+    """People visit places in turn, day by day, and some facts are noise."""
+    generator = np.random.default_rng(seed)
+    rows = {
+        (f"person {person}", "visits", f"place {(person + day) % 6}", day)
+        for day in range(num_days)
+        for person in range(12)
+    }
+    for day in range(num_days):
+        for _ in range(4):
+            first, second = generator.choice(12, 2, replace=False)
+            rows.add((f"person {first}", "calls", f"person {second}", day))
+    facts = pd.DataFrame(sorted(rows), columns=["subject", "relation", "object", "timestamp"])
+    facts["timestamp"] = pd.Timestamp("2020-01-01") + pd.to_timedelta(facts["timestamp"], unit="D")
+    facts.to_parquet(path)
+    return facts
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, local_ray):
+    folder = tmp_path_factory.mktemp("flow")
+    facts = write_facts(folder / "facts.parquet")
+    config = load_config(None, [f"data.facts={folder / 'facts.parquet'}", f"run_dir={folder / 'run'}", *SMALL])
+    run(config)
+    return config, facts
+
+
+def with_run_dir(config, path, **sections):
+    values = config.model_dump(mode="json")
+    values["run_dir"] = str(path)
+    for name, section in sections.items():
+        values[name] |= section
+    return type(config).model_validate(values)
+
+
+def test_run_leaves_every_artifact(finished):
+    config, _ = finished
+    for name in ("graph", "checkpoint", "evaluation", "embeddings", "predictions", "report"):
+        assert (config.run_path / name / "manifest.json").exists(), name
+    assert (config.run_path / "report" / "report.png").stat().st_size > 10_000
+    assert not list(config.run_path.glob(".*staging*"))
+    assert not (config.run_path / "training").exists()
+    assert load_config(config.run_path / "config.yaml") == config
+
+
+def test_metrics_tree_is_complete_and_agrees_with_the_ranks(finished):
+    config, facts = finished
+    metrics = json.loads((config.run_path / "evaluation" / "metrics.json").read_text())
+    ranks = pq.read_table(config.run_path / "evaluation" / "ranks.parquet").to_pandas()
+    assert set(metrics["baselines"]) == {
+        "popularity", "recurrency_strict", "recurrency_combined", "typed_pair_counts"
+    }  # fmt: skip
+    for name, tree in {"": metrics, **metrics["baselines"]}.items():
+        for split in ("valid", "test"):
+            rows = ranks[ranks["split"] == split]
+            for setting in SETTINGS:
+                column = f"{name}_rank" if name else "rank"
+                column += "" if setting == "single_step" else f"_{setting}"
+                for by in FILTERS:
+                    found = rows[column if by == "time_aware" else f"{column}_raw"]
+                    for direction in DIRECTIONS:
+                        asked = found if direction == "both" else found[rows["direction"] == direction]
+                        leaf = tree[split][setting][by][direction]
+                        assert leaf["count"] == len(asked)
+                        assert leaf["mrr"] == pytest.approx((1 / asked).mean())
+                        assert leaf["hits@3"] == pytest.approx((asked <= 3).mean())
+                assert set(tree[split][setting]["strata"]) == set(STRATA)
+                assert sum(s["count"] for s in tree[split][setting]["strata"].values()) == len(rows)
+                assert sum(point["count"] for point in tree[split][setting]["curve"]) == len(rows)
+    graph = json.loads((config.run_path / "graph" / "manifest.json").read_text())["content"]
+    assert len(ranks) == 2 * (graph["splits"]["valid"] + graph["splits"]["test"])
+    asked = ranks[ranks["direction"] == "object"]
+    named = set(zip(facts.subject, facts.relation, facts.object, facts.timestamp.astype(str).str[:10], strict=True))
+    assert set(zip(asked.subject, asked.relation, asked.object, asked.timestamp, strict=True)) <= named
+
+
+def test_exported_embeddings_give_the_models_scores(finished):
+    config, _ = finished
+    loaded = TrainedRun.load(config.run_path)
+    exported = torch.from_numpy(read_vectors(config.run_path / "embeddings" / "entities.parquet").copy())
+    relations = torch.from_numpy(read_vectors(config.run_path / "embeddings" / "relations.parquet").copy())
+    scorer = loaded.scorer_before(loaded.graph.end)
+    assert torch.equal(scorer.vectors(), exported)
+    assert torch.equal(loaded.model.relation.detach(), relations)
+    subject, relation = torch.tensor([0, 3]), torch.tensor([0, 1])
+    nothing = torch.zeros(0, dtype=torch.int64)
+    queries = Queries(loaded.graph.end, subject, relation, nothing, nothing)
+    history = loaded.history.look_up(queries)
+    from_model = scorer.scores(queries, loaded.graph.end)
+    with torch.no_grad():
+        assert torch.equal(from_model, loaded.model.scores(exported, queries, history))
+
+
+def test_embeddings_are_plain_fixed_size_lists(finished):
+    config, facts = finished
+    table = pq.read_table(config.run_path / "embeddings" / "entities.parquet")
+    assert table.schema.field("embedding").type == pa.list_(pa.field("element", pa.float32(), nullable=False), 16)
+    frame = table.to_pandas()
+    last = pd.concat(
+        [facts.set_index(side)["timestamp"].rename_axis("entity") for side in ("subject", "object")]
+    ).groupby("entity").max()  # fmt: skip
+    assert frame.set_index("entity")["last_seen"].to_dict() == last.dt.strftime("%Y-%m-%d").to_dict()
+    assert frame["entity_id"].tolist() == list(range(len(frame)))
+    assert np.linalg.norm(np.stack(frame["embedding"]), axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_embeddings_as_of_a_day_know_nothing_later(finished, tmp_path):
+    config, facts = finished
+    before = facts[facts["timestamp"] <= "2020-01-20"]
+    earlier = with_run_dir(config, tmp_path / "run", embed={"at": "2020-01-20"})
+    link(config, earlier, "graph", "checkpoint")
+    embed(earlier)
+    table = pq.read_table(tmp_path / "run" / "embeddings" / "entities.parquet").to_pandas()
+    assert table["last_seen"].dropna().max() == "2020-01-20"
+    assert set(table.dropna(subset=["last_seen"])["entity"]) == set(before["subject"]) | set(before["object"])
+    now = pq.read_table(config.run_path / "embeddings" / "entities.parquet").to_pandas()
+    assert not np.allclose(np.stack(now["embedding"]), np.stack(table["embedding"]))
+
+
+def test_stored_memory_and_rolling_from_the_start_agree(finished, tmp_path):
+    config, _ = finished
+    other = with_run_dir(config, tmp_path / "run", embed={"at": "2020-01-10"})
+    link(config, other, "graph", "checkpoint")
+    fresh = TrainedRun.load(other.run_path).scorer_before(20).vectors()
+    embed(other)
+    assert torch.equal(TrainedRun.load(other.run_path).scorer_before(20).vectors(), fresh)
+
+
+def test_predictions_are_the_models_best(finished, tmp_path):
+    config, _ = finished
+    queries = pa.table(
+        {
+            "subject": pa.array(["person 1", None, "person 2"]),
+            "relation": ["visits", "visits", "calls"],
+            "object": pa.array([None, "place 3", None]),
+            "timestamp": pa.array(["2020-01-20", None, "2020-02-15"]),
+        }
+    )
+    pq.write_table(queries, tmp_path / "queries.parquet")
+    asked = with_run_dir(
+        config, tmp_path / "run", predict={"queries": str(tmp_path / "queries.parquet"), "top_k": 4}
+    )
+    link(config, asked, "graph", "checkpoint")
+    found = pq.read_table(predict(asked) / "predictions.parquet")
+    assert found.schema.equals(PREDICTIONS)
+    frame = found.to_pandas()
+    assert frame["query_id"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert frame["timestamp"].tolist()[::4] == ["2020-01-20", "2020-01-25", "2020-02-15"]
+    assert frame["object"].tolist()[4] == "place 3"
+    assert frame["subject"].isna().tolist() == [False] * 4 + [True] * 4 + [False] * 4
+    loaded = TrainedRun.load(config.run_path)
+    time = loaded.axis.parse("2020-01-20")
+    one = Queries(
+        time,
+        torch.from_numpy(loaded.entities.encode(["person 1"])),
+        torch.from_numpy(loaded.relations.encode(["visits"])),
+        *[torch.zeros(0, dtype=torch.int64)] * 2,
+    )
+    scores = loaded.scorer_before(time).scores(one, time)[0]
+    best = torch.topk(scores, 4)
+    assert frame["answer_id"].tolist()[:4] == best.indices.tolist()
+    np.testing.assert_allclose(frame["score"].to_numpy()[:4], best.values.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(frame["probability"].to_numpy()[:4], scores.softmax(0)[best.indices].numpy(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"subject": ["person 99"], "relation": ["visits"]}, "person 9"),
+        ({"subject": ["person 1"], "relation": ["visit"]}, "did you mean 'visits'"),
+        ({"subject": ["person 1"], "relation": ["visits"], "object": ["place 1"]}, "row 0.*both"),
+        ({"relation": ["visits"]}, "row 0.*neither"),
+        ({"subject": ["person 1"]}, "no column 'relation'"),
+        ({"subject": ["person 1"], "relation": ["visits"], "timestamp": ["soon"]}, "row 0.*soon"),
+        ({"subject": ["person 1"], "relation": ["visits"], "timestamp": ["1990-01-01"]}, "before the first fact"),
+        ({"subject": [1.5], "relation": ["visits"]}, "'subject' is double"),
+    ],
+)
+def test_bad_queries_are_explained(finished, tmp_path, rows, message):
+    config, _ = finished
+    pq.write_table(pa.table(rows), tmp_path / "queries.parquet")
+    asked = with_run_dir(config, tmp_path / "run", predict={"queries": str(tmp_path / "queries.parquet")})
+    link(config, asked, "graph", "checkpoint")
+    with pytest.raises(DataError, match=message):
+        predict(asked)
+    assert not (tmp_path / "run" / "predictions").exists()
+
+
+def test_stages_are_skipped_when_nothing_changed_and_redone_when_something_did(finished, tmp_path):
+    config, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in config.run_path.rglob("manifest.json")}
+    assert len(before) == 6
+    run(config)
+    assert {path: path.stat().st_mtime_ns for path in config.run_path.rglob("manifest.json")} == before
+    changed = with_run_dir(config, tmp_path / "run", evaluate={"settings": ["single_step"], "baselines": False})
+    link(config, changed, "graph", "checkpoint", "evaluation", "report")
+    evaluate(changed)
+    metrics = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
+    assert list(metrics["test"]) == ["single_step"]
+    assert metrics["baselines"] == {}
+    page = report(changed) / "report.html"
+    assert "GAM_LSTM" in page.read_text()
+
+
+def test_training_continues_where_it_was_stopped(finished, tmp_path, monkeypatch):
+    config, _ = finished
+    again = with_run_dir(config, tmp_path / "run", train={"checkpoint_steps": 5})
+    link(config, again, "graph")
+    save, saved = train_stage.checkpoint.save, []
+
+    def save_thrice(trainer, folder):
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+        saved.append(trainer.position.step)
+        save(trainer, folder)
+
+    monkeypatch.setattr(train_stage.checkpoint, "save", save_thrice)
+    with pytest.raises(KeyboardInterrupt):
+        train(again)
+    assert not (again.run_path / "checkpoint").exists()
+    monkeypatch.setattr(train_stage.checkpoint, "save", save)
+    train(again)
+    assert saved[0] == 5, "the first checkpoint was inside the first epoch"
+    assert_same_weights(config, again)
+
+
+def test_ray_workers_train_the_same_weights(finished, tmp_path):
+    config, _ = finished
+    with_ray = with_run_dir(config, tmp_path / "run", train={"num_workers": 1})
+    link(config, with_ray, "graph")
+    train(with_ray)
+    assert_same_weights(config, with_ray)
+    lines = (with_ray.run_path / "checkpoint" / "metrics.jsonl").read_text().splitlines()
+    told = [json.loads(line) for line in lines]
+    assert [metrics["epoch"] for metrics in told] == [1, 2]
+    assert all(metrics["facts_per_second"] > 0 and metrics["peak_memory_bytes"] > 0 for metrics in told)
+    assert list((with_ray.run_path / "log").glob("events.*")), "no TensorBoard log"
+
+
+def test_artifacts_of_different_runs_are_refused(finished, tmp_path, local_ray):
+    config, _ = finished
+    write_facts(tmp_path / "facts.parquet", num_days=30)
+    other = with_run_dir(config, tmp_path / "run", data={"facts": str(tmp_path / "facts.parquet")})
+    from pipelines.prepare import prepare
+
+    prepare(other)
+    link(config, other, "checkpoint")
+    with pytest.raises(ArtifactError, match="made from another graph"):
+        embed(other)
+
+
+def test_bad_times_and_names_are_explained(finished):
+    config, _ = finished
+    with pytest.raises(ConfigError, match="before the first fact"):
+        embed(with_run_dir(config, config.run_path, embed={"at": "1999-01-01"}))
+    for arguments, expected in (
+        (["--like", "persn 1"], "did you mean 'person 1'"),
+        (["--query", "person 1", "visited"], "did you mean 'visits'"),
+        (["--like", "person 1", "--at", "never"], "never"),
+    ):
+        done = gam_kg("search", str(config.run_path), *arguments)
+        assert done.returncode == 1
+        assert expected in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_search_shows_tables(finished):
+    config, _ = finished
+    done = gam_kg("search", str(config.run_path), "--query", "person 1", "visits", "--top-k", "3")
+    assert done.returncode == 0
+    assert done.stdout.count("place") == 3
+    done = gam_kg("search", str(config.run_path), "--like", "place 2", "--at", "2020-01-12", "--top-k", "4")
+    assert done.returncode == 0
+    assert "2020-01-12" in done.stdout
+    assert "place 2" in done.stdout.splitlines()[0]
+
+
+def gam_kg(*arguments):
+    command = [sys.executable, "-m", "pipelines", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def link(config, other, *names):
+    other.run_path.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (other.run_path / name).symlink_to(config.run_path / name)
+
+
+def assert_same_weights(config, other):
+    from gam_kg.train.checkpoint import load_weights
+
+    first, second = (load_weights(each.run_path / "checkpoint") for each in (config, other))
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
