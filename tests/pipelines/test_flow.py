@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+
 from gam_kg.config import load_config
 from gam_kg.data.graph import Queries
 from gam_kg.errors import ArtifactError, ConfigError, DataError
 from gam_kg.inference.embed import read_vectors
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.schemas import DIRECTIONS, FILTERS, PREDICTIONS, SETTINGS, STRATA
-
 from pipelines import train as train_stage
 from pipelines.embed import embed
 from pipelines.evaluate import evaluate

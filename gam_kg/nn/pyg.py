@@ -1,0 +1,41 @@
+"""Snapshots to and from PyG `Data`, for use beside other PyG models and layers."""
+
+import torch
+from torch_geometric.data import Data
+
+from gam_kg.data.graph import Snapshot
+
+
+def to_data(snapshot: Snapshot) -> Data:
+    """A snapshot as a PyG graph over its active entities.
+
+    Returns:
+        `edge_index` int64 (2, num_edges) from `other` to `anchor`, `edge_type` int64 (num_edges,), `node_id` the entity
+        of each node, int64 (num_nodes,), and the numbers `time` and `num_relations`.
+    """
+    nodes = torch.unique(torch.cat([snapshot.anchor, snapshot.other]))
+    edges = torch.stack([torch.searchsorted(nodes, end) for end in (snapshot.other, snapshot.anchor)])
+    return Data(
+        edge_index=edges,
+        edge_type=snapshot.relation,
+        node_id=nodes,
+        num_nodes=len(nodes),
+        time=snapshot.time,
+        num_relations=snapshot.num_relations,
+    )
+
+
+def from_data(data: Data) -> Snapshot:
+    """The snapshot of a PyG graph made by `to_data`, its edges in any order.
+
+    Raises:
+        ValueError: The graph lacks one of the attributes that `to_data` gives.
+    """
+    missing = [name for name in ("edge_index", "edge_type", "node_id", "time", "num_relations") if name not in data]
+    if missing:
+        raise ValueError(f"the graph has no {', '.join(missing)}; expected what gam_kg.nn.pyg.to_data gives")
+    other, anchor = data.node_id[data.edge_index]
+    order = torch.argsort(data.edge_type, stable=True)
+    for column in (other, anchor):
+        order = order[torch.argsort(column[order], stable=True)]
+    return Snapshot(data.time, anchor[order], data.edge_type[order], other[order], data.num_relations)
