@@ -228,6 +228,7 @@ class HistoryIndex:
 
     def __init__(self, graph: TemporalGraph, config: HistoryConfig) -> None:
         self.config = config
+        self.device = graph.time.device
         self._num_entities = graph.num_entities
         self._num_relations = 2 * graph.num_relations
         subject, relation, other, time = graph.other, graph.relation, graph.anchor, graph.time

@@ -69,7 +69,7 @@ class StrictRecurrency(Baseline):
         key = queries.subject * 2 * self.num_relations + queries.relation
         found = self.history.by_query.occurrences(key, as_of)
         faded = torch.exp2(-self.decay * (queries.time - found.last).double())
-        return self._zeros(queries).index_put((found.row, found.item), faded, accumulate=True)
+        return self._zeros(queries).index_put_((found.row, found.item), faded, accumulate=True)
 
     def tune(self, blocks: Sequence[Queries]) -> None:
         """Take the decay with the best time-aware MRR on queries, each block asked from the facts before its time."""
@@ -110,9 +110,10 @@ class TypedPairCounts(Baseline):
     def __init__(self, popularity: Popularity) -> None:
         super().__init__(popularity.history, popularity.num_entities, popularity.num_relations)
         self._popularity = popularity
-        self._kinds = torch.zeros(0, dtype=torch.int64)
-        self._exposures = torch.zeros(0, dtype=torch.float64)
-        self._hits = torch.zeros(0, dtype=torch.float64)
+        device = self.history.device
+        self._kinds = torch.zeros(0, dtype=torch.int64, device=device)
+        self._exposures = torch.zeros(0, dtype=torch.float64, device=device)
+        self._hits = torch.zeros(0, dtype=torch.float64, device=device)
 
     def scores(self, queries: Queries, as_of: int) -> Tensor:
         query, other, kind = self._past(queries, as_of)
@@ -121,7 +122,7 @@ class TypedPairCounts(Baseline):
         position = torch.searchsorted(self._kinds, kind).clamp(max=len(self._kinds) - 1)
         rate = self._hits[position] / (self._exposures[position] + 1)
         rate = torch.where(self._kinds[position] == kind, rate, 0)
-        scores = self._zeros(queries).index_put((query, other), rate, accumulate=True)
+        scores = self._zeros(queries).index_put_((query, other), rate, accumulate=True)
         return _then(scores, self._popularity.scores(queries, as_of))
 
     def remember(self, snapshot: Snapshot) -> None:
@@ -130,7 +131,7 @@ class TypedPairCounts(Baseline):
         answers = queries.answer_query * self.num_entities + queries.answer
         hit = torch.isin(query * self.num_entities + other, answers).double()
         self._kinds, index = torch.unique(torch.cat([self._kinds, kind]), return_inverse=True)
-        zeros = torch.zeros(len(self._kinds), dtype=torch.float64)
+        zeros = torch.zeros(len(self._kinds), dtype=torch.float64, device=kind.device)
         self._exposures = zeros.index_add(0, index, torch.cat([self._exposures, torch.ones_like(hit)]))
         self._hits = zeros.index_add(0, index, torch.cat([self._hits, hit]))
 
@@ -147,8 +148,8 @@ class TypedPairCounts(Baseline):
 
 
 def _then(scores: Tensor, counts: Tensor) -> Tensor:
-    """Scores whose ties are ordered by the share of counts."""
-    return scores + 1e-9 * counts / counts.sum(1, keepdim=True).clamp(min=1)
+    """Scores whose ties are ordered by the share of counts; both are overwritten."""
+    return scores.add_(counts.mul_(1e-9 / counts.sum(1, keepdim=True).clamp(min=1)))
 
 
 def build_baselines(history: HistoryIndex, num_entities: int, num_relations: int) -> dict[str, Baseline]:

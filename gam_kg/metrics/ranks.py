@@ -18,7 +18,8 @@ from gam_kg.data.graph import Queries
 from gam_kg.data.ragged import offsets_of, ragged_ranges
 from gam_kg.errors import EvaluationError
 
-_SCORES_AT_ONCE = 4_000_000
+_SCORES_AT_ONCE = 64_000_000
+_SCORES_IN_CACHE = 100_000
 
 
 @dataclass(frozen=True)
@@ -66,22 +67,29 @@ def rank_answers(scores: Tensor, queries: Queries) -> Ranks:
 
 def _compare(scores: Tensor, query: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """How many candidates score above and equal to each target, itself included; float64 (num_answers,) each."""
+    if scores.device.type == "cpu":
+        greater, equal = _compare_in_cache(scores.numpy(), query.numpy(), target.numpy())
+        return torch.from_numpy(greater), torch.from_numpy(equal)
     greater = torch.empty(len(target), dtype=torch.float64, device=scores.device)
     equal = torch.empty_like(greater)
-    size = max(1, _SCORES_AT_ONCE // max(1, scores.shape[1]))
-    for start in range(0, len(target), size):
-        rows = slice(start, start + size)
+    for rows in torch.arange(len(target)).split(max(1, _SCORES_AT_ONCE // max(1, scores.shape[1]))):
         candidates = scores[query[rows]]
-        greater[rows] = _count_true(candidates > target[rows, None])
-        equal[rows] = _count_true(candidates == target[rows, None])
+        greater[rows] = (candidates > target[rows, None]).sum(1).double()
+        equal[rows] = (candidates == target[rows, None]).sum(1).double()
     return greater, equal
 
 
-def _count_true(mask: Tensor) -> Tensor:
-    """True values of each row; NumPy counts them several times faster on a CPU than a torch sum."""
-    if mask.device.type == "cpu":
-        return torch.from_numpy(np.count_nonzero(mask.numpy(), axis=1)).double()
-    return mask.sum(1).double()
+def _compare_in_cache(scores: np.ndarray, query: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same on a CPU, in blocks that stay in a core's cache: ten times faster than one pass over all in torch."""
+    greater, equal = np.empty(len(target)), np.empty(len(target))
+    size = max(1, _SCORES_IN_CACHE // max(1, scores.shape[1]))
+    for start in range(0, len(target), size):
+        rows = slice(start, start + size)
+        candidates, wanted = scores[query[rows]], target[rows, None]
+        # Row by row, a count is several times faster than along an axis.
+        greater[rows] = [np.count_nonzero(row) for row in candidates > wanted]
+        equal[rows] = [np.count_nonzero(row) for row in candidates == wanted]
+    return greater, equal
 
 
 def _compare_answers(target: Tensor, query: Tensor, num_queries: int) -> tuple[Tensor, Tensor]:

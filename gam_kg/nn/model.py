@@ -30,7 +30,6 @@ class GAMLSTM(nn.Module):
     trained: Tensor
     word_offsets: Tensor
     word_index: Tensor
-    word_share: Tensor
 
     def __init__(
         self, config: ModelConfig, num_relations: int, trained: Tensor, words: NameWords | None = None
@@ -46,10 +45,8 @@ class GAMLSTM(nn.Module):
         self.word = None
         if words is not None and len(words.words):
             self.word = nn.Parameter(torch.randn(len(words.words), dim) * 0.05)
-            count = (words.offsets[1:] - words.offsets[:-1]).clamp(min=1)
             self.register_buffer("word_offsets", words.offsets[:-1].clone(), persistent=False)
             self.register_buffer("word_index", words.word.clone(), persistent=False)
-            self.register_buffer("word_share", 1 / count, persistent=False)
         self.gam = GraphAttention(dim, config.heads, config.dropout)  # ty: ignore[abstract-class-instantiation]
         self.lstm = EntityLSTM(dim)
         self.decoder = DECODERS[config.decoder](dim, config.dropout)
@@ -71,8 +68,8 @@ class GAMLSTM(nn.Module):
         rows = torch.where(own[:, None], self.entity, self.shared)
         if self.word is None:
             return rows
-        words = nn.functional.embedding_bag(self.word_index, self.word, self.word_offsets, mode="sum")
-        return rows + words * self.word_share[:, None].to(words.dtype)
+        words = nn.functional.embedding_bag(self.word_index, self.word, self.word_offsets, mode="mean")
+        return rows + words
 
     def update(self, rows: Tensor, memory: Memory, snapshot: Snapshot) -> tuple[Tensor, Memory]:
         """Attend within a snapshot and remember it, for its active entities.
