@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -54,7 +54,7 @@ def stage_key(kind: str, inputs: dict[str, str], config: dict[str, Any]) -> str:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[Path]:
+def writing(path: Path) -> Generator[Path]:
     """Stage an artifact: yields an empty folder that replaces `path` when the block ends with a manifest in it.
 
     Raises:
@@ -109,7 +109,10 @@ def read_manifest(path: Path, kind: str) -> Manifest:
         raise ArtifactError(
             f"{path}: schema version {found}, this gam-kg reads {SCHEMA_VERSION}; redo the stage with --force"
         )
-    manifest = Manifest(**values)
+    try:
+        manifest = Manifest(**values)
+    except TypeError as error:
+        raise ArtifactError(f"{path / MANIFEST} is damaged ({error}); redo the stage with --force") from None
     if manifest.kind != kind:
         raise ArtifactError(f"{path}: holds a {manifest.kind} artifact, expected {kind}")
     if manifest.id != recorded:

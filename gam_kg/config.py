@@ -28,7 +28,7 @@ Boundary = Annotated[int | str | None, BeforeValidator(_iso)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class ColumnsConfig(Section):
@@ -79,7 +79,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if isinstance(self.time_unit, int) and self.time_unit < 1:
-            raise ValueError("time_unit as an integer step must be at least 1")
+            raise ValueError(f"data.time_unit={self.time_unit}: an integer step must be at least 1")
         return self
 
 
@@ -215,7 +215,11 @@ def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values at the top, found {type(values).__name__}")
     base = values.pop("extends", None)
-    return _merge(_read_yaml(path.parent / base, (*seen, path)), values) if base else values
+    if base is None:
+        return values
+    inherited = _read_yaml(path.parent / base, (*seen, path))
+    inherited.pop("name", None)  # a name is a file's own
+    return _merge(inherited, values)
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -245,7 +249,9 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 def _explain(error: ValidationError, path: str | Path | None) -> str:
     lines = [f"{path or 'configuration'}: {error.error_count()} problem(s)"]
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"] if part not in ("int", "str")) or "(top)"
+        # The branch of a union stands in the location too: int, or literal[...].
+        parts = [str(part) for part in problem["loc"] if part not in ("int", "str") and "[" not in str(part)]
+        key = ".".join(parts) or "(top)"
         if problem["type"] == "extra_forbidden":
             lines.append(f"  {key}: unknown key; {_allowed_keys(problem['loc'])}")
         else:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from gam_kg.artifacts import Manifest, read_manifest, stage_key, write_manifest, writing
 from gam_kg.config import Config
-from gam_kg.errors import ConfigError
 from gam_kg.inference.embed import write_entity_embeddings, write_relation_embeddings
-from gam_kg.inference.trained_run import TrainedRun, save_memory
+from gam_kg.inference.search import moment
+from gam_kg.inference.trained_run import save_memory
 from pipelines.progress import counted, progress
 from pipelines.stages import artifact_path, is_current, open_run
 
@@ -35,7 +35,7 @@ def embed(config: Config, *, force: bool = False) -> Path:
     if is_current(path, "embeddings", key, force=force):
         return path
     run = open_run(config)
-    last = _last_snapshot(run, config.embed.at)
+    last = moment(run, config.embed.at, run.graph.end - 1)
     with progress("embed", len([time for time in run.graph.times if time <= last])) as advance:
         scorer = run.scorer_before(last + 1, counted(advance))
     with writing(path) as staging:
@@ -53,12 +53,3 @@ def embed(config: Config, *, force: bool = False) -> Path:
         write_manifest(staging, Manifest("embeddings", key, inputs, settings, content))
     logger.info("embeddings: %d entities as of %s", len(run.entities), run.axis.label(last))
     return path
-
-
-def _last_snapshot(run: TrainedRun, at: int | str | None) -> int:
-    if at is None:
-        return run.graph.end - 1
-    last = run.axis.parse(at)
-    if last < 0:
-        raise ConfigError(f"embed.at={at}: before the first fact ({run.axis.label(0)}), when nothing is known")
-    return last

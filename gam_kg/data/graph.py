@@ -77,10 +77,9 @@ class Snapshot:
     def queries(self) -> Queries:
         """The questions read off the rows: (anchor, inverse relation, ?) is answered by `other`."""
         relation = _inverse(self.relation, self.num_relations)
-        order = _lexical_order(self.anchor, relation, self.other)
-        pair = torch.stack([self.anchor[order], relation[order]])
-        distinct, answer_query = torch.unique_consecutive(pair, dim=1, return_inverse=True)
-        return Queries(self.time, distinct[0], distinct[1], answer_query, self.other[order])
+        rows = torch.unique(torch.stack([self.anchor, relation, self.other]), dim=1)
+        distinct, answer_query = torch.unique_consecutive(rows[:2], dim=1, return_inverse=True)
+        return Queries(self.time, distinct[0], distinct[1], answer_query, rows[2])
 
     def __len__(self) -> int:
         return len(self.anchor)

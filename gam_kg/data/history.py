@@ -268,8 +268,10 @@ class HistoryIndex:
 
         start, length = offsets_of(recent.row, len(subjects))
         link_query, link_entry = ragged_ranges(start[subject_row], length[subject_row])
-        # The query's own relation is looked up apart, further back.
+        # The query's own relation is looked up apart, further back, unless that is switched off.
         different = relation[link_entry] != queries.relation[link_query]
+        if self.config.same_relation == 0:
+            different = torch.ones_like(different)
         same_entry = torch.arange(num_recent, len(relation), device=relation.device)
         link_query = torch.cat([link_query[different], same.row])
         link_entry = torch.cat([link_entry[different], same_entry])

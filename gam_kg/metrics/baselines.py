@@ -84,8 +84,8 @@ class StrictRecurrency(Baseline):
 class CombinedRecurrency(Baseline):
     """Strict recurrency first, then the share of the relation's facts that have the object.
 
-    Source: Gastinger et al. 2024, strict and relaxed recurrency combined, with the weight of the relaxed part so
-    small that it only orders what the strict part ties.
+    Source: Gastinger et al. 2024, strict and relaxed recurrency combined; the relaxed part weighs a billionth, so
+    that it orders what the strict part ties.
     """
 
     def __init__(self, strict: StrictRecurrency, popularity: Popularity) -> None:

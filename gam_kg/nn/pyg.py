@@ -15,14 +15,9 @@ def to_data(snapshot: Snapshot) -> Data:
     """
     nodes = torch.unique(torch.cat([snapshot.anchor, snapshot.other]))
     edges = torch.stack([torch.searchsorted(nodes, end) for end in (snapshot.other, snapshot.anchor)])
-    return Data(
-        edge_index=edges,
-        edge_type=snapshot.relation,
-        node_id=nodes,
-        num_nodes=len(nodes),
-        time=snapshot.time,
-        num_relations=snapshot.num_relations,
-    )
+    data = Data(edge_index=edges, edge_type=snapshot.relation, node_id=nodes, num_nodes=len(nodes))
+    data["time"], data["num_relations"] = snapshot.time, snapshot.num_relations
+    return data
 
 
 def from_data(data: Data) -> Snapshot:
@@ -34,8 +29,6 @@ def from_data(data: Data) -> Snapshot:
     missing = [name for name in ("edge_index", "edge_type", "node_id", "time", "num_relations") if name not in data]
     if missing:
         raise ValueError(f"the graph has no {', '.join(missing)}; expected what gam_kg.nn.pyg.to_data gives")
-    other, anchor = data.node_id[data.edge_index]
-    order = torch.argsort(data.edge_type, stable=True)
-    for column in (other, anchor):
-        order = order[torch.argsort(column[order], stable=True)]
-    return Snapshot(data.time, anchor[order], data.edge_type[order], other[order], data.num_relations)
+    other, anchor = data["node_id"][data["edge_index"]]
+    order = torch.argsort(anchor, stable=True)
+    return Snapshot(data["time"], anchor[order], data["edge_type"][order], other[order], data["num_relations"])

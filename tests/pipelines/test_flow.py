@@ -1,4 +1,4 @@
-"""The whole flow on a small periodic graph: every stage, from facts to answers, through the command line's functions."""
+"""The whole flow on a small periodic graph: every stage, from facts to answers, and what goes wrong."""
 
 import json
 import subprocess
@@ -176,9 +176,7 @@ def test_predictions_are_the_models_best(finished, tmp_path):
         }
     )
     pq.write_table(queries, tmp_path / "queries.parquet")
-    asked = with_run_dir(
-        config, tmp_path / "run", predict={"queries": str(tmp_path / "queries.parquet"), "top_k": 4}
-    )
+    asked = with_run_dir(config, tmp_path / "run", predict={"queries": str(tmp_path / "queries.parquet"), "top_k": 4})
     link(config, asked, "graph", "checkpoint")
     found = pq.read_table(predict(asked) / "predictions.parquet")
     assert found.schema.equals(PREDICTIONS)

@@ -1,0 +1,119 @@
+"""Small temporal graphs, models small enough to check by hand, and the past told in plain Python."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from gam_kg.config import Config, HistoryConfig, ModelConfig
+from gam_kg.data.graph import Queries, TemporalGraph
+from gam_kg.data.names import NameWords
+from gam_kg.nn.model import GAMLSTM
+
+Fact = tuple[int, int, int, int]
+
+NUM_ENTITIES, NUM_RELATIONS, NUM_SNAPSHOTS = 10, 3, 8
+VALID_START, TEST_START = 5, 6
+HISTORY = {"recent": 4, "same_relation": 3, "popular": 5, "two_hop_first": 3, "two_hop_second": 2, "dim": 3}
+NAMES = ["Police (Arda)", "Army (Arda)", "Police (Bree)", "Citizen", "army", "Citizen (Bree)", "x", "y", "z", "Bree"]
+
+
+def random_facts(seed: int, num_facts: int = 60) -> np.ndarray:
+    """Distinct facts; few entities have most of them, so that facts and pairs recur, and some meet themselves."""
+    generator = np.random.default_rng(seed)
+    ends = np.minimum(generator.geometric(0.3, (2, num_facts)) - 1, NUM_ENTITIES - 1)
+    relation, time = (generator.integers(0, size, num_facts) for size in (NUM_RELATIONS, NUM_SNAPSHOTS))
+    return np.unique(np.stack([ends[0], relation, ends[1], time], 1), axis=0)
+
+
+def periodic_facts(num_snapshots: int = 12) -> np.ndarray:
+    """Each subject meets its objects in turn, so that the last fact tells the next one."""
+    rows = [(s, s % 2, 4 + (s + t) % 4, t) for t in range(num_snapshots) for s in range(4)]
+    return np.array(rows)
+
+
+def graph_of(facts: np.ndarray | Iterable[Fact], **changes: int) -> TemporalGraph:
+    sizes = {
+        "num_entities": NUM_ENTITIES,
+        "num_relations": NUM_RELATIONS,
+        "valid_start": VALID_START,
+        "test_start": TEST_START,
+        **changes,
+    }
+    return TemporalGraph.from_facts(np.array(facts, dtype=np.int64).reshape(-1, 4), **sizes)
+
+
+def queries_of(pairs: Iterable[tuple[int, int]], time: int) -> Queries:
+    """Questions (subject, relation) without answers."""
+    subject, relation = torch.tensor(list(pairs), dtype=torch.int64).reshape(-1, 2).T
+    none = torch.zeros(0, dtype=torch.int64)
+    return Queries(time, subject, relation, none, none)
+
+
+def all_queries(time: int) -> Queries:
+    return queries_of(((s, r) for s in range(NUM_ENTITIES) for r in range(2 * NUM_RELATIONS)), time)
+
+
+def model_config(**changes: Any) -> ModelConfig:
+    history = HistoryConfig(**{**HISTORY, **changes.pop("history", {})})
+    small = {"dim": 4, "heads": 2, "dropout": 0.0, "entity_dropout": 0.0, "history": history}
+    return ModelConfig.model_validate({**small, **changes})
+
+
+def tiny_config(model: dict[str, Any] | None = None, **train: Any) -> Config:
+    return Config.model_validate({"model": model_config(**(model or {})).model_dump(), "train": train})
+
+
+def tiny_model(graph: TemporalGraph, seed: int = 0, **changes: Any) -> GAMLSTM:
+    """A float64 model in evaluation mode whose every parameter is random, those that start at zero included."""
+    torch.manual_seed(seed)
+    words = NameWords.of(NAMES[: graph.num_entities])
+    model = GAMLSTM(model_config(**changes), graph.num_relations, graph.trained, words).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.5)
+    return model.eval()
+
+
+class Past:
+    """What was seen before some time, in both directions, looked up by walking through all of it."""
+
+    def __init__(self, facts: np.ndarray | Iterable[Fact], as_of: int) -> None:
+        self.seen: dict[tuple[int, int, int], set[int]] = defaultdict(set)
+        for subject, relation, answer, time in np.array(facts, dtype=np.int64).reshape(-1, 4).tolist():
+            if time < as_of:
+                self.seen[subject, relation, answer].add(time)
+                self.seen[answer, relation + NUM_RELATIONS, subject].add(time)
+
+    def facts_of(self, subject: int, limit: int) -> list[tuple[int, int, int, int]]:
+        """(relation, other, last, count) of the `limit` most recent distinct facts, from oldest to latest."""
+        found = [
+            (max(times), relation, other, len(times))
+            for (owner, relation, other), times in self.seen.items()
+            if owner == subject
+        ]
+        return [(relation, other, last, count) for last, relation, other, count in _latest(sorted(found), limit)]
+
+    def answers_of(self, subject: int, relation: int, limit: int) -> list[tuple[int, int, int]]:
+        """(other, last, count) of the most recent distinct answers to (subject, relation, ?)."""
+        found = [
+            (max(times), other, len(times))
+            for (owner, asked, other), times in self.seen.items()
+            if (owner, asked) == (subject, relation)
+        ]
+        return [(other, last, count) for last, other, count in _latest(sorted(found), limit)]
+
+    def popular(self, relation: int, limit: int) -> list[tuple[int, int, int]]:
+        """(other, last, count of snapshots) of the most recent distinct objects of a relation."""
+        times_of: dict[int, set[int]] = defaultdict(set)
+        for (_, asked, other), times in self.seen.items():
+            if asked == relation:
+                times_of[other] |= times
+        found = [(max(times), other, len(times)) for other, times in times_of.items()]
+        return [(other, last, count) for last, other, count in _latest(sorted(found), limit)]
+
+
+def _latest(rows: list[Any], limit: int) -> list[Any]:
+    return rows[len(rows) - min(limit, len(rows)) :]

@@ -1,0 +1,144 @@
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from graphs import NUM_ENTITIES, NUM_RELATIONS, TEST_START, VALID_START, graph_of, random_facts
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gam_kg.artifacts import Manifest, write_manifest
+from gam_kg.data.graph import TemporalGraph
+from gam_kg.errors import ArtifactError
+from gam_kg.schemas import ANCHORED
+
+seeds = st.integers(0, 10_000)
+sizes = st.integers(0, 60)
+
+
+def answers_of(queries):
+    """(subject, relation, answer), one an answer."""
+    subject, relation = queries.subject[queries.answer_query], queries.relation[queries.answer_query]
+    return list(zip(subject.tolist(), relation.tolist(), queries.answer.tolist(), strict=True))
+
+
+def asked(facts, time):
+    """What the two queries of each fact at a time ask and are answered."""
+    rows = [fact for fact in facts.tolist() if fact[3] == time]
+    return [(s, r, o) for s, r, o, _ in rows] + [(o, r + NUM_RELATIONS, s) for s, r, o, _ in rows]
+
+
+@given(seeds, sizes)
+@settings(max_examples=40)
+def test_each_fact_asks_two_queries_and_each_distinct_query_is_asked_once(seed, size):
+    facts = random_facts(seed, size)
+    graph = graph_of(facts)
+    assert graph.times == sorted(set(facts[:, 3].tolist()))
+    for time in graph.times:
+        queries = graph.snapshot(time).queries
+        assert queries.time == time
+        assert sorted(answers_of(queries)) == sorted(asked(facts, time))
+        pairs = list(zip(queries.subject.tolist(), queries.relation.tolist(), strict=True))
+        assert len(pairs) == len(set(pairs)) == len(queries)
+        assert queries.answer_query.tolist() == sorted(queries.answer_query.tolist())
+
+
+def test_a_snapshot_holds_every_entity_of_its_facts_as_anchor():
+    facts = random_facts(1)
+    snapshot = graph_of(facts).snapshot(3)
+    there = facts[facts[:, 3] == 3]
+    assert snapshot.active.tolist() == sorted({*there[:, 0].tolist(), *there[:, 2].tolist()})
+    assert set(snapshot.other.tolist()) <= set(snapshot.active.tolist())
+    assert len(snapshot) == 2 * len(there)
+
+
+def test_a_time_without_facts_is_an_empty_snapshot():
+    snapshot = graph_of([(0, 0, 1, 2)]).snapshot(1)
+    assert (len(snapshot), len(snapshot.active), len(snapshot.queries)) == (0, 0, 0)
+
+
+@given(seeds, st.lists(st.integers(0, 20), max_size=6))
+@settings(max_examples=30)
+def test_selected_queries_keep_their_answers_in_the_order_asked(seed, wanted):
+    queries = graph_of(random_facts(seed)).snapshot(3).queries
+    rows = [row % len(queries) for row in wanted] if len(queries) else []
+    chosen = queries.select(torch.tensor(rows, dtype=torch.int64))
+    assert chosen.subject.tolist() == [queries.subject[row] for row in rows]
+    assert chosen.relation.tolist() == [queries.relation[row] for row in rows]
+    expected = [
+        (i, answer)
+        for i, row in enumerate(rows)
+        for query, answer in zip(queries.answer_query.tolist(), queries.answer.tolist(), strict=True)
+        if query == row
+    ]
+    assert list(zip(chosen.answer_query.tolist(), chosen.answer.tolist(), strict=True)) == expected
+
+
+@given(seeds, st.integers(-1, 10))
+@settings(max_examples=30)
+def test_before_keeps_exactly_the_facts_before(seed, time):
+    facts = random_facts(seed)
+    found, expected = graph_of(facts).before(time), graph_of(facts[facts[:, 3] < time])
+    for column in ("time", "anchor", "relation", "other"):
+        assert torch.equal(getattr(found, column), getattr(expected, column))
+    assert (found.num_entities, found.valid_start) == (NUM_ENTITIES, VALID_START)
+
+
+def test_splits_are_half_open_intervals_and_cover_all_times():
+    graph = graph_of(random_facts(2))
+    assert graph.times_in("train") == [0, 1, 2, 3, 4]
+    assert graph.times_in("valid") == [5]
+    assert graph.times_in("test") == [6, 7]
+    assert (graph.end, graph_of([]).end, graph_of([]).times_in("test")) == (8, 0, [])
+
+
+def test_trained_entities_are_those_with_a_fact_in_train():
+    graph = graph_of([(0, 0, 1, 0), (2, 0, 3, VALID_START - 1), (4, 0, 0, VALID_START), (5, 0, 6, TEST_START)])
+    assert torch.nonzero(graph.trained)[:, 0].tolist() == [0, 1, 2, 3]
+
+
+def write_graph(folder, graph, buckets, num_facts=None):
+    for bucket in range(buckets):
+        mine = graph.anchor % buckets == bucket
+        names = ("time", "anchor", "relation", "other")
+        columns = [pa.array(getattr(graph, name)[mine].numpy()) for name in names]
+        part = folder / "anchored" / f"bucket={bucket:03d}"
+        part.mkdir(parents=True)
+        table = pa.table(columns, names=ANCHORED.names).cast(ANCHORED)
+        pq.write_table(table, part / "part.parquet")
+    content = {
+        "buckets": buckets,
+        "num_facts": len(graph.time) // 2 if num_facts is None else num_facts,
+        "num_entities": graph.num_entities,
+        "num_relations": graph.num_relations,
+        "valid_start": graph.valid_start,
+        "test_start": graph.test_start,
+    }
+    write_manifest(folder, Manifest("graph", "key", {}, {}, content))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_ranks_share_out_a_stored_graph(tmp_path, world_size):
+    graph = graph_of(random_facts(3))
+    write_graph(tmp_path, graph, buckets=5)
+    parts = [TemporalGraph.load(tmp_path, rank=rank, world_size=world_size)[0] for rank in range(world_size)]
+    rows = Counter()
+    for part in parts:
+        rows.update(zip(*(getattr(part, name).tolist() for name in ("time", "anchor", "relation", "other"))))  # noqa: B905
+        order = np.lexsort((part.anchor.numpy(), part.time.numpy()))
+        assert order.tolist() == list(range(len(order)))
+    assert rows == Counter(
+        zip(graph.time.tolist(), graph.anchor.tolist(), graph.relation.tolist(), graph.other.tolist(), strict=True)
+    )
+    assert len(set.intersection(*(set(part.anchor.tolist()) for part in parts))) == 0 or world_size == 1
+    if world_size == 1:
+        assert torch.equal(parts[0].other, graph.other)
+
+
+def test_a_stored_graph_that_lost_rows_is_refused(tmp_path):
+    graph = graph_of(random_facts(3))
+    write_graph(tmp_path, graph, buckets=2, num_facts=len(graph.time) // 2 + 1)
+    with pytest.raises(ArtifactError, match="the manifest counts"):
+        TemporalGraph.load(tmp_path)

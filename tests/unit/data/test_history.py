@@ -1,0 +1,239 @@
+import math
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+import torch
+from graphs import HISTORY, NUM_RELATIONS, Past, all_queries, graph_of, queries_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gam_kg.config import HistoryConfig
+from gam_kg.data.history import NEVER, NUM_BUCKETS, HistoryIndex, RecencyIndex, log_bucket
+
+logs = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(0, 9)), max_size=40)
+# Few entities, so that facts, pairs and whole paths recur.
+facts = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, NUM_RELATIONS - 1), st.integers(0, 4), st.integers(0, 7)), max_size=60
+)
+limits = st.sampled_from([0, 1, 2, 3, 50])
+
+
+def index_of(log):
+    return RecencyIndex(*torch.tensor(log, dtype=torch.int64).reshape(-1, 3).T)
+
+
+def rows_of(recent):
+    return list(zip(*(column.tolist() for column in vars(recent).values()), strict=True))
+
+
+def brute_recent(log, groups, as_of, limit):
+    found = []
+    for row, group in enumerate(groups):
+        times = defaultdict(set)
+        for owner, item, time in log:
+            if owner == group and time < as_of:
+                times[item].add(time)
+        latest = sorted((max(seen), item, len(seen)) for item, seen in times.items())
+        kept = latest if limit is None else latest[max(0, len(latest) - limit) :]
+        found += [(row, item, last, count) for last, item, count in kept]
+    return found
+
+
+def brute_occurrences(log, groups, as_of):
+    found = []
+    for row, group in enumerate(groups):
+        seen = sorted({(time, item) for owner, item, time in log if owner == group and time < as_of})
+        found += [(row, item, time, sum(i == item and t <= time for t, i in seen)) for time, item in seen]
+    return found
+
+
+groups = st.lists(st.integers(0, 6), max_size=6)  # 4, 5 and 6 are never seen
+
+
+@given(logs, groups, st.integers(-2, 13), st.one_of(st.none(), st.integers(0, 8)))
+@settings(max_examples=200)
+def test_recent_items_are_those_a_walk_through_the_log_finds(log, wanted, as_of, limit):
+    found = index_of(log).recent(torch.tensor(wanted, dtype=torch.int64), as_of, limit)
+    assert rows_of(found) == brute_recent(log, wanted, as_of, limit)
+
+
+@given(logs, groups, st.integers(-2, 13))
+def test_occurrences_are_those_a_walk_through_the_log_finds(log, wanted, as_of):
+    found = index_of(log).occurrences(torch.tensor(wanted, dtype=torch.int64), as_of)
+    assert rows_of(found) == brute_occurrences(log, wanted, as_of)
+
+
+@given(logs, st.randoms(use_true_random=False), st.integers(0, 10), st.integers(0, 4))
+def test_the_order_of_the_log_does_not_matter(log, random, as_of, limit):
+    shuffled = log.copy()
+    random.shuffle(shuffled)
+    every = torch.arange(4)
+    assert rows_of(index_of(log).recent(every, as_of, limit)) == rows_of(index_of(shuffled).recent(every, as_of, limit))
+
+
+def test_an_item_repeated_more_often_than_the_limit_does_not_hide_the_others():
+    log = [(0, 7, time) for time in range(100)] + [(0, 3, 0), (0, 4, 1)]
+    assert rows_of(index_of(log).recent(torch.tensor([0]), 100, 2)) == [(0, 4, 1, 1), (0, 7, 99, 100)]
+
+
+def test_more_groups_than_64_bits_hold_are_refused():
+    huge, none = torch.tensor([2**60]), torch.tensor([0])
+    with pytest.raises(ValueError, match="time_unit"):
+        RecencyIndex(huge, none, torch.tensor([100]))
+
+
+def test_log_buckets_follow_the_formula():
+    values = [*range(70_000), 10**6, 10**9, 10**12]
+
+    def formula(x):
+        return min(x if x < 6 else int(5 + 2 * math.log2(x / 5) + 0.5), NUM_BUCKETS - 1)
+
+    assert log_bucket(torch.tensor(values)).tolist() == [formula(x) for x in values]
+
+
+def bucket(value):
+    return int(log_bucket(torch.tensor(value)))
+
+
+def config_of(**changes):
+    return HistoryConfig(**{**HISTORY, **changes})
+
+
+def past_facts(past, subject, relation, config):
+    """(relation, other, last, count, same) of the facts that a query attends over."""
+    recent = past.facts_of(subject, config.recent)
+    different = [(*row, False) for row in recent if row[0] != relation or config.same_relation == 0]
+    same = past.answers_of(subject, relation, config.same_relation)
+    return different + [(relation, other, last, count, True) for other, last, count in same]
+
+
+@given(facts, st.integers(0, 8), st.integers(0, 3), limits, limits)
+@settings(max_examples=60)
+def test_pairs_are_those_a_walk_through_the_facts_finds(rows, as_of, later, recent, same_relation):
+    config = config_of(recent=recent, same_relation=same_relation)
+    queries, past = all_queries(as_of + later), Past(rows, as_of)
+    found = HistoryIndex(graph_of(rows), config).look_up(queries, as_of).pairs
+    if recent == same_relation == 0:
+        assert found is None
+        return
+    assert found is not None
+
+    links, features = Counter(), {}
+    for query, (subject, relation) in enumerate(zip(queries.subject.tolist(), queries.relation.tolist(), strict=True)):
+        by_other = defaultdict(list)
+        for seen, other, last, count, same in past_facts(past, subject, relation, config):
+            recency, count = bucket(queries.time - last), bucket(count)
+            links[query, other, seen, recency, count, same] += 1
+            by_other[other].append((recency, count, same))
+        for other, entries in by_other.items():
+            own = [entry[:2] for entry in entries if entry[2]]
+            features[query, other] = (
+                *(own[0] if own else (NEVER, 0)),
+                min(recency for recency, _, _ in entries),
+                bucket(len(entries)),
+            )
+    entry, pair = found.link_entry, found.link_pair
+    assert torch.equal(found.pair_query[pair], found.link_query)
+    assert torch.equal(found.pair_other[pair], found.entry_other[entry])
+    columns = (
+        found.link_query,
+        found.entry_other[entry],
+        found.entry_relation[entry],
+        found.entry_recency[entry],
+        found.entry_count[entry],
+        found.entry_same[entry],
+    )
+    assert Counter(zip(*(column.tolist() for column in columns), strict=True)) == links
+    pairs = list(zip(found.pair_query.tolist(), found.pair_other.tolist(), strict=True))
+    assert len(pairs) == len(features)
+    assert dict(zip(pairs, map(tuple, found.pair_features.tolist()), strict=True)) == features
+
+
+@given(facts, st.integers(0, 8), st.integers(0, 3), limits, limits)
+@settings(max_examples=60)
+def test_paths_are_those_a_walk_through_the_facts_finds(rows, as_of, later, first, second):
+    queries, past = all_queries(as_of + later), Past(rows, as_of)
+    index = HistoryIndex(graph_of(rows), config_of(two_hop_first=first, two_hop_second=second))
+    found = index.look_up(queries, as_of).paths
+    if first == 0 or second == 0:
+        assert found is None
+        return
+    assert found is not None
+
+    expected = Counter()
+    for query, subject in enumerate(queries.subject.tolist()):
+        for r1, neighbour, last1, _ in past.facts_of(subject, first):
+            for r2, other, last2, count2 in past.facts_of(neighbour, second):
+                if other != subject:
+                    recencies = bucket(queries.time - last1), bucket(queries.time - last2)
+                    expected[query, r1, recencies[0], r2, other, recencies[1], bucket(count2)] += 1
+    one, two = found.path_first[found.link_path], found.path_second[found.link_path]
+    columns = (
+        found.link_query,
+        found.first_relation[one],
+        found.first_recency[one],
+        found.second_relation[two],
+        found.second_other[two],
+        found.second_recency[two],
+        found.second_count[two],
+    )
+    assert Counter(zip(*(column.tolist() for column in columns), strict=True)) == expected
+    assert torch.equal(found.pair_query[found.link_pair], found.link_query)
+    assert torch.equal(found.pair_other[found.link_pair], found.second_other[two])
+    pairs = list(zip(found.pair_query.tolist(), found.pair_other.tolist(), strict=True))
+    assert len(pairs) == len(set(pairs)) == len({(row[0], row[4]) for row in expected})
+
+
+@given(facts, st.integers(0, 8), st.integers(0, 3), limits)
+@settings(max_examples=60)
+def test_popularity_is_what_a_walk_through_the_facts_finds(rows, as_of, later, popular):
+    queries, past = all_queries(as_of + later), Past(rows, as_of)
+    found = HistoryIndex(graph_of(rows), config_of(popular=popular)).look_up(queries, as_of).popularity
+    if popular == 0:
+        assert found is None
+        return
+    assert found is not None
+    expected = Counter(
+        (query, relation, other, bucket(queries.time - last), bucket(count))
+        for query, relation in enumerate(queries.relation.tolist())
+        for other, last, count in past.popular(relation, popular)
+    )
+    row = found.link_row
+    columns = (found.link_query, found.relation[row], found.other[row], found.recency[row], found.count[row])
+    assert Counter(zip(*(column.tolist() for column in columns), strict=True)) == expected
+
+
+def same_look_up(one, two):
+    for name in ("pairs", "paths", "popularity"):
+        mine, theirs = vars(getattr(one, name)), vars(getattr(two, name))
+        if not all(torch.equal(mine[column], theirs[column]) for column in mine):
+            return False
+    return True
+
+
+@given(facts, facts, st.integers(0, 8))
+@settings(max_examples=60)
+def test_facts_at_or_after_a_time_never_show(rows, others, time):
+    altered = [row for row in rows if row[3] < time] + [row for row in others if row[3] >= time]
+    indices = [HistoryIndex(graph_of(each), config_of()) for each in (rows, altered)]
+    assert same_look_up(*(index.look_up(all_queries(time)) for index in indices))
+    # Asking later with an earlier view is no way around it, nor is asking for a view after the query.
+    assert same_look_up(*(index.look_up(all_queries(time + 2), as_of=time) for index in indices))
+    assert same_look_up(*(index.look_up(all_queries(time), as_of=time + 5) for index in indices))
+
+
+@given(facts, st.randoms(use_true_random=False), st.integers(0, 8))
+@settings(max_examples=30)
+def test_the_order_of_the_facts_does_not_matter(rows, random, time):
+    shuffled = rows.copy()
+    random.shuffle(shuffled)
+    indices = [HistoryIndex(graph_of(each), config_of()) for each in (rows, shuffled)]
+    assert same_look_up(*(index.look_up(all_queries(time)) for index in indices))
+
+
+def test_no_queries_find_nothing():
+    index = HistoryIndex(graph_of(np.array([(0, 0, 1, 0)])), config_of())
+    found = index.look_up(queries_of([], 3))
+    assert found.pairs is not None
+    assert len(found.pairs.link_query) == 0

@@ -1,0 +1,28 @@
+from gam_kg.data.names import NameWords
+
+
+def words_of(found: NameWords, entity: int) -> set[str]:
+    start, stop = found.offsets[entity : entity + 2].tolist()
+    return {found.words[word] for word in found.word[start:stop].tolist()}
+
+
+def test_shared_words_are_found_whatever_their_case_and_punctuation():
+    found = NameWords.of(["Police (Australia)", "police_force, AUSTRALIA", "Citizen", ""])
+    assert found.words == ("australia", "police")
+    assert [words_of(found, entity) for entity in range(4)] == [{"australia", "police"}] * 2 + [set(), set()]
+
+
+def test_a_word_twice_in_one_name_is_not_shared():
+    assert NameWords.of(["New New York", "Boston"]).words == ()
+
+
+def test_known_words_are_kept_in_their_order_and_new_ones_ignored():
+    found = NameWords.of(["b a", "c", "a c"], words=("b", "a"))
+    assert found.words == ("b", "a")
+    assert [words_of(found, entity) for entity in range(3)] == [{"a", "b"}, set(), {"a"}]
+    assert found.word.dtype == found.offsets.dtype
+
+
+def test_no_names_are_no_words():
+    found = NameWords.of([])
+    assert (found.words, found.offsets.tolist(), found.word.tolist()) == ((), [0], [])

@@ -1,0 +1,142 @@
+import pytest
+import torch
+from graphs import HISTORY, NUM_ENTITIES, Past, all_queries, graph_of, queries_of, random_facts, tiny_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gam_kg.config import HistoryConfig
+from gam_kg.data.history import NEVER, HistoryIndex, log_bucket
+from gam_kg.nn.history_attention import PairScores, add_pair_scores
+
+CONFIG = HistoryConfig(**HISTORY)
+OFF = {
+    "pairs": {"recent": 0, "same_relation": 0},
+    "paths": {"two_hop_first": 0, "two_hop_second": 0},
+    "popularity": {"popular": 0},
+}
+
+
+def bucket(value):
+    return int(log_bucket(torch.tensor(value)))
+
+
+def pair_scores(model, z, past, subject, relation, time):
+    """Scores of one query's candidates, one past fact at a time."""
+    part = model.pair_attention
+    query = part.query[relation] + part.subject.weight @ z[subject]
+    entries = [(*row, False) for row in past.facts_of(subject, CONFIG.recent) if row[0] != relation]
+    own = past.answers_of(subject, relation, CONFIG.same_relation)
+    entries += [(relation, *row, True) for row in own]
+    scores = torch.zeros(NUM_ENTITIES, dtype=z.dtype)
+    for candidate in {entry[1] for entry in entries}:
+        total, recencies, same = torch.zeros((), dtype=z.dtype), [], (NEVER, 0)
+        for seen, other, last, times, is_same in entries:
+            if other != candidate:
+                continue
+            recency, count = bucket(time - last), bucket(times)
+            recencies.append(recency)
+            key = part.key[seen] * (1 + part.key_recency[recency]) + part.key_count[count]
+            weight = query @ (key + part.other.weight @ z[other]) + part.recency[recency] + part.count[count]
+            if is_same:
+                weight = weight + part.same_recency[recency] + part.same_count[count]
+                same = (recency, count)
+            total = total + torch.exp(weight.clamp(max=12))
+        told = (*same, min(recencies), bucket(len(recencies)))
+        hidden = sum(rows[column] for rows, column in zip(part.features, told, strict=True))
+        mlp = torch.relu(hidden * (1 + part.gain[relation]) + part.bias[relation]) @ part.out
+        scores[candidate] = torch.log(1 + total) + mlp
+    return scores
+
+
+def path_scores(model, z, past, subject, relation, time):
+    part = model.path_attention
+    query = part.query[relation] + part.subject.weight @ z[subject]
+    totals = torch.zeros(NUM_ENTITIES, dtype=z.dtype)
+    for r1, neighbour, last1, _ in past.facts_of(subject, CONFIG.two_hop_first):
+        for r2, candidate, last2, times in past.facts_of(neighbour, CONFIG.two_hop_second):
+            if candidate == subject:
+                continue
+            second = part.second[r2]
+            key = part.first[r1] * (1 + part.first_recency[bucket(time - last1)]) * (1 + second)
+            key = key + part.second_recency[bucket(time - last2)] + part.second_count[bucket(times)]
+            key = key + second + part.other.weight @ z[candidate]
+            totals[candidate] += torch.exp((query @ key + part.bias).clamp(max=10))
+    return torch.log(1 + totals)
+
+
+def popularity_scores(model, z, past, subject, relation, time):
+    part = model.popularity
+    scores = torch.zeros(NUM_ENTITIES, dtype=z.dtype)
+    for candidate, last, times in past.popular(relation, CONFIG.popular):
+        recency, count = bucket(time - last), bucket(times)
+        features = part.recency[recency] + part.count[count]
+        scores[candidate] = part.relation[relation] @ features + part.recency_bias[recency] + part.count_bias[count]
+    return scores
+
+
+FORMULAS = {"pairs": pair_scores, "paths": path_scores, "popularity": popularity_scores}
+
+
+@pytest.mark.parametrize("part", FORMULAS)
+@pytest.mark.parametrize("scale", [1.0, 6.0])  # at the larger one the upper bounds of the weights act
+@given(seed=st.integers(0, 1000), time=st.integers(0, 9))
+@settings(max_examples=6)
+@torch.no_grad()
+def test_each_part_equals_a_loop_over_queries_and_facts(part, scale, seed, time):
+    facts = random_facts(seed)
+    graph = graph_of(facts)
+    off = {key: value for name, changes in OFF.items() if name != part for key, value in changes.items()}
+    model = tiny_model(graph, seed, history=off)
+    for parameter in model.parameters():
+        parameter *= scale
+    z = torch.randn(NUM_ENTITIES, 4, dtype=torch.float64)
+    queries, past = all_queries(time), Past(facts, time)
+    found = model.history_scores(z, queries, HistoryIndex(graph, model.config.history).look_up(queries))
+    assert len(found) == 1
+    scores = add_pair_scores(torch.zeros(len(queries), NUM_ENTITIES, dtype=torch.float64), found)
+    expected = torch.stack(
+        [
+            FORMULAS[part](model, z, past, s, r, time)
+            for s, r in zip(queries.subject.tolist(), queries.relation.tolist(), strict=True)
+        ]
+    )
+    torch.testing.assert_close(scores, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_scores_are_the_sum_of_the_dense_part_and_all_others():
+    facts = random_facts(0)
+    graph = graph_of(facts)
+    model = tiny_model(graph)
+    z, queries, past = torch.randn(NUM_ENTITIES, 4, dtype=torch.float64), all_queries(6), Past(facts, 6)
+    scores = model.scores(z, queries, HistoryIndex(graph, model.config.history).look_up(queries))
+    for row in range(0, len(queries), 7):
+        subject, relation = int(queries.subject[row]), int(queries.relation[row])
+        expected = model.decoder(z[subject][None], model.relation[relation][None])[0] @ z.T
+        expected = expected + sum(formula(model, z, past, subject, relation, 6) for formula in FORMULAS.values())
+        torch.testing.assert_close(scores[row], expected, rtol=1e-10, atol=1e-10)
+
+
+def test_nothing_is_added_where_nothing_was_seen():
+    graph = graph_of([(0, 0, 1, 3)])
+    model = tiny_model(graph)
+    z, queries = torch.randn(NUM_ENTITIES, 4, dtype=torch.float64), queries_of([(0, 0), (7, 1)], time=2)
+    found = model.history_scores(z, queries, HistoryIndex(graph, model.config.history).look_up(queries))
+    assert not add_pair_scores(torch.zeros(2, NUM_ENTITIES, dtype=torch.float64), found).any()
+
+
+def test_pair_scores_are_added_with_their_gradients():
+    torch.manual_seed(0)
+    dense = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    first, second = (torch.randn(size, dtype=torch.float64, requires_grad=True) for size in (3, 2))
+    where = torch.tensor([0, 2, 2]), torch.tensor([1, 0, 3])
+    again = torch.tensor([0, 1]), torch.tensor([1, 2])
+
+    def add(dense, first, second):
+        return add_pair_scores(dense.clone(), [PairScores(*where, first), PairScores(*again, second)])
+
+    expected = dense.detach().clone()
+    expected[where] += first.detach()
+    expected[again] += second.detach()
+    torch.testing.assert_close(add(dense, first, second), expected)
+    assert torch.autograd.gradcheck(add, (dense, first, second))
+    assert add_pair_scores(dense, []) is dense

@@ -1,0 +1,127 @@
+import pytest
+import torch
+from graphs import NUM_ENTITIES, VALID_START, all_queries, graph_of, model_config, random_facts, tiny_config, tiny_model
+from torch.nn import functional
+
+from gam_kg.data.history import HistoryIndex
+from gam_kg.data.names import NameWords
+from gam_kg.distributed.topology import Topology
+from gam_kg.nn.decoder import DECODERS
+from gam_kg.nn.model import GAMLSTM
+from gam_kg.nn.recurrence import Memory
+from gam_kg.train.evaluate import ModelScorer, roll
+from gam_kg.train.loop import Trainer
+from gam_kg.train.step import backward_snapshot
+
+SHARED_ROWS = [8, 9]
+
+
+def graph_with_newcomers():
+    """Entities 8 and 9 are first seen after training."""
+    facts = random_facts(4, 80)
+    new = ((facts[:, [0, 2]] >= 8).any(1)) & (facts[:, 3] < VALID_START)
+    facts = [tuple(fact) for fact in facts[~new].tolist()]
+    newcomers = [(8, 0, 1, VALID_START), (2, 1, 9, VALID_START), (9, 2, 8, VALID_START)]
+    graph = graph_of([*facts, (5, 0, 0, 0), *newcomers])
+    assert torch.nonzero(~graph.trained)[:, 0].tolist() == SHARED_ROWS
+    return graph
+
+
+def test_rows_are_the_own_or_shared_row_and_the_mean_of_the_words():
+    names = ["red fox", "red hen", "blue fox", "owl"]
+    trained, dropped = torch.tensor([True, True, False, True]), torch.tensor([False, True, False, False])
+    model = GAMLSTM(model_config(), 1, trained, NameWords.of(names))
+    assert model.word is not None
+    fox, red = model.word
+    expected = [model.entity[0] + (fox + red) / 2, model.shared + red, model.shared + fox, model.entity[3]]
+    torch.testing.assert_close(model.entity_rows(dropped), torch.stack(expected))
+    expected[1] = model.entity[1] + red
+    torch.testing.assert_close(model.entity_rows(), torch.stack(expected))
+
+
+def test_names_without_shared_words_add_nothing():
+    model = GAMLSTM(model_config(), 1, torch.tensor([True, True]), NameWords.of(["a", "b"]))
+    assert model.word is None
+    assert torch.equal(model.entity_rows(), model.entity)
+
+
+@torch.no_grad()
+def test_an_update_is_attention_over_unit_vectors_and_then_the_lstm():
+    graph = graph_of(random_facts(1))
+    model, snapshot = tiny_model(graph), graph.snapshot(2)
+    torch.manual_seed(0)
+    active = snapshot.active
+    state = torch.randn(2, len(active), 4, dtype=torch.float64)
+    memory = Memory(state[0], state[1], torch.randint(-1, 2, (len(active),)))
+    rows = model.entity_rows()[active]
+    weights, after = model.update(rows, memory, snapshot)
+
+    # The same over all entities, whose ids need no translation.
+    x = torch.zeros(NUM_ENTITIES, 4, dtype=torch.float64)
+    x[active] = functional.normalize(rows + memory.hidden, dim=-1)
+    edges = torch.stack([snapshot.other, snapshot.anchor])
+    attended, expected = model.gam(x, edges, snapshot.relation, model.relation, return_attention_weights=True)
+    torch.testing.assert_close(weights, expected)
+    wanted = model.lstm(attended[active], memory, 2)
+    for found, right in zip(vars(after).values(), vars(wanted).values(), strict=True):
+        torch.testing.assert_close(found, right)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_own_rows_of_entities_never_trained_have_no_influence(decoder):
+    graph = graph_with_newcomers()
+    scores = []
+    for own_row in (0.0, torch.nan):
+        model = tiny_model(graph, decoder=decoder)
+        with torch.no_grad():
+            model.entity[SHARED_ROWS] = own_row
+        scorer = ModelScorer(model, HistoryIndex(graph, model.config.history))
+        roll([scorer], graph, graph.times_in("train") + graph.times_in("valid"))
+        scores.append(scorer.scores(all_queries(7), 7))
+    assert torch.isfinite(scores[0]).all()
+    assert torch.equal(*scores)
+
+
+def test_own_rows_of_entities_never_trained_get_no_gradient():
+    graph = graph_with_newcomers()
+    model = tiny_model(graph, entity_dropout=0.3).train()
+    memory = Memory.empty(NUM_ENTITIES, 4, like=model.entity.detach())
+    window = [graph.snapshot(time) for time in (VALID_START - 1, VALID_START)]
+    history = HistoryIndex(graph, model.config.history)
+    queries = graph.snapshot(VALID_START + 1).queries
+    backward_snapshot(model, memory, window, queries, history, smoothing=0.1, max_scores=10**6, topology=Topology())
+    assert model.entity.grad is not None
+    assert model.shared.grad is not None
+    assert not model.entity.grad[SHARED_ROWS].any()
+    assert model.entity.grad[: SHARED_ROWS[0]].any()
+    assert model.shared.grad.any()
+
+
+def dropped_rows(monkeypatch, entity_dropout, seed=0):
+    """The `dropped` of every training step, with the step it was drawn at."""
+    config = tiny_config({"entity_dropout": entity_dropout}, epochs=1).model_copy(update={"seed": seed})
+    trainer = Trainer(config, graph_of(random_facts(0)))
+    drawn, original = [], GAMLSTM.entity_rows
+
+    def spy(model, dropped=None):
+        if dropped is not None:
+            drawn.append(dropped.clone())
+        return original(model, dropped)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GAMLSTM, "entity_rows", spy)
+        list(trainer.run())
+    assert len(drawn) == trainer.position.step
+    return torch.stack(drawn)
+
+
+def test_entity_dropout_is_drawn_anew_each_step_from_seed_and_step(monkeypatch):
+    drawn = dropped_rows(monkeypatch, 0.5)
+    assert 0.3 < drawn.double().mean() < 0.7
+    assert len(torch.unique(drawn, dim=0)) == len(drawn)
+    assert torch.equal(drawn, dropped_rows(monkeypatch, 0.5))
+    assert not torch.equal(drawn, dropped_rows(monkeypatch, 0.5, seed=1))
+
+
+def test_without_entity_dropout_no_row_is_dropped(monkeypatch):
+    assert not dropped_rows(monkeypatch, 0.0).any()

@@ -1,0 +1,109 @@
+import copy
+
+import pytest
+import torch
+from graphs import graph_of, random_facts, tiny_model
+from torch.nn import functional
+
+from gam_kg.nn.recurrence import EntityLSTM, Memory
+from gam_kg.train.step import remember
+
+DIM = 4
+
+
+def four_gates(lstm, attended, memory, time):
+    """An LSTM with its four gates written out, each with input and recurrent weights of its own."""
+    gap = torch.tensor([[float(time - max(last, 0))] for last in memory.last_seen.tolist()], dtype=attended.dtype)
+    told = functional.normalize(attended, dim=-1) + torch.tanh(torch.log1p(gap) @ lstm.time.weight.T + lstm.time.bias)
+
+    def gate(position):
+        rows = slice(position * DIM, (position + 1) * DIM)
+        from_input = told @ lstm.cell.weight_ih[rows].T + lstm.cell.bias_ih[rows]
+        return from_input + memory.hidden @ lstm.cell.weight_hh[rows].T + lstm.cell.bias_hh[rows]
+
+    take, forget, content, show = (gate(position) for position in range(4))
+    cell = torch.sigmoid(forget) * memory.cell + torch.sigmoid(take) * torch.tanh(content)
+    return torch.sigmoid(show) * torch.tanh(cell), cell
+
+
+def test_the_cell_is_an_lstm_with_four_separate_gates():
+    torch.manual_seed(0)
+    lstm = EntityLSTM(DIM).double()
+    attended, hidden, cell = torch.randn(3, 5, DIM, dtype=torch.float64).requires_grad_()
+    memory = Memory(hidden, cell, torch.tensor([-1, 0, 2, 6, 7]))
+    after = lstm(attended, memory, 7)
+    expected = four_gates(lstm, attended, memory, 7)
+    inputs = [attended, hidden, cell, *lstm.parameters()]
+    for found, wanted in zip((after.hidden, after.cell), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+        gradients = [
+            torch.autograd.grad(x.sum(), inputs, retain_graph=True, allow_unused=True) for x in (found, wanted)
+        ]
+        for mine, theirs in zip(*gradients, strict=True):
+            assert (mine is None) == (theirs is None)
+            if mine is not None:
+                torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+    assert after.last_seen.tolist() == [7] * 5
+
+
+def test_nothing_is_remembered_before_the_first_snapshot():
+    memory = Memory.empty(3, DIM, like=torch.zeros(0, dtype=torch.float64))
+    assert memory.hidden.dtype == torch.float64
+    assert not memory.hidden.any()
+    assert not memory.cell.any()
+    assert memory.last_seen.tolist() == [-1, -1, -1]
+    assert memory.hidden.data_ptr() != memory.cell.data_ptr()
+
+
+def test_only_active_entities_remember_a_snapshot():
+    graph = graph_of(random_facts(0))
+    model = tiny_model(graph)
+    memory = Memory.empty(graph.num_entities, DIM, like=model.entity.detach())
+    last_seen = [-1] * graph.num_entities
+    for time in graph.times:
+        before = copy.deepcopy(memory)
+        snapshot = graph.snapshot(time)
+        remember(model, memory, snapshot)
+        active = torch.zeros(graph.num_entities, dtype=torch.bool)
+        active[snapshot.active] = True
+        for name in ("hidden", "cell"):
+            old, new = getattr(before, name), getattr(memory, name)
+            assert torch.equal(old[~active], new[~active])
+            assert (old[active] != new[active]).any(1).all()
+        for entity in snapshot.active.tolist():
+            last_seen[entity] = time
+        assert memory.last_seen.tolist() == last_seen
+
+
+def test_an_empty_snapshot_changes_nothing():
+    graph = graph_of([(0, 0, 1, 0)])
+    model = tiny_model(graph)
+    memory = Memory.empty(graph.num_entities, DIM, like=model.entity.detach())
+    remember(model, memory, graph.snapshot(0))
+    before = copy.deepcopy(memory)
+    remember(model, memory, graph.snapshot(3))
+    assert all(torch.equal(old, new) for old, new in zip(vars(before).values(), vars(memory).values(), strict=True))
+
+
+def test_rows_and_replaced_are_copies():
+    memory = Memory(*torch.randn(2, 4, DIM), torch.arange(4))
+    index = torch.tensor([2, 0])
+    rows = memory.rows(index)
+    assert torch.equal(rows.hidden, memory.hidden[index])
+    changed = memory.replaced(index, Memory(rows.hidden + 1, rows.cell + 2, rows.last_seen + 3))
+    assert memory.last_seen.tolist() == [0, 1, 2, 3]
+    assert changed.last_seen.tolist() == [3, 1, 5, 3]
+    assert torch.equal(changed.cell[[1, 3]], memory.cell[[1, 3]])
+    memory.store(index, changed.rows(index))
+    assert torch.equal(memory.hidden, changed.hidden)
+
+
+@pytest.mark.parametrize("silence", [0, 5])
+def test_how_long_an_entity_was_silent_is_told(silence):
+    torch.manual_seed(0)
+    lstm = EntityLSTM(DIM)
+    attended, state = torch.randn(1, DIM), torch.zeros(1, DIM)
+    short, longer = (
+        lstm(attended, Memory(state, state, torch.tensor([last])), 9).hidden for last in (9 - silence, 8 - silence)
+    )
+    assert not torch.allclose(short, longer)

@@ -1,0 +1,159 @@
+"""Deleting or altering facts at or after t changes no score read at t, not by one bit."""
+
+import numpy as np
+import pytest
+import torch
+from graphs import TEST_START, VALID_START, all_queries, graph_of, random_facts, tiny_config, tiny_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gam_kg.data.history import HistoryIndex
+from gam_kg.metrics.baselines import build_baselines
+from gam_kg.nn.decoder import DECODERS
+from gam_kg.train.evaluate import ModelScorer, rank_split, roll, validation_mrr
+from gam_kg.train.loop import Trainer
+
+
+def scorers_of(model, graph):
+    history = HistoryIndex(graph, model.config.history)
+    return {
+        "model": ModelScorer(model, history),
+        **build_baselines(history, graph.num_entities, graph.num_relations),
+    }
+
+
+def scores_at(model, facts, time):
+    """Scores of every query at a time, by scorers that were told of the snapshots before it."""
+    graph = graph_of(facts)
+    scorers = scorers_of(model, graph)
+    roll(scorers.values(), graph, [at for at in graph.times if at < time])
+    return {name: scorer.scores(all_queries(time), time) for name, scorer in scorers.items()}
+
+
+def alterations(facts, time, seed):
+    past, future = facts[facts[:, 3] < time], facts[facts[:, 3] >= time]
+    other = random_facts(seed)
+    changed = future.copy()
+    changed[:, 2] = (changed[:, 2] + 1) % 10
+    return {
+        "deleted": past,
+        "one deleted": np.concatenate([past, future[1:]]),
+        "altered": np.concatenate([past, changed]),
+        "replaced": np.concatenate([past, other[other[:, 3] >= time]]),
+    }
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@given(seed=st.integers(0, 1000), time=st.integers(1, 8))
+@settings(max_examples=6)
+def test_no_score_depends_on_facts_at_or_after_its_time(decoder, seed, time):
+    facts = random_facts(seed)
+    model = tiny_model(graph_of(facts), seed, decoder=decoder)
+    expected = scores_at(model, facts, time)
+    for change, altered in alterations(facts, time, seed + 1).items():
+        found = scores_at(model, altered, time)
+        for name, scores in expected.items():
+            assert torch.equal(found[name], scores), f"{name} saw the future: {change}"
+
+
+def test_scores_do_depend_on_the_past():
+    facts = random_facts(0)
+    model = tiny_model(graph_of(facts))
+    expected = scores_at(model, facts, 6)
+    found = scores_at(model, facts[facts[:, 3] < 5], 6)
+    assert not any(torch.equal(found[name], scores) for name, scores in expected.items())
+
+
+class Spy:
+    """A scorer that writes down what it is asked and told."""
+
+    def __init__(self, num_entities):
+        self.calls, self.num_entities = [], num_entities
+
+    def scores(self, queries, as_of):
+        self.calls.append(("asked", queries.time, as_of))
+        return torch.zeros(len(queries), self.num_entities)
+
+    def remember(self, snapshot):
+        self.calls.append(("told", snapshot.time, None))
+
+
+def test_a_snapshot_is_told_after_all_its_queries_were_asked():
+    graph = graph_of(random_facts(0))
+    spy = Spy(graph.num_entities)
+    rank_split({"spy": spy}, graph, [6, 7], max_scores=5 * graph.num_entities)
+    order = list(dict.fromkeys(spy.calls))
+    assert order == [("asked", 6, 6), ("told", 6, None), ("asked", 7, 7), ("told", 7, None)]
+    assert len(spy.calls) > len(order)
+
+
+def test_in_the_multi_step_setting_nothing_is_told():
+    graph = graph_of(random_facts(0))
+    spy = Spy(graph.num_entities)
+    rank_split({"spy": spy}, graph, [6, 7], frozen_at=6)
+    assert spy.calls == [("asked", 6, 6), ("asked", 7, 6)]
+
+
+def test_single_step_ranks_do_not_depend_on_later_snapshots():
+    facts = random_facts(5)
+    model = tiny_model(graph_of(facts))
+    ranks = {}
+    for end in (7, 8):
+        graph = graph_of(facts[facts[:, 3] < end])
+        scorers = scorers_of(model, graph)
+        roll(scorers.values(), graph, range(TEST_START))
+        ranks[end] = rank_split(scorers, graph, graph.times_in("test"))
+    first = ranks[8].time == 6
+    assert first.any()
+    assert not first.all()
+    for name in ranks[8].time_aware:
+        assert np.array_equal(ranks[7].time_aware[name], ranks[8].time_aware[name][first])
+        assert np.array_equal(ranks[7].raw[name], ranks[8].raw[name][first])
+
+
+def test_multi_step_ranks_see_nothing_from_the_start_of_the_split_on():
+    facts = random_facts(5)
+    graph = graph_of(facts)
+    model = tiny_model(graph)
+    found = []
+    for visible in (graph, graph.before(TEST_START)):
+        scorers = scorers_of(model, visible)
+        roll(scorers.values(), graph, range(TEST_START))
+        found.append(rank_split(scorers, graph, graph.times_in("test"), frozen_at=TEST_START))
+    single = scorers_of(model, graph)
+    roll(single.values(), graph, range(TEST_START))
+    single = rank_split(single, graph, graph.times_in("test"))
+    last = single.time == 7
+    for name in found[0].time_aware:
+        assert np.array_equal(found[0].time_aware[name], found[1].time_aware[name])
+        assert np.array_equal(found[0].time_aware[name][~last], single.time_aware[name][~last])
+        assert not np.array_equal(found[0].time_aware[name][last], single.time_aware[name][last])
+
+
+def test_validation_does_not_see_test():
+    facts = random_facts(5)
+    graph = graph_of(facts)
+    model = tiny_model(graph)
+    expected = validation_mrr(model, graph, HistoryIndex(graph, model.config.history), max_scores=10**6)
+    assert expected["count"] == 2 * (facts[:, 3] == VALID_START).sum()
+    cut = graph.before(TEST_START)
+    assert validation_mrr(model, cut, HistoryIndex(cut, model.config.history), max_scores=10**6) == expected
+
+
+def test_training_does_not_see_test_and_its_steps_do_not_see_validation():
+    facts = random_facts(5)
+    config = tiny_config({"entity_dropout": 0.5, "dropout": 0.2}, epochs=2)
+
+    def trained(facts):
+        trainer = Trainer(config, graph_of(facts))
+        list(trainer.run())
+        return trainer
+
+    whole, without_test = trained(facts), trained(facts[facts[:, 3] < TEST_START])
+    altered = facts.copy()
+    altered[altered[:, 3] >= VALID_START, 2] = 0
+    for other in (without_test, trained(altered)):
+        for name, weights in whole.model.state_dict().items():
+            assert torch.equal(weights, other.model.state_dict()[name]), name
+    mrr = [[epoch["valid_mrr"] for epoch in trainer.position.metrics] for trainer in (whole, without_test)]
+    assert mrr[0] == mrr[1]

@@ -1,0 +1,68 @@
+"""The scores of a query do not depend on which other queries are asked with it."""
+
+from functools import partial
+
+import pytest
+import torch
+from graphs import all_queries, graph_of, queries_of, random_facts, tiny_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gam_kg.data.history import HistoryIndex
+from gam_kg.metrics.baselines import build_baselines
+from gam_kg.nn.decoder import DECODERS
+from gam_kg.train.evaluate import ModelScorer, roll
+
+assert_exact = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12)
+TIME = 6
+
+
+def scorers_at(facts, **changes):
+    graph = graph_of(facts)
+    model = tiny_model(graph, **changes)
+    history = HistoryIndex(graph, model.config.history)
+    scorers = {
+        "model": ModelScorer(model, history),
+        **build_baselines(history, graph.num_entities, graph.num_relations),
+    }
+    roll(scorers.values(), graph, range(TIME))
+    return scorers
+
+
+def pairs_of(queries):
+    return list(zip(queries.subject.tolist(), queries.relation.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_query_alone_scores_as_among_others(decoder):
+    # Dropout is there, and must not act.
+    scorers = scorers_at(random_facts(0), decoder=decoder, dropout=0.5, entity_dropout=0.5)
+    together = all_queries(TIME)
+    for scorer in scorers.values():
+        scores = scorer.scores(together, TIME)
+        for row, pair in enumerate(pairs_of(together)):
+            alone = scorer.scores(queries_of([pair], TIME), TIME)
+            assert_exact(alone[0], scores[row])
+
+
+@given(st.integers(0, 100), st.lists(st.integers(0, 59), min_size=1, max_size=12))
+@settings(max_examples=15)
+def test_neither_order_nor_company_nor_repetition_matters(seed, rows):
+    together, chosen = all_queries(TIME), torch.tensor(rows)
+    for scorer in scorers_at(random_facts(seed)).values():
+        scores = scorer.scores(together, TIME)
+        some = scorer.scores(together.select(chosen), TIME)
+        assert_exact(some, scores[chosen])
+
+
+def test_asking_does_not_change_later_answers():
+    facts = random_facts(1)
+    asked, not_asked, told = scorers_at(facts), scorers_at(facts), scorers_at(facts)
+    later = queries_of([(3, 1), (0, 0)], TIME + 1)
+    for name, scorer in asked.items():
+        scorer.scores(all_queries(TIME), TIME)
+        scorer.scores(queries_of([(0, 0)], TIME), TIME)
+        assert torch.equal(scorer.scores(later, TIME), not_asked[name].scores(later, TIME))
+        for each in (scorer, told[name]):
+            each.remember(graph_of(facts).snapshot(TIME))
+        assert torch.equal(scorer.scores(later, TIME + 1), told[name].scores(later, TIME + 1))

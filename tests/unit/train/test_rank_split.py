@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+import torch
+from graphs import NUM_RELATIONS, TEST_START, graph_of, random_facts, tiny_model
+
+from gam_kg.data.history import HistoryIndex
+from gam_kg.errors import EvaluationError
+from gam_kg.metrics.ranks import rank_answers
+from gam_kg.metrics.strata import Strata
+from gam_kg.nn.recurrence import Memory
+from gam_kg.train.evaluate import ModelScorer, rank_split, roll, validation_mrr
+from gam_kg.train.step import entity_vectors, query_blocks, remember
+
+
+class Constant:
+    """Scores a candidate by its id."""
+
+    def __init__(self, num_entities, offset=0.0):
+        self.row = torch.arange(num_entities, dtype=torch.float64) + offset
+
+    def scores(self, queries, as_of):
+        return self.row.expand(len(queries), -1)
+
+    def remember(self, snapshot):
+        pass
+
+
+def test_every_fact_is_ranked_twice_in_time_order_with_its_stratum():
+    facts = random_facts(3)
+    graph = graph_of(facts)
+    strata = Strata(graph)
+    found = rank_split({"ids": Constant(graph.num_entities)}, graph, graph.times_in("test"), strata=strata)
+    rows = sorted(
+        zip(found.time.tolist(), found.subject.tolist(), found.relation.tolist(), found.answer.tolist(), strict=True)
+    )
+    test = facts[facts[:, 3] >= TEST_START].tolist()
+    expected = [(t, s, r, o) for s, r, o, t in test] + [(t, o, r + NUM_RELATIONS, s) for s, r, o, t in test]
+    assert rows == sorted(expected)
+    assert found.time.tolist() == sorted(found.time.tolist())
+    by_hand = np.concatenate([strata.of(graph.snapshot(time).queries).numpy() for time in (6, 7)])
+    assert np.array_equal(found.stratum, by_hand)
+    assert np.array_equal(found.raw["ids"], graph.num_entities - found.answer)
+    assert (found.time_aware["ids"] <= found.raw["ids"]).all()
+    assert (found.time_aware["ids"] < found.raw["ids"]).any()
+
+
+def test_ranks_do_not_depend_on_how_many_scores_are_held_at_once():
+    graph = graph_of(random_facts(3))
+    model = tiny_model(graph)
+    ranks = []
+    for max_scores in (1, 7 * graph.num_entities, 10**6):
+        scorer = ModelScorer(model, HistoryIndex(graph, model.config.history))
+        roll([scorer], graph, range(TEST_START))
+        ranks.append(rank_split({"model": scorer}, graph, graph.times_in("test"), max_scores=max_scores))
+    for other in ranks[1:]:
+        assert np.array_equal(ranks[0].time_aware["model"], other.time_aware["model"])
+        assert np.array_equal(ranks[0].answer, other.answer)
+
+
+def test_validation_is_the_mean_over_a_walk_from_the_first_snapshot_on():
+    graph = graph_of(random_facts(3), valid_start=5, test_start=7)
+    model = tiny_model(graph)
+    history = HistoryIndex(graph, model.config.history)
+    memory = Memory.empty(graph.num_entities, 4, like=model.entity.detach())
+    found = []
+    for time in range(7):
+        snapshot = graph.snapshot(time)
+        if time >= 5:
+            with torch.no_grad():
+                queries = snapshot.queries
+                scores = model.scores(entity_vectors(model, memory), queries, history.look_up(queries))
+            found.append(1 / rank_answers(scores, queries).time_aware)
+        remember(model, memory, snapshot)
+    expected = torch.cat(found)
+    result = validation_mrr(model, graph, history, max_scores=10**6)
+    assert result["mrr"] == pytest.approx(float(expected.mean()), rel=1e-12)
+    assert result["count"] == len(expected)
+
+
+def test_a_model_of_nans_has_no_rank():
+    graph = graph_of(random_facts(3))
+    model = tiny_model(graph)
+    with torch.no_grad():
+        model.relation[:] = torch.nan
+    with pytest.raises(EvaluationError, match="NaN"):
+        validation_mrr(model, graph, HistoryIndex(graph, model.config.history), max_scores=10**6)
+
+
+def test_a_split_without_facts_has_no_ranks():
+    graph = graph_of([(0, 0, 1, 0)])
+    found = rank_split({"ids": Constant(graph.num_entities)}, graph, graph.times_in("test"))
+    assert len(found.answer) == len(found.time_aware["ids"]) == 0
+
+
+def test_ticks_count_snapshots():
+    graph, ticks = graph_of(random_facts(3)), []
+    scorer = Constant(graph.num_entities)
+    roll([scorer], graph, range(TEST_START), lambda: ticks.append("roll"))
+    rank_split({"ids": scorer}, graph, graph.times_in("test"), tick=lambda: ticks.append("rank"))
+    assert ticks == ["roll"] * TEST_START + ["rank"] * 2
+
+
+def test_a_scorer_may_start_from_a_stored_memory():
+    graph = graph_of(random_facts(3))
+    model = tiny_model(graph)
+    history = HistoryIndex(graph, model.config.history)
+    whole, first = ModelScorer(model, history), ModelScorer(model, history)
+    roll([whole], graph, range(TEST_START))
+    roll([first], graph, range(3))
+    second = ModelScorer(model, history, first.memory)
+    roll([second], graph, range(3, TEST_START))
+    assert torch.equal(whole.vectors(), second.vectors())
+    block = next(query_blocks(graph.snapshot(TEST_START).queries, graph.num_entities, 10**6))
+    assert torch.equal(whole.scores(block, TEST_START), second.scores(block, TEST_START))
