@@ -90,4 +90,4 @@ class GraphAttention(MessagePassing):
         return (x_j + relation_value) * weights[..., None]
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.view(len(x), self.heads, -1)
+        return x.view(len(x), self.heads, self.dim // self.heads)
