@@ -145,3 +145,11 @@ def test_the_layer_serves_in_a_model_of_pytorch_geometric():
     assert all(parameter.grad is not None for parameter in model.parameters())
     alone = model.first(x, edge_index, edge_type, model.relations)
     assert isinstance(alone, torch.Tensor)
+
+
+def test_an_empty_graph_gives_empty_output():
+    layer = GraphAttention(8, 4)
+    nothing = torch.zeros(2, 0, dtype=torch.int64)
+    out, weights = layer(torch.zeros(0, 8), nothing, nothing[0], torch.randn(3, 8), True)
+    assert out.shape == (0, 8)
+    assert weights.shape == (0, 4)
