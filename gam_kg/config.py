@@ -124,6 +124,9 @@ class ModelConfig(Section):
 class TrainConfig(Section):
     epochs: int = Field(5, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
+    decay_epochs: int = Field(
+        5, ge=1, description="epochs over which the learning rate falls; apart from epochs, so that 1 is the first of 5"
+    )
     final_learning_rate: float = Field(0.05, ge=0, le=1, description="share of learning_rate the cosine ends at")
     weight_decay: float = Field(0.1, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)

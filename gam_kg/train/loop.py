@@ -140,9 +140,7 @@ class Trainer:
         first = max(0, position.index - config.window)
         window = [self.graph.snapshot(at) for at in self.times[first : position.index]]
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(
-                config, position.epoch * len(self.times) + position.index, self._total_snapshots
-            )
+            group["lr"] = learning_rate(config, position.epoch + position.index / len(self.times))
         self._seed()
         for queries in step_queries(snapshot.queries, config):
             self._seed()
@@ -202,10 +200,6 @@ class Trainer:
         epoch = position.epoch + (0 if more.get("metrics") else 1)
         total = len(self.times) if phase == "train" else 1
         return Progress(phase, epoch, done, total, position.loss / max(1, position.answers), **more)
-
-    @property
-    def _total_snapshots(self) -> int:
-        return self.config.train.epochs * len(self.times)
 
     def _seed(self) -> None:
         torch.manual_seed((self.config.seed * 1_000_003 + self.position.step) % 2**63)

@@ -13,8 +13,13 @@ def build_optimizer(model: GAMLSTM, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
-def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
-    """Cosine from `learning_rate` to its `final_learning_rate` share over all steps; `step` counts from 0."""
+def learning_rate(config: TrainConfig, epochs: float) -> float:
+    """Cosine from `learning_rate` to its `final_learning_rate` share over `decay_epochs`, constant after them.
+
+    Args:
+        config: The schedule.
+        epochs: Epochs done, fractions included.
+    """
     low = config.final_learning_rate
-    share = low + (1 - low) * 0.5 * (1 + math.cos(math.pi * step / max(1, total_steps)))
+    share = low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, epochs / config.decay_epochs)))
     return config.learning_rate * share

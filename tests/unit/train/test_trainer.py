@@ -179,9 +179,15 @@ def test_progress_counts_every_snapshot_and_tells_when_to_checkpoint():
 
 
 def test_the_learning_rate_is_a_cosine_to_its_final_share():
-    config = tiny_config(learning_rate=2.0, final_learning_rate=0.1).train
-    rates = [learning_rate(config, step, 10) for step in range(11)]
+    config = tiny_config(learning_rate=2.0, final_learning_rate=0.1, decay_epochs=5).train
+    rates = [learning_rate(config, step / 2) for step in range(11)]
     assert rates[0] == 2.0
     assert rates[5] == pytest.approx(1.1)
     assert rates[10] == pytest.approx(0.2)
     assert all(later < earlier for earlier, later in pairwise(rates))
+
+
+def test_the_learning_rate_stays_after_the_decay_and_does_not_depend_on_the_number_of_epochs():
+    short, long = (tiny_config(decay_epochs=2, epochs=epochs).train for epochs in (1, 9))
+    assert learning_rate(short, 0.5) == learning_rate(long, 0.5)
+    assert learning_rate(long, 2.0) == learning_rate(long, 7.5)
