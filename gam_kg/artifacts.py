@@ -61,6 +61,7 @@ def writing(path: Path) -> Generator[Path]:
         ArtifactError: The block ended without `write_manifest`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _clean_up(path)
     staging = path.with_name(f".{path.name}.staging-{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
@@ -75,6 +76,28 @@ def writing(path: Path) -> Generator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _clean_up(path: Path) -> None:
+    """Put back or remove what writers that were killed have left beside an artifact."""
+    for kind in ("old", "staging"):
+        for leftover in path.parent.glob(f".{path.name}.{kind}-*"):
+            if _is_running(int(leftover.name.rpartition("-")[2])):
+                continue
+            if kind == "old" and not path.exists():
+                leftover.rename(path)
+            else:
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:

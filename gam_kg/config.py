@@ -5,8 +5,6 @@ YAML file (after the file it names under `extends`, if any), then the overrides.
 are refused with the dotted key, the value and what is allowed.
 """
 
-import hashlib
-import json
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -144,8 +142,8 @@ class TrainConfig(Section):
 
 
 class EvaluateConfig(Section):
-    splits: tuple[Literal["valid", "test"], ...] = ("valid", "test")
-    settings: tuple[Literal["single_step", "multi_step"], ...] = ("single_step", "multi_step")
+    splits: tuple[Literal["valid", "test"], ...] = Field(("valid", "test"), min_length=1)
+    settings: tuple[Literal["single_step", "multi_step"], ...] = Field(("single_step", "multi_step"), min_length=1)
     baselines: bool = True
 
 
@@ -198,12 +196,6 @@ def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str
         raise ConfigError(_explain(error, path)) from None
 
 
-def config_hash(section: BaseModel | dict[str, Any]) -> str:
-    """Hash of a resolved configuration (part), stable across key order."""
-    values = section.model_dump(mode="json") if isinstance(section, BaseModel) else section
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise ConfigError(f"{path}: 'extends' comes back to this file; remove the circle")
@@ -211,6 +203,8 @@ def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}") from None
     try:
         values = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
@@ -220,6 +214,8 @@ def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base = values.pop("extends", None)
     if base is None:
         return values
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: 'extends' must name a YAML file, found {base!r}")
     inherited = _read_yaml(path.parent / base, (*seen, path))
     inherited.pop("name", None)  # a name is a file's own
     return _merge(inherited, values)

@@ -37,13 +37,14 @@ def predict(config: Config, *, force: bool = False) -> Path:
     inputs = {name: read_manifest(artifact_path(config, name), name).id for name in ("graph", "checkpoint")}
     sources = Sources.find(config.predict.queries, "predict.queries") if config.predict.queries else None
     if sources is not None:
-        inputs |= sources.hashes()
+        inputs |= {name.replace("facts", "queries"): found for name, found in sources.hashes().items()}
     settings = {"predict": {"top_k": config.predict.top_k}}
     key = stage_key("predictions", inputs, settings)
     if is_current(path, "predictions", key, force=force):
         return path
+    table = None if sources is None else _read(sources)
     run = open_run(config)
-    asked = _last_queries(run) if sources is None else encode_queries(run, _read(sources))
+    asked = _last_queries(run) if table is None else encode_queries(run, table)
     steps = len(run.graph.times) + len(np.unique(asked.snapshot))
     with progress("predict", steps) as advance:
         answers = answer_queries(run, asked, config.predict.top_k, counted(advance))
@@ -61,7 +62,12 @@ def _last_queries(run: TrainedRun) -> Asked:
 
 
 def _read(sources: Sources) -> pa.Table:
-    tables = [pq.read_table(path, filesystem=sources.filesystem, partitioning=None) for path in sources.paths]
+    tables = []
+    for path, name in zip(sources.paths, sources.names, strict=True):
+        try:
+            tables.append(pq.read_table(path, filesystem=sources.filesystem, partitioning=None))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"predict.queries: {name} is no readable Parquet file ({error})") from None
     try:
         return pa.concat_tables(tables)
     except pa.ArrowInvalid as error:

@@ -21,7 +21,7 @@ import ray.data
 from ray.data import Dataset
 
 from gam_kg.artifacts import Manifest, stage_key, write_manifest, writing
-from gam_kg.config import Config
+from gam_kg.config import ColumnsConfig, Config
 from gam_kg.data.splits import Extremes, choose_boundaries, count_splits, merge_extremes
 from gam_kg.data.time_axis import TimeAxis, TimestampRange
 from gam_kg.data.timestamps import TimeKind
@@ -101,6 +101,9 @@ def prepare(config: Config, *, force: bool = False) -> Path:
     key = stage_key("graph", inputs, settings)
     if is_current(path, "graph", key, force=force):
         return path
+    if config.data.import_from is not None:
+        # Importers write the columns under their own names.
+        config = config.model_copy(update={"data": config.data.model_copy(update={"columns": ColumnsConfig()})})
     kind, groups = sources.check(config.data.columns)
     found = _Input(config, sources, kind, groups)
     if not found.num_rows:

@@ -148,5 +148,9 @@ def _user_error(error: BaseException | None) -> GamKGError | None:
         if isinstance(error, GamKGError) and not isinstance(error, RayError):
             return type(error)(_RETRY_ADVICE.sub("", str(error)))
         seen.add(id(error))
+        # Ray Train tells of the errors of its workers by rank.
+        for failure in getattr(error, "worker_failures", {}).values():
+            if (inner := _user_error(failure)) is not None:
+                return inner
         error = getattr(error, "cause", None) or error.__cause__
     return None

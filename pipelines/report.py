@@ -2,6 +2,7 @@
 
 import json
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +35,23 @@ def report(config: Config, *, force: bool = False) -> Path:
         name: read_manifest(artifact_path(config, name), name) for name in ("graph", "checkpoint", "evaluation")
     }
     inputs = {name: manifest.id for name, manifest in manifests.items()}
-    key = stage_key("report", inputs, {})
+    settings = {"name": config.name, "picture": find_spec("matplotlib") is not None}
+    key = stage_key("report", inputs, settings)
     if is_current(path, "report", key, force=force):
         return path
     metrics = read_metrics(config)
     log = artifact_path(config, "checkpoint") / "metrics.jsonl"
     epochs = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     with writing(path) as staging:
-        try:
+        if settings["picture"]:
             draw(metrics, epochs, staging / "report.png")
-        except ImportError:
+        else:
             logger.warning("report: no picture; for one, pip install 'gam-kg[report]'")
         splits = [split for split in ("test", "valid") if split in metrics]
         tables = [metrics_table(metrics, split) for split in splits]
         tables += [strata_table(metrics, split) for split in splits if "single_step" in metrics[split]]
         write_html(staging / "report.html", f"gam-kg: {config.name}", _summary(manifests), tables)
-        write_manifest(staging, Manifest("report", key, inputs, {}))
+        write_manifest(staging, Manifest("report", key, inputs, settings))
     logger.info("report: %s", path / "report.html")
     return path
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import yaml
 
 from gam_kg.config import Config
-from gam_kg.data.formats import import_facts
+from gam_kg.data.formats import import_facts, is_import_of
+from gam_kg.errors import ConfigError
 from gam_kg.inference.report import metrics_table
 from pipelines.embed import embed
 from pipelines.evaluate import evaluate
@@ -53,9 +54,17 @@ def write_config(config: Config) -> None:
 
 
 def import_if_missing(config: Config, *, force: bool = False) -> None:
-    """Import `data.import_from` to `data.facts` where that file is not there yet."""
+    """Import `data.import_from` to `data.facts` where that file is not there yet, or is of another source.
+
+    Raises:
+        ConfigError: `data.facts` is missing or a URI.
+    """
     data = config.data
-    if data.import_from is None or data.facts is None or (Path(data.facts).exists() and not force):
+    if data.import_from is None:
+        return
+    if data.facts is None or "://" in data.facts:
+        raise ConfigError(f"data.facts={data.facts}: data.import_from needs a local file to write the facts to")
+    if not force and is_import_of(Path(data.facts), data.import_from):
         return
     summary = import_facts(data.import_from, Path(data.facts), data.columns)
     for line in summary.lines():

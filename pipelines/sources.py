@@ -184,7 +184,7 @@ def _list_uri(uri: str) -> tuple[pyarrow.fs.FileSystem, list[str]]:
             return filesystem, []
         listed = filesystem.get_file_info(pyarrow.fs.FileSelector(base, recursive=True))
     except (OSError, pa.ArrowException, ValueError) as error:
-        raise DataError(f"data.facts={uri}: cannot open this URI ({error})") from None
+        raise DataError(f"{uri}: cannot open this URI ({error})") from None
     files = {file.path: file.path.removeprefix(base).lstrip("/") for file in listed if file.is_file}
     if pattern is None:
         return filesystem, sorted(path for path, inner in files.items() if _is_data(inner))

@@ -8,7 +8,7 @@ import torch
 
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import Config
-from gam_kg.errors import ArtifactError
+from gam_kg.errors import ArtifactError, ConfigError
 from gam_kg.inference.trained_run import TrainedRun
 
 ARTIFACTS = ("graph", "checkpoint", "evaluation", "embeddings", "predictions", "report")
@@ -41,5 +41,23 @@ def open_run(config: Config) -> TrainedRun:
     Raises:
         ArtifactError: `graph/` or `checkpoint/` is missing, or they do not belong together.
     """
-    torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
-    return TrainedRun.load(config.run_path, "cuda" if config.train.use_gpu else "cpu")
+    torch.set_num_threads(threads(config))
+    return TrainedRun.load(config.run_path, compute_device(config))
+
+
+def threads(config: Config) -> int:
+    """CPU threads to compute with: as configured, or those this process may run on."""
+    return config.train.threads or len(os.sched_getaffinity(0))
+
+
+def compute_device(config: Config) -> str:
+    """The configured device.
+
+    Raises:
+        ConfigError: A GPU is asked for and there is none.
+    """
+    if not config.train.use_gpu:
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise ConfigError("train.use_gpu=true, but torch finds no CUDA device here; set train.use_gpu=false")
+    return "cuda"

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import queue
 import shutil
 import tempfile
@@ -24,15 +23,17 @@ from gam_kg.config import Config
 from gam_kg.data.graph import TemporalGraph, read_names
 from gam_kg.data.names import NameWords
 from gam_kg.distributed.topology import Topology
+from gam_kg.errors import ConfigError
 from gam_kg.train import checkpoint
 from gam_kg.train.loop import Progress, Trainer
 from pipelines.progress import console, progress
 from pipelines.ray_session import ray_session
-from pipelines.stages import artifact_path, is_current
+from pipelines.stages import artifact_path, compute_device, is_current, threads
 
 _MAX_RESTARTS = 2
 _POLL_SECONDS = 0.5
-_OPERATIONAL = {"num_workers", "use_gpu", "threads", "checkpoint_steps"}
+# What changes how training is done but not what comes out.
+_OPERATIONAL = {"num_workers", "use_gpu", "threads", "checkpoint_steps", "max_logits"}
 
 logger = logging.getLogger("gam_kg")
 
@@ -66,9 +67,8 @@ def train(config: Config, *, force: bool = False) -> Path:
     storage = config.run_path / "training"
     if force:
         shutil.rmtree(storage / key, ignore_errors=True)
-    for other in storage.glob("*") if storage.exists() else ():
-        if other.name != key:
-            shutil.rmtree(other, ignore_errors=True)
+    if not (storage / key).exists():
+        shutil.rmtree(config.run_path / "log", ignore_errors=True)
     manifest = Manifest("checkpoint", key, inputs, settings)
     fit = _fit_with_ray if config.train.num_workers else _fit_here
     fit(config, graph_path, storage / key, graph.content, lambda folder: _write_artifact(path, folder, manifest))
@@ -96,9 +96,11 @@ def _train(
         tell: Told of every snapshot and epoch.
         keep: Given each new checkpoint, a folder that it must copy or move, and the metrics if an epoch has just ended.
     """
-    torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
+    torch.set_num_threads(threads(config))
     graph, _ = TemporalGraph.load(graph_path, rank=topology.rank, world_size=topology.world_size)
-    words = NameWords.of(read_names(graph_path, "entity").to_pylist()) if config.model.name_words else None
+    words = None
+    if config.model.name_words:
+        words = NameWords.of(read_names(graph_path, "entity").to_pylist(), known=graph.trained.tolist())
     trainer = Trainer(config, graph, words, device=device, topology=topology)
     if latest is not None:
         checkpoint.load(trainer, latest)
@@ -123,6 +125,7 @@ def _fit_here(
         shutil.rmtree(incoming, ignore_errors=True)
         shutil.copytree(folder, incoming)
         if latest.exists():
+            shutil.rmtree(old, ignore_errors=True)
             latest.rename(old)
         incoming.rename(latest)
         shutil.rmtree(old, ignore_errors=True)
@@ -130,7 +133,7 @@ def _fit_here(
     if not latest.exists() and (storage / "old").exists():  # stopped between the two renames
         (storage / "old").rename(latest)
     told: queue.SimpleQueue[Progress] = queue.SimpleQueue()
-    device = torch.device("cuda" if config.train.use_gpu else "cpu")
+    device = torch.device(compute_device(config))
     with _ProgressLog(config, lambda: told.get(timeout=_POLL_SECONDS), content):
         _train(config, graph_path, Topology(), device, latest if latest.exists() else None, told.put, keep)
     use(latest)
@@ -141,10 +144,17 @@ def _fit_with_ray(
 ) -> None:
     """Train with Ray Train workers; Ray keeps the checkpoints under `storage` and restarts failed workers."""
     with ray_session():
-        workers, cpus = config.train.num_workers, ray.cluster_resources().get("CPU", 1)
-        resources = {"CPU": config.train.threads or max(1, int(cpus) // workers)}
+        workers, available = config.train.num_workers, ray.cluster_resources()
+        resources = {"CPU": config.train.threads or max(1, int(available.get("CPU", 1)) // workers)}
         if config.train.use_gpu:
             resources["GPU"] = 1
+        for name, wanted in resources.items():
+            if wanted * workers > available.get(name, 0):
+                raise ConfigError(
+                    f"training wants {wanted * workers} {name}, Ray has {int(available.get(name, 0))}; "
+                    f"lower {'train.threads' if name == 'CPU' else 'train.num_workers'}"
+                    f"{' or set train.use_gpu=false' if name == 'GPU' else ''}"
+                )
         told = Queue(actor_options={"num_cpus": 0})
         trainer = TorchTrainer(
             train_worker,

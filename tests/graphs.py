@@ -90,20 +90,20 @@ class Past:
     def facts_of(self, subject: int, limit: int) -> list[tuple[int, int, int, int]]:
         """(relation, other, last, count) of the `limit` most recent distinct facts, from oldest to latest."""
         found = [
-            (max(times), relation, other, len(times))
+            (max(times), len(times), relation, other)
             for (owner, relation, other), times in self.seen.items()
             if owner == subject
         ]
-        return [(relation, other, last, count) for last, relation, other, count in _latest(sorted(found), limit)]
+        return [(relation, other, last, count) for last, count, relation, other in _latest(sorted(found), limit)]
 
     def answers_of(self, subject: int, relation: int, limit: int) -> list[tuple[int, int, int]]:
         """(other, last, count) of the most recent distinct answers to (subject, relation, ?)."""
         found = [
-            (max(times), other, len(times))
+            (max(times), len(times), other)
             for (owner, asked, other), times in self.seen.items()
             if (owner, asked) == (subject, relation)
         ]
-        return [(other, last, count) for last, other, count in _latest(sorted(found), limit)]
+        return [(other, last, count) for last, count, other in _latest(sorted(found), limit)]
 
     def popular(self, relation: int, limit: int) -> list[tuple[int, int, int]]:
         """(other, last, count of snapshots) of the most recent distinct objects of a relation."""
@@ -111,8 +111,8 @@ class Past:
         for (_, asked, other), times in self.seen.items():
             if asked == relation:
                 times_of[other] |= times
-        found = [(max(times), other, len(times)) for other, times in times_of.items()]
-        return [(other, last, count) for last, other, count in _latest(sorted(found), limit)]
+        found = [(max(times), len(times), other) for other, times in times_of.items()]
+        return [(other, last, count) for last, count, other in _latest(sorted(found), limit)]
 
 
 def _latest(rows: list[Any], limit: int) -> list[Any]:

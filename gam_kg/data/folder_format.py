@@ -80,7 +80,9 @@ def import_folder(folder: Path, out: Path) -> ImportSummary:
     splits = np.repeat(np.arange(len(parts)), [len(part) // 4 for part in parts])
     facts, splits, duplicates, in_two = _drop_repeated(facts, splits)
     tables = _tables(facts, splits, columns, timestamps.type(), list(paths))
-    schema = facts_schema(timestamps.type(), {"source": "folder"}, end=None, split=len(paths) > 1)
+    schema = facts_schema(
+        timestamps.type(), {"source": "folder", "import_from": str(folder)}, end=None, split=len(paths) > 1
+    )
     with writing_facts(out, schema) as writer:
         for table in tables:
             writer.write_table(table.select(schema.names).cast(schema))

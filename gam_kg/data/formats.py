@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from gam_kg.config import ColumnsConfig
 from gam_kg.data.fact_file import ImportSummary
 from gam_kg.data.folder_format import import_folder
@@ -39,6 +42,16 @@ def import_facts(source: str, out: Path, columns: ColumnsConfig | None = None) -
     if table_delimiter(path) is None:
         raise DataError(f"cannot import {source!r}; allowed: {ALLOWED}")
     return import_table(path, out, columns or ColumnsConfig())
+
+
+def is_import_of(path: Path, source: str) -> bool:
+    """Whether a Parquet file was imported from `source`, as far as the file tells."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowInvalid):
+        return False
+    recorded = metadata.get(b"gam_kg.import_from", b"").decode()
+    return recorded in (source, str(Path(source).expanduser()))
 
 
 def _year(source: str, text: str) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from pandas.util import hash_array
 from torch import Tensor
 
 from gam_kg.artifacts import Manifest, read_manifest
@@ -16,6 +17,7 @@ from gam_kg.data.ragged import offsets_of, ragged_ranges
 from gam_kg.errors import ArtifactError
 
 _COLUMNS = ("time", "anchor", "relation", "other")
+_TENSORS = (*_COLUMNS, "entity_tie", "relation_tie")
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class TemporalGraph:
         time, anchor, relation, other: The rows, int64 (num_rows,).
         valid_start: First snapshot of validation.
         test_start: First snapshot of test.
+        entity_tie, relation_tie: Hashes of the names, int64 (num_entities,) and (2 * num_relations,), which order what
+            is otherwise alike. Ids cannot: they descend by degree, so they tell of the future. None without names.
     """
 
     num_entities: int
@@ -105,6 +109,8 @@ class TemporalGraph:
     other: Tensor
     valid_start: int
     test_start: int
+    entity_tie: Tensor | None = None
+    relation_tie: Tensor | None = None
 
     @classmethod
     def from_facts(
@@ -156,7 +162,9 @@ class TemporalGraph:
                 f"{path}/anchored: {len(rows[0])} rows, the manifest counts {expected}; redo prepare --force"
             )
         counts = (content["num_entities"], content["num_relations"])
-        return cls._sorted(*counts, rows, content["valid_start"], content["test_start"]), manifest
+        graph = cls._sorted(*counts, rows, content["valid_start"], content["test_start"])
+        entity, relation = (_name_hashes(read_names(path, kind)) for kind in ("entity", "relation"))
+        return replace(graph, entity_tie=entity, relation_tie=torch.cat([relation, ~relation])), manifest
 
     @classmethod
     def _sorted(
@@ -205,7 +213,8 @@ class TemporalGraph:
 
     def to(self, device: torch.device | str) -> "TemporalGraph":
         """The same graph with its rows on a device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in _COLUMNS})
+        names = [name for name, value in vars(self).items() if isinstance(value, Tensor) and name in _TENSORS]
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     @cached_property
     def trained(self) -> Tensor:
@@ -224,6 +233,11 @@ def read_names(path: Path, kind: str) -> pa.ChunkedArray:
     """
     plural = {"entity": "entities", "relation": "relations"}[kind]
     return pq.read_table(path / f"{plural}.parquet", columns=[kind])[kind]
+
+
+def _name_hashes(names: pa.ChunkedArray) -> Tensor:
+    hashes = hash_array(names.to_numpy(), categorize=False)
+    return torch.from_numpy(hashes.view(np.int64))
 
 
 def _inverse(relation: Tensor, num_relations: int) -> Tensor:

@@ -6,7 +6,7 @@ exactly when that next time is not before t: one build serves every t, no row is
 after t can show.
 
 `HistoryIndex` holds three of them over the graph, by subject, by (subject, relation) and by relation, and looks up
-for the queries of a snapshot what the history attention of DESIGN §3 reads.
+for the queries of a snapshot what the history attention reads.
 """
 
 import math
@@ -22,6 +22,7 @@ from gam_kg.data.ragged import offsets_of, ragged_ranges
 NUM_BUCKETS = 32
 NEVER = NUM_BUCKETS
 _LATER = torch.iinfo(torch.int64).max
+_MIX = 0x1E3779B97F4A7C15  # an odd number; products wrap around
 
 
 # Smallest value of each bucket: 0 to 5 one by one, then two buckets for each doubling.
@@ -57,9 +58,11 @@ class RecencyIndex:
         group: int64 (num_rows,).
         item: int64 (num_rows,).
         time: Snapshot of each row, int64 (num_rows,), not negative.
+        tie: Order of the items that are alike in recency and count, int64 (num_rows,), the same for all rows of an
+            item; None for that of their ids. It must not depend on the future, as ids by degree do.
     """
 
-    def __init__(self, group: Tensor, item: Tensor, time: Tensor) -> None:
+    def __init__(self, group: Tensor, item: Tensor, time: Tensor, tie: Tensor | None = None) -> None:
         self._span = int(time.max()) + 1 if len(time) else 1
         if len(group) and int(group.max()) >= _LATER // (self._span + 1):
             raise ValueError(
@@ -68,23 +71,27 @@ class RecencyIndex:
         order = torch.argsort(time, stable=True)
         for column in (item, group):
             order = order[torch.argsort(column[order], stable=True)]
-        group, item, time = group[order], item[order], time[order]
+        tie = item if tie is None else tie
+        group, item, time, tie = group[order], item[order], time[order], tie[order]
         # Sorted by (group, item, time): repeats of an item stand next to each other.
         same = torch.zeros(len(group), dtype=torch.bool, device=group.device)
         same[1:] = (group[1:] == group[:-1]) & (item[1:] == item[:-1])
         repeat = same.clone()
         repeat[1:] &= time[1:] == time[:-1]
-        group, item, time, same = group[~repeat], item[~repeat], time[~repeat], same[~repeat]
+        group, item, time, tie, same = (column[~repeat] for column in (group, item, time, tie, same))
         position = torch.arange(len(group), device=group.device)
         first = torch.cummax(torch.where(same, 0, position), 0).values if len(group) else position
         following = torch.full_like(time, _LATER)
         following[:-1] = torch.where(same[1:], time[1:], _LATER)
 
-        order = torch.argsort(group * self._span + time, stable=True)
+        count = position - first + 1
+        order = torch.argsort(tie, stable=True)
+        order = order[torch.argsort(count[order], stable=True)]
+        order = order[torch.argsort((group * self._span + time)[order], stable=True)]
         self._key = (group * self._span + time)[order]
         self._item = item[order]
         self._following = following[order]
-        self._count = (position - first + 1)[order]
+        self._count = count[order]
 
     def occurrences(self, groups: Tensor, as_of: int) -> Recent:
         """Every time an item was seen with each group before `as_of`: `last` and `count` tell of that time.
@@ -100,7 +107,7 @@ class RecencyIndex:
     def recent(self, groups: Tensor, as_of: int, limit: int | None = None) -> Recent:
         """The distinct items seen with each group before `as_of`, at most the `limit` most recent of each.
 
-        Ties in time at the limit are kept by higher item id.
+        At the limit, of items last seen at the same time the more frequent are kept, and `tie` decides the rest.
 
         Args:
             groups: int64 (num_groups,).
@@ -232,9 +239,13 @@ class HistoryIndex:
         self._num_entities = graph.num_entities
         self._num_relations = 2 * graph.num_relations
         subject, relation, other, time = graph.other, graph.relation, graph.anchor, graph.time
-        self.by_subject = RecencyIndex(subject, relation * self._num_entities + other, time)
-        self.by_query = RecencyIndex(subject * self._num_relations + relation, other, time)
-        self.by_relation = RecencyIndex(relation, other, time)
+        fact_tie = other_tie = None
+        if graph.entity_tie is not None and graph.relation_tie is not None:
+            other_tie = graph.entity_tie[other]
+            fact_tie = graph.relation_tie[relation] * _MIX + other_tie
+        self.by_subject = RecencyIndex(subject, relation * self._num_entities + other, time, fact_tie)
+        self.by_query = RecencyIndex(subject * self._num_relations + relation, other, time, other_tie)
+        self.by_relation = RecencyIndex(relation, other, time, other_tie)
 
     def look_up(self, queries: Queries, as_of: int | None = None) -> History:
         """The past of queries.

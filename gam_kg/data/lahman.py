@@ -72,12 +72,13 @@ def import_lahman(out: Path, since: int | None = None) -> ImportSummary:
     """
     facts = lahman_facts(since)
     entities = pd.concat([facts["subject"], facts["object"]]).nunique()
-    metadata = METADATA | {"since": str(since or FIRST_YEAR)}
+    source = "lahman" if since is None else f"lahman:{since}"
+    metadata = METADATA | {"since": str(since or FIRST_YEAR), "import_from": source}
     schema = facts_schema(pa.int64(), metadata, end=None, split=False)
     with writing_facts(out, schema) as writer:
         writer.write_table(pa.Table.from_pandas(facts, schema=schema, preserve_index=False))
     return ImportSummary(
-        source="lahman" if since is None else f"lahman:{since}",
+        source=source,
         format="lahman",
         out=out,
         num_facts=len(facts),

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,16 +27,20 @@ class NameWords:
     word: Tensor
 
     @classmethod
-    def of(cls, names: list[str], words: tuple[str, ...] | None = None) -> "NameWords":
+    def of(
+        cls, names: list[str], *, known: Sequence[bool] | None = None, words: tuple[str, ...] | None = None
+    ) -> "NameWords":
         """Split names at blanks, underscores, brackets and commas; case is ignored.
 
         Args:
             names: Entity names by id.
+            known: Which names count in finding shared words: those of training, so that no other is told of. None: all.
             words: The words to look for; None finds those that names share.
         """
         split = [sorted({part for part in _SEPARATORS.split(name.casefold()) if part}) for name in names]
         if words is None:
-            counts = Counter(part for parts in split for part in parts)
+            counted = split if known is None else [parts for parts, one in zip(split, known, strict=True) if one]
+            counts = Counter(part for parts in counted for part in parts)
             words = tuple(sorted(part for part, count in counts.items() if count >= MIN_ENTITIES))
         ids = {part: index for index, part in enumerate(words)}
         found = [[ids[part] for part in parts if part in ids] for parts in split]

@@ -48,7 +48,9 @@ def import_table(path: Path, out: Path, columns: ColumnsConfig) -> ImportSummary
     found = _find_columns(path, delimiter, columns)
     types = _timestamp_types(path, delimiter, found)
     end = types.get("end_timestamp")
-    schema = facts_schema(types["timestamp"], {"source": "table"}, end=end, split="split" in found)
+    schema = facts_schema(
+        types["timestamp"], {"source": "table", "import_from": str(path)}, end=end, split="split" in found
+    )
     num_facts = 0
     with writing_facts(out, schema) as writer:
         for block in _blocks(path, delimiter, found):

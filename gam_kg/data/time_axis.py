@@ -116,6 +116,8 @@ class TimeAxis:
             ConfigError: The value is of the other kind, unreadable or out of range.
         """
         raw = self._raw_integer(value) if self.kind == "integer" else _raw_microseconds(value, self.unit)
+        if not -(2**63) <= raw < 2**63:
+            raise ConfigError(f"timestamp {value}: out of range")
         return int(self.snapshot(np.array([raw]))[0])
 
     def label(self, snapshot: int) -> str:

@@ -103,14 +103,16 @@ def draw(metrics: dict[str, Any], epochs: Sequence[dict[str, Any]], path: Path) 
 def write_html(
     path: Path, title: str, summary: Sequence[str], tables: Sequence[tuple[list[str], list[list[str]]]]
 ) -> None:
-    """Write a page with the summary lines, the tables and the picture `report.png` beside it."""
+    """Write a page with the summary lines, the tables and, where it is, the picture `report.png` beside it."""
     parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title>", _STYLE]
     parts.append(f"<h1>{escape(title)}</h1>" + "".join(f"<p>{escape(line)}</p>" for line in summary))
     for header, rows in tables:
         head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
         body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
         parts.append(f"<table><tr>{head}</tr>{body}</table>")
-    parts.append('<img src="report.png" alt="training, comparison, strata and curve over time"></html>')
+    if path.with_name("report.png").exists():
+        parts.append('<img src="report.png" alt="training, comparison, strata and curve over time">')
+    parts.append("</html>")
     path.write_text("\n".join(parts), encoding="utf-8")
 
 

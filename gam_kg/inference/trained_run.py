@@ -12,7 +12,7 @@ from gam_kg.artifacts import Manifest, read_manifest, require_same
 from gam_kg.data.graph import TemporalGraph, read_names
 from gam_kg.data.history import HistoryIndex
 from gam_kg.data.time_axis import TimeAxis
-from gam_kg.data.vocabulary import Vocabulary
+from gam_kg.data.vocabulary import Vocabulary, vocabulary_hash
 from gam_kg.errors import ArtifactError
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
@@ -57,13 +57,17 @@ class TrainedRun:
             raise ArtifactError(f"{path}: no such run folder; expected one that gam-kg run has made")
         model, graph, graph_manifest, checkpoint_manifest = load_model(path / "checkpoint", path / "graph")
         graph = graph.to(device)
+        entities = Vocabulary(read_names(path / "graph", "entity"), "entity")
+        relations = Vocabulary(read_names(path / "graph", "relation"), "relation")
+        recorded = graph_manifest.content["vocabulary"]
+        require_same("vocabulary", vocabulary_hash(entities, relations), recorded, path / "graph")
         return cls(
             path,
             model.to(device),
             graph,
             HistoryIndex(graph, model.config.history),
-            Vocabulary(read_names(path / "graph", "entity"), "entity"),
-            Vocabulary(read_names(path / "graph", "relation"), "relation"),
+            entities,
+            relations,
             TimeAxis.from_dict(graph_manifest.content["time"]),
             graph_manifest,
             checkpoint_manifest,

@@ -7,6 +7,7 @@ from gam_kg.config import ModelConfig
 from gam_kg.data.graph import Queries, Snapshot
 from gam_kg.data.history import History
 from gam_kg.data.names import NameWords
+from gam_kg.data.ragged import ragged_ranges
 from gam_kg.nn.decoder import DECODERS
 from gam_kg.nn.gam import GraphAttention
 from gam_kg.nn.history_attention import PairAttention, PairScores, PathAttention, PopularityScore, add_pair_scores
@@ -45,7 +46,7 @@ class GAMLSTM(nn.Module):
         self.word = None
         if words is not None and len(words.words):
             self.word = nn.Parameter(torch.randn(len(words.words), dim) * 0.05)
-            self.register_buffer("word_offsets", words.offsets[:-1].clone(), persistent=False)
+            self.register_buffer("word_offsets", words.offsets.clone(), persistent=False)
             self.register_buffer("word_index", words.word.clone(), persistent=False)
         self.gam = GraphAttention(dim, config.heads, config.dropout)  # ty: ignore[abstract-class-instantiation]
         self.lstm = EntityLSTM(dim)
@@ -55,20 +56,27 @@ class GAMLSTM(nn.Module):
         self.path_attention = PathAttention(2 * num_relations, dim, history)
         self.popularity = PopularityScore(2 * num_relations, history)
 
-    def entity_rows(self, dropped: Tensor | None = None) -> Tensor:
+    def entity_rows(self, dropped: Tensor | None = None, index: Tensor | None = None) -> Tensor:
         """What is known of entities apart from memory: learned or shared row, plus the words of the name.
 
         Args:
             dropped: Entities that get the shared row this step, bool (num_entities,).
+            index: Only these entities, int64 (num_rows,); None for all.
 
         Returns:
-            (num_entities, dim).
+            (num_entities, dim), or (num_rows, dim).
         """
         own = self.trained if dropped is None else self.trained & ~dropped
-        rows = torch.where(own[:, None], self.entity, self.shared)
+        entity, own = (self.entity, own) if index is None else (self.entity[index], own[index])
+        rows = torch.where(own[:, None], entity, self.shared)
         if self.word is None:
             return rows
-        words = nn.functional.embedding_bag(self.word_index, self.word, self.word_offsets, mode="mean")
+        word, offsets = self.word_index, self.word_offsets
+        if index is not None:
+            first, length = offsets[index], offsets[index + 1] - offsets[index]
+            _, position = ragged_ranges(first, length)
+            word, offsets = word[position], torch.cat([length.new_zeros(1), torch.cumsum(length, 0)])
+        words = nn.functional.embedding_bag(word, self.word, offsets, mode="mean", include_last_offset=True)
         return rows + words
 
     def update(self, rows: Tensor, memory: Memory, snapshot: Snapshot) -> tuple[Tensor, Memory]:

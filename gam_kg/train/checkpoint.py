@@ -16,6 +16,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -53,7 +54,7 @@ def load(trainer: Trainer, folder: Path) -> None:
     try:
         state = torch.load(folder / f"training-{_SHARD}.pt", weights_only=True, map_location=device)
         position = json.loads((folder / "position.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, SafetensorError) as error:
         raise ArtifactError(f"{folder}: the checkpoint is incomplete ({error}); train again with --force") from None
     trainer.model.load_state_dict(weights)
     trainer.optimizer.load_state_dict(state["optimizer"])
@@ -81,7 +82,7 @@ def load_weights(folder: Path, prefix: str = "") -> dict[str, Tensor]:
     try:
         shared = load_file(folder / f"{prefix}model.safetensors")
         shards = [load_file(path) for path in sorted(folder.glob(f"{prefix}entities-*.safetensors"))]
-    except FileNotFoundError as error:
+    except (FileNotFoundError, SafetensorError) as error:
         raise ArtifactError(f"{folder}: the checkpoint is incomplete ({error}); train again with --force") from None
     if not shards:
         raise ArtifactError(f"{folder}: the checkpoint has no entity rows; train again with --force")
@@ -105,7 +106,7 @@ def load_model(checkpoint: Path, graph_path: Path) -> tuple[GAMLSTM, TemporalGra
     names = read_names(graph_path, "entity").to_pylist()
     words = None
     if config.name_words:
-        words = NameWords.of(names, tuple(json.loads((checkpoint / "words.json").read_text(encoding="utf-8"))))
+        words = NameWords.of(names, words=tuple(json.loads((checkpoint / "words.json").read_text(encoding="utf-8"))))
     model = GAMLSTM(config, graph.num_relations, graph.trained, words)
     model.load_state_dict(_weights_for(model, checkpoint))
     return model.eval(), graph, graph_manifest, manifest

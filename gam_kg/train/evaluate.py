@@ -1,4 +1,4 @@
-"""The evaluation protocol of DESIGN §5: scorers walk through time and every answer is ranked.
+"""The evaluation protocol: scorers walk through time and every answer is ranked among all entities.
 
 Single-step: the facts before t are visible when t is asked. Multi-step: only those before the split starts are.
 Weights are frozen; memory and history are not.

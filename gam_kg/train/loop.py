@@ -101,6 +101,8 @@ class Trainer:
         topology: Topology | None = None,
     ) -> None:
         self.config, self.topology = config, topology or Topology()
+        if self.topology.world_size > 1:
+            raise ValueError(f"world_size={self.topology.world_size}: training over several ranks is not there yet")
         self.graph = graph.to(device)
         self.history = HistoryIndex(self.graph, config.model.history)
         self.words = words

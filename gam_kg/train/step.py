@@ -46,7 +46,7 @@ def entity_vectors(
 def remember(model: GAMLSTM, memory: Memory, snapshot: Snapshot) -> None:
     """Advance the stored memory by one snapshot, in place and without gradients."""
     if len(snapshot):
-        rows = model.entity_rows()[snapshot.active]
+        rows = model.entity_rows(index=snapshot.active)
         _, after = model.update(rows, memory.rows(snapshot.active), snapshot)
         memory.store(snapshot.active, after)
 
@@ -64,7 +64,8 @@ def step_queries(queries: Queries, config: TrainConfig) -> list[Queries]:
     A snapshot with few answers is one step, one with many several, so that data sets with long snapshots get as many
     steps for their facts as those with short ones.
     """
-    num_steps = min(config.max_steps_per_snapshot, max(1, round(len(queries.answer) / config.answers_per_step)))
+    wanted = max(1, round(len(queries.answer) / config.answers_per_step))
+    num_steps = min(wanted, config.max_steps_per_snapshot, len(queries))
     return [queries.select(rows) for rows in torch.randperm(len(queries)).tensor_split(num_steps)]
 
 

@@ -108,6 +108,11 @@ def write_graph(folder, graph, buckets, num_facts=None):
         part.mkdir(parents=True)
         table = pa.table(columns, names=ANCHORED.names).cast(ANCHORED)
         pq.write_table(table, part / "part.parquet")
+    for kind, plural, count in (
+        ("entity", "entities", graph.num_entities),
+        ("relation", "relations", graph.num_relations),
+    ):
+        pq.write_table(pa.table({kind: [f"{kind} {number}" for number in range(count)]}), folder / f"{plural}.parquet")
     content = {
         "buckets": buckets,
         "num_facts": len(graph.time) // 2 if num_facts is None else num_facts,

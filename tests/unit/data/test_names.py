@@ -26,3 +26,11 @@ def test_known_words_are_kept_in_their_order_and_new_ones_ignored():
 def test_no_names_are_no_words():
     found = NameWords.of([])
     assert (found.words, found.offsets.tolist(), found.word.tolist()) == ((), [0], [])
+
+
+def test_names_that_training_does_not_know_tell_no_words():
+    names = ["Police (Australia)", "Minister (Australia)", "Envoy (France)"]
+    assert NameWords.of(names).words == ("australia",)
+    found = NameWords.of(names, known=[True, False, True])
+    assert found.words == ()
+    assert len(found.offsets) == 4

@@ -103,10 +103,10 @@ def dropped_rows(monkeypatch, entity_dropout, seed=0):
     trainer = Trainer(config, graph_of(random_facts(0)))
     drawn, original = [], GAMLSTM.entity_rows
 
-    def spy(model, dropped=None):
+    def spy(model, dropped=None, index=None):
         if dropped is not None:
             drawn.append(dropped.clone())
-        return original(model, dropped)
+        return original(model, dropped, index)
 
     with monkeypatch.context() as patch:
         patch.setattr(GAMLSTM, "entity_rows", spy)
