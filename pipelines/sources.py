@@ -70,7 +70,7 @@ class Sources:
         if facts is None:
             raise ConfigError(f"{key} is not set; give a Parquet file, folder, glob or URI, {key}=PATH")
         remote = "://" in facts
-        filesystem, paths = _list_uri(facts) if remote else (pyarrow.fs.LocalFileSystem(), _list_local(facts))
+        filesystem, paths = _list_uri(facts, key) if remote else (pyarrow.fs.LocalFileSystem(), _list_local(facts))
         if not paths:
             raise DataError(
                 f"{key}={facts}: no Parquet file there; give a file, a folder with {' or '.join(_SUFFIXES)} "
@@ -171,7 +171,7 @@ def _list_local(facts: str) -> list[str]:
     return sorted(found)
 
 
-def _list_uri(uri: str) -> tuple[pyarrow.fs.FileSystem, list[str]]:
+def _list_uri(uri: str, key: str) -> tuple[pyarrow.fs.FileSystem, list[str]]:
     pattern = _first_wildcard(uri)
     try:
         # Only the part before the first wildcard is a place; the rest is matched against what lies there.
@@ -184,7 +184,7 @@ def _list_uri(uri: str) -> tuple[pyarrow.fs.FileSystem, list[str]]:
             return filesystem, []
         listed = filesystem.get_file_info(pyarrow.fs.FileSelector(base, recursive=True))
     except (OSError, pa.ArrowException, ValueError) as error:
-        raise DataError(f"{uri}: cannot open this URI ({error})") from None
+        raise DataError(f"{key}={uri}: cannot open this URI ({error})") from None
     files = {file.path: file.path.removeprefix(base).lstrip("/") for file in listed if file.is_file}
     if pattern is None:
         return filesystem, sorted(path for path, inner in files.items() if _is_data(inner))

@@ -236,7 +236,7 @@ def read_names(path: Path, kind: str) -> pa.ChunkedArray:
 
 
 def _name_hashes(names: pa.ChunkedArray) -> Tensor:
-    hashes = hash_array(names.to_numpy(), categorize=False)
+    hashes = hash_array(names.to_numpy(), categorize=False)  # ty: ignore[not-callable] -- its stub is lazy
     return torch.from_numpy(hashes.view(np.int64))
 
 
