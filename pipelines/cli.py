@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from gam_kg.config import load_config
+from gam_kg.config import Config, load_config
 from gam_kg.errors import GamKGError
 from pipelines.progress import console, results
 
@@ -59,10 +59,9 @@ def import_command(
 def prepare_command(config: ConfigFile, overrides: Overrides = None, force: Force = False) -> None:
     """Facts → graph/: validate, number, anchor and bucket the facts."""
     from pipelines.prepare import prepare
-    from pipelines.run import import_if_missing, write_config
+    from pipelines.run import import_if_missing
 
-    resolved = load_config(config, overrides or ())
-    write_config(resolved)
+    resolved = _resolved(config, overrides)
     import_if_missing(resolved)
     prepare(resolved, force=force)
 
@@ -72,7 +71,7 @@ def train_command(config: ConfigFile, overrides: Overrides = None, force: Force 
     """graph/ → checkpoint/: train GAM_LSTM; an interrupted training continues."""
     from pipelines.train import train
 
-    train(load_config(config, overrides or ()), force=force)
+    train(_resolved(config, overrides), force=force)
 
 
 @app.command("evaluate")
@@ -82,7 +81,7 @@ def evaluate_command(config: ConfigFile, overrides: Overrides = None, force: For
     from pipelines.evaluate import evaluate
     from pipelines.report import read_metrics, show_table
 
-    resolved = load_config(config, overrides or ())
+    resolved = _resolved(config, overrides)
     evaluate(resolved, force=force)
     metrics = read_metrics(resolved)
     for split in resolved.evaluate.splits:
@@ -94,7 +93,7 @@ def embed_command(config: ConfigFile, overrides: Overrides = None, force: Force 
     """checkpoint/ → embeddings/: vectors of all entities and relations as of embed.at."""
     from pipelines.embed import embed
 
-    embed(load_config(config, overrides or ()), force=force)
+    embed(_resolved(config, overrides), force=force)
 
 
 @app.command("predict")
@@ -102,7 +101,7 @@ def predict_command(config: ConfigFile, overrides: Overrides = None, force: Forc
     """checkpoint/ → predictions/: the best answers to the queries of predict.queries."""
     from pipelines.predict import predict
 
-    predict(load_config(config, overrides or ()), force=force)
+    predict(_resolved(config, overrides), force=force)
 
 
 @app.command("report")
@@ -110,7 +109,7 @@ def report_command(config: ConfigFile, overrides: Overrides = None, force: Force
     """evaluation/ → report/: a page with tables and a picture."""
     from pipelines.report import report
 
-    report(load_config(config, overrides or ()), force=force)
+    report(_resolved(config, overrides), force=force)
 
 
 @app.command("search")
@@ -130,6 +129,15 @@ def search_command(
         search_like(run, like, at, top_k)
     elif query is not None:
         search_answers(run, *query, at, top_k)
+
+
+def _resolved(path: Path, overrides: list[str] | None) -> Config:
+    """The configuration, kept beside the artifacts of its run."""
+    config = load_config(path, overrides or ())  # before the slow imports: a mistake is told at once
+    from pipelines.stages import write_config
+
+    write_config(config)
+    return config
 
 
 def main() -> None:

@@ -3,8 +3,6 @@
 import logging
 from pathlib import Path
 
-import yaml
-
 from gam_kg.config import Config
 from gam_kg.data.formats import import_facts, is_import_of
 from gam_kg.errors import ConfigError
@@ -15,6 +13,7 @@ from pipelines.predict import predict
 from pipelines.prepare import prepare
 from pipelines.ray_session import ray_session
 from pipelines.report import read_metrics, report, show_table
+from pipelines.stages import write_config
 from pipelines.train import train
 
 logger = logging.getLogger("gam_kg")
@@ -44,13 +43,6 @@ def run(config: Config, *, force: bool = False) -> Path:
     for split in config.evaluate.splits:
         show_table(config.name, *metrics_table(metrics, split))
     return config.run_path
-
-
-def write_config(config: Config) -> None:
-    """Keep the resolved configuration beside the artifacts."""
-    config.run_path.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    (config.run_path / "config.yaml").write_text(text, encoding="utf-8")
 
 
 def import_if_missing(config: Config, *, force: bool = False) -> None:

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import torch
+import yaml
 
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import Config
@@ -20,6 +21,13 @@ def artifact_path(config: Config, kind: str) -> Path:
     """Folder of one artifact of the run."""
     assert kind in ARTIFACTS
     return config.run_path / kind
+
+
+def write_config(config: Config) -> None:
+    """Keep the resolved configuration beside the artifacts."""
+    config.run_path.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    (config.run_path / "config.yaml").write_text(text, encoding="utf-8")
 
 
 def is_current(path: Path, kind: str, key: str, *, force: bool) -> bool:

@@ -159,12 +159,14 @@ def _snapshots(run: TrainedRun, table: pa.Table) -> np.ndarray:
     snapshots = np.full(len(table), run.graph.end, dtype=np.int64)
     if "timestamp" not in table.column_names:
         return snapshots
+    parsed: dict[object, int] = {None: run.graph.end}
     for row, value in enumerate(table["timestamp"].to_pylist()):
-        if value is not None:
+        if value not in parsed:
             try:
-                snapshots[row] = run.axis.parse(value)
+                parsed[value] = run.axis.parse(value)
             except GamKGError as error:
                 raise DataError(f"queries: row {row}: timestamp {value!r}: {error}") from None
+        snapshots[row] = parsed[value]
     if (snapshots < 0).any():
         row = _first(pa.array(snapshots < 0))
         first = run.axis.label(0)

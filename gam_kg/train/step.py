@@ -14,6 +14,8 @@ from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
 from gam_kg.nn.vectors import unit
 
+_MOST_QUERIES = 4000
+
 
 def entity_vectors(
     model: GAMLSTM, memory: Memory, window: Sequence[Snapshot] = (), dropped: Tensor | None = None
@@ -54,7 +56,8 @@ def remember(model: GAMLSTM, memory: Memory, snapshot: Snapshot) -> None:
 def query_blocks(queries: Queries, num_candidates: int, max_scores: int) -> Iterator[Queries]:
     """Cut queries so that no block has more than `max_scores` scores (one query at least)."""
     rows = torch.arange(len(queries), device=queries.subject.device)
-    for block in rows.split(max(1, max_scores // max(1, num_candidates))):
+    # Where candidates are few, what a query reads of the past takes more room than its scores.
+    for block in rows.split(max(1, min(max_scores // max(1, num_candidates), _MOST_QUERIES))):
         yield queries.select(block)
 
 
