@@ -138,7 +138,7 @@ class TrainConfig(Section):
     checkpoint_steps: int = Field(0, ge=0, description="also checkpoint every so many steps; 0: at epoch ends only")
     num_workers: int = Field(1, ge=0, le=1, description="Ray Train workers; 0 trains in this process")
     use_gpu: bool = False
-    threads: int = Field(0, ge=0, description="CPU threads a worker; 0: all that the machine has")
+    threads: int = Field(0, ge=0, description="CPU threads a worker; 0: half the CPUs there are")
 
 
 class EvaluateConfig(Section):

@@ -37,5 +37,5 @@ def search_answers(run_path: Path, subject: str, relation: str, at: str | None, 
 
 
 def _open(path: Path) -> TrainedRun:
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // 2))
     return TrainedRun.load(path)

@@ -54,8 +54,12 @@ def open_run(config: Config) -> TrainedRun:
 
 
 def threads(config: Config) -> int:
-    """CPU threads to compute with: as configured, or those this process may run on."""
-    return config.train.threads or len(os.sched_getaffinity(0))
+    """CPU threads to compute with: as configured, or half the CPUs this process may run on.
+
+    The other half is often the same cores' second hyperthread, which is worth little, and a thread that waits for one
+    held up by a busy neighbour is worth less than none.
+    """
+    return config.train.threads or max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 def compute_device(config: Config) -> str:

@@ -145,7 +145,7 @@ def _fit_with_ray(
     """Train with Ray Train workers; Ray keeps the checkpoints under `storage` and restarts failed workers."""
     with ray_session():
         workers, available = config.train.num_workers, ray.cluster_resources()
-        resources = {"CPU": config.train.threads or max(1, int(available.get("CPU", 1)) // workers)}
+        resources = {"CPU": threads(config)}
         if config.train.use_gpu:
             resources["GPU"] = 1
         for name, wanted in resources.items():
