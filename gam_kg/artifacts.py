@@ -150,9 +150,7 @@ def require_same(name: str, found: str, expected: str, path: Path) -> None:
         ArtifactError: The two ids differ.
     """
     if found != expected:
-        raise ArtifactError(
-            f"{path} was made from another {name} ({found}, here {expected}); redo its stage with --force"
-        )
+        raise ArtifactError(f"{path} was made from another {name} ({found}, here {expected}); redo its stage")
 
 
 def _digest(values: dict[str, Any]) -> str:

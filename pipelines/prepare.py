@@ -112,6 +112,13 @@ def prepare(config: Config, *, force: bool = False) -> Path:
         content = _make_graph(found, staging)
         write_manifest(staging, Manifest("graph", key, inputs, settings, content))
     (config.run_path / Quarantine.NAME).unlink(missing_ok=True)
+    if content["num_facts"] < 2 * content["num_snapshots"]:
+        logger.warning(
+            "%.1f facts a snapshot are few to learn from; a longer data.time_unit may be meant (now %s; a day is 86400 "
+            "where timestamps count seconds)",
+            content["num_facts"] / content["num_snapshots"],
+            content["time"]["unit"],
+        )
     logger.info(
         "graph: %(num_facts)d facts, %(num_entities)d entities, %(num_relations)d relations, "
         "%(num_snapshots)d snapshots",

@@ -133,9 +133,9 @@ def _is_console(handler: logging.Handler) -> bool:
 def _user_errors() -> Generator[None]:
     try:
         yield
-    except RayError as error:
+    except Exception as error:
         inner = _user_error(error)
-        if inner is None:
+        if inner is None or (isinstance(error, GamKGError) and not isinstance(error, RayError)):
             raise
         raise inner from None
 

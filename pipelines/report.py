@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
-from gam_kg.artifacts import Manifest, read_manifest, stage_key, write_manifest, writing
+from gam_kg.artifacts import Manifest, read_manifest, require_same, stage_key, write_manifest, writing
 from gam_kg.config import Config
 from gam_kg.inference.report import draw, metrics_table, strata_table, write_html
 from pipelines.progress import results
@@ -28,13 +29,15 @@ def report(config: Config, *, force: bool = False) -> Path:
         The folder of the artifact: report.html, report.png (with the `report` extra).
 
     Raises:
-        ArtifactError: `graph/`, `checkpoint/` or `evaluation/` is missing.
+        ArtifactError: `graph/`, `checkpoint/` or `evaluation/` is missing, or they do not belong together.
     """
     path = artifact_path(config, "report")
     manifests = {
         name: read_manifest(artifact_path(config, name), name) for name in ("graph", "checkpoint", "evaluation")
     }
     inputs = {name: manifest.id for name, manifest in manifests.items()}
+    for later, earlier in (("checkpoint", "graph"), ("evaluation", "graph"), ("evaluation", "checkpoint")):
+        require_same(earlier, manifests[later].inputs[earlier], inputs[earlier], artifact_path(config, later))
     settings = {"name": config.name, "picture": find_spec("matplotlib") is not None}
     key = stage_key("report", inputs, settings)
     if is_current(path, "report", key, force=force):
@@ -63,11 +66,12 @@ def read_metrics(config: Config) -> dict[str, Any]:
 
 def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     """Print a table; the first column holds names, the others numbers."""
-    table = Table(title=title, title_justify="left")
+    # Names are text, whatever brackets they hold.
+    table = Table(title=Text(title), title_justify="left")
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right")
+        table.add_column(Text(name), justify="left" if index == 0 else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     results.print(table)
 
 

@@ -21,7 +21,7 @@ from pipelines import train as train_stage
 from pipelines.embed import embed
 from pipelines.evaluate import evaluate
 from pipelines.predict import predict
-from pipelines.report import report
+from pipelines.report import report, show_table
 from pipelines.run import run
 from pipelines.train import train
 
@@ -310,6 +310,22 @@ def test_search_shows_tables(finished):
     assert done.returncode == 0
     assert "2020-01-12" in done.stdout
     assert "place 2" in done.stdout.splitlines()[0]
+
+
+def test_names_with_brackets_are_shown_as_they_are(capsys):
+    show_table("nearest to [/] Police [red] (Japan)", ["entity"], [["a [link=x]b"], ["[/bold]"]])
+    shown = capsys.readouterr().out
+    for name in ("[/] Police [red] (Japan)", "a [link=x]b", "[/bold]"):
+        assert name in shown
+
+
+def test_a_report_refuses_an_evaluation_of_other_weights(finished, tmp_path):
+    config, _ = finished
+    other = with_run_dir(config, tmp_path / "run", train={"epochs": 1})
+    link(config, other, "graph", "evaluation")
+    train(other)
+    with pytest.raises(ArtifactError, match="made from another checkpoint"):
+        report(other)
 
 
 def gam_kg(*arguments):
