@@ -67,7 +67,8 @@ def read_metrics(config: Config) -> dict[str, Any]:
 def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     """Print a table; the first column holds names, the others numbers."""
     # Names are text, whatever brackets they hold.
-    table = Table(title=Text(title), title_justify="left")
+    results.print(Text(title), soft_wrap=True)
+    table = Table()
     for index, name in enumerate(header):
         table.add_column(Text(name), justify="left" if index == 0 else "right")
     for row in rows:
