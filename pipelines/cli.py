@@ -15,6 +15,7 @@ from rich.markup import escape
 from gam_kg.config import Config, load_config
 from gam_kg.errors import GamKGError
 from pipelines.progress import console, results
+from pipelines.submit import Verb, submit
 
 app = typer.Typer(
     help="Temporal knowledge-graph embeddings on Ray.",
@@ -110,6 +111,28 @@ def report_command(config: ConfigFile, overrides: Overrides = None, force: Force
     from pipelines.report import report
 
     report(_resolved(config, overrides), force=force)
+
+
+@app.command("submit")
+def submit_command(
+    config: ConfigFile,
+    address: Annotated[str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Dashboard: http://HOST:8265.")],
+    overrides: Overrides = None,
+    verb: Annotated[Verb, typer.Option(help="What the job does.")] = "run",
+    force: Force = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show the job's log until it ends.")] = True,
+    submission_id: Annotated[str | None, typer.Option(help="Name of the job; none: Ray makes one.")] = None,
+    working_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder that travels too, as a checkout of gam-kg; without what .gitignore names."),
+    ] = None,
+) -> None:
+    """Do `gam-kg run` (or another --verb) as a job on a running Ray cluster.
+
+    The exit status is the job's: 0 succeeded, 1 failed, 3 stopped. Ctrl-C ends the showing, and the job goes on.
+    """
+    options = {"verb": verb, "force": force, "wait": wait, "submission_id": submission_id, "working_dir": working_dir}
+    raise typer.Exit(submit(load_config(config, overrides or ()), address, **options))
 
 
 @app.command("search")
