@@ -25,6 +25,10 @@ def _iso(value: object) -> object:
 Boundary = Annotated[int | str | None, BeforeValidator(_iso)]
 
 
+Workers = Annotated[int, Field(ge=0)]
+NumWorkers = Workers | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
@@ -136,9 +140,28 @@ class TrainConfig(Section):
     max_logits: int = Field(32_000_000, ge=1, description="scores held at once; a snapshot above it is cut by queries")
     patience: int = Field(2, ge=1, description="epochs without a better validation MRR before training stops")
     checkpoint_steps: int = Field(0, ge=0, description="also checkpoint every so many steps; 0: at epoch ends only")
-    num_workers: int = Field(1, ge=0, le=1, description="Ray Train workers; 0 trains in this process")
+    num_workers: NumWorkers = Field(
+        1,
+        description="Ray Train workers, or [fewest, most] for as many as there is room for; 0 works in this process",
+    )
     use_gpu: bool = False
-    threads: int = Field(0, ge=0, description="CPU threads a worker; 0: half the CPUs there are")
+    precision: Literal["float32", "bf16"] = Field(
+        "float32", description="of matrix products in training; evaluation is always float32"
+    )
+    threads: int = Field(0, ge=0, description="CPU threads a worker; 0: its share of half the CPUs there are")
+    max_failures: int = Field(3, ge=0, description="how often failed workers are restarted from the last checkpoint")
+
+    @property
+    def most_workers(self) -> int:
+        """`num_workers`, or the most of a range."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if isinstance(self.num_workers, tuple) and self.num_workers[0] > self.num_workers[1]:
+            fewest, most = self.num_workers
+            raise ValueError(f"num_workers=[{fewest}, {most}]: the fewest come first, as in [1, 4]")
+        return self
 
 
 class EvaluateConfig(Section):

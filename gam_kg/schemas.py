@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 SPLITS = ("train", "valid", "test")
 SETTINGS = ("single_step", "multi_step")
@@ -24,6 +24,13 @@ RELATIONS = pa.schema(
         pa.field("relation_id", pa.int64(), nullable=False),
         pa.field("relation", pa.large_string(), nullable=False),
         pa.field("count", pa.int64(), nullable=False),
+    ]
+)
+
+SNAPSHOTS = pa.schema(
+    [
+        pa.field("snapshot", pa.int64(), nullable=False),
+        pa.field("num_facts", pa.int64(), nullable=False),
     ]
 )
 

@@ -2,14 +2,17 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from gam_kg.artifacts import Manifest, read_manifest, stage_key, write_manifest, writing
 from gam_kg.config import Config
-from gam_kg.inference.embed import write_entity_embeddings, write_relation_embeddings
+from gam_kg.data.time_axis import TimeAxis
+from gam_kg.inference.embed import write_embeddings
 from gam_kg.inference.search import moment
-from gam_kg.inference.trained_run import save_memory
-from pipelines.progress import counted, progress
-from pipelines.stages import artifact_path, is_current, open_run
+from gam_kg.inference.trained_run import TrainedRun
+from pipelines.progress import counted
+from pipelines.stages import artifact_path, is_current
+from pipelines.workers import Tell, on_ranks
 
 logger = logging.getLogger("gam_kg")
 
@@ -34,22 +37,32 @@ def embed(config: Config, *, force: bool = False) -> Path:
     key = stage_key("embeddings", inputs, settings)
     if is_current(path, "embeddings", key, force=force):
         return path
-    run = open_run(config)
-    last = moment(run, config.embed.at, run.graph.end - 1)
-    with progress("embed", len([time for time in run.graph.times if time <= last])) as advance:
-        scorer = run.scorer_before(last + 1, counted(advance))
+    graph = read_manifest(artifact_path(config, "graph"), "graph").content
+    checkpoint = read_manifest(artifact_path(config, "checkpoint"), "checkpoint")
+    axis = TimeAxis.from_dict(graph["time"])
+    last = moment(axis, config.embed.at, graph["last_snapshot"])
     with writing(path) as staging:
-        write_entity_embeddings(staging / "entities.parquet", run, scorer)
-        write_relation_embeddings(staging / "relations.parquet", run)
-        save_memory(scorer.memory, staging)
+        on_ranks(config, embed_worker, {"last": last, "folder": str(staging)}, "embed")
         content = {
-            "as_of": run.axis.label(last),
+            "as_of": axis.label(last),
             "as_of_snapshot": last,
-            "dim": run.model.config.dim,
-            "num_entities": len(run.entities),
-            "num_relations": len(run.relations),
-            "vocabulary": run.graph_manifest.content["vocabulary"],
+            "dim": checkpoint.config["model"]["dim"],
+            "num_entities": graph["num_entities"],
+            "num_relations": graph["num_relations"],
+            "vocabulary": graph["vocabulary"],
         }
         write_manifest(staging, Manifest("embeddings", key, inputs, settings, content))
-    logger.info("embeddings: %d entities as of %s", len(run.entities), run.axis.label(last))
+    logger.info("embeddings: %d entities as of %s", content["num_entities"], content["as_of"])
     return path
+
+
+def embed_worker(run: TrainedRun, settings: dict[str, Any], tell: Tell) -> None:
+    """What each rank does: its rows, and on rank 0 the relations.
+
+    Args:
+        run: The run, as the rank has it.
+        settings: `last`, the snapshot, and `folder`, where to write.
+        tell: Told of progress: steps done, of how many.
+    """
+    total = len([time for time in run.graph.times if time <= settings["last"]])
+    write_embeddings(run, settings["last"], Path(settings["folder"]), counted(lambda done: tell((done, total))))

@@ -3,15 +3,17 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
 from gam_kg.artifacts import Manifest, read_manifest, stage_key, write_manifest, writing
-from gam_kg.config import Config
+from gam_kg.config import Config, EvaluateConfig
 from gam_kg.inference.evaluation import count_ticks, evaluate_run
 from gam_kg.inference.trained_run import TrainedRun
-from pipelines.progress import counted, progress
-from pipelines.stages import artifact_path, is_current, open_run
+from pipelines.progress import counted
+from pipelines.stages import artifact_path, is_current
+from pipelines.workers import Tell, on_ranks
 
 logger = logging.getLogger("gam_kg")
 
@@ -36,12 +38,25 @@ def evaluate(config: Config, *, force: bool = False) -> Path:
     key = stage_key("evaluation", inputs, settings)
     if is_current(path, "evaluation", key, force=force):
         return path
-    run: TrainedRun = open_run(config)
-    with progress("evaluate", count_ticks(run, config.evaluate)) as advance:
-        found = evaluate_run(run, config.evaluate, counted(advance))
     with writing(path) as staging:
-        (staging / "metrics.json").write_text(json.dumps(found.metrics, indent=2), encoding="utf-8")
-        pq.write_table(found.ranks, staging / "ranks.parquet", compression="zstd")
-        write_manifest(staging, Manifest("evaluation", key, inputs, settings, {"num_queries": len(found.ranks)}))
-    logger.info("evaluation: %d queries ranked", len(found.ranks))
+        on_ranks(config, evaluate_worker, {**settings, "folder": str(staging)}, "evaluate")
+        num_queries = pq.read_metadata(staging / "ranks.parquet").num_rows
+        write_manifest(staging, Manifest("evaluation", key, inputs, settings, {"num_queries": num_queries}))
+    logger.info("evaluation: %d queries ranked", num_queries)
     return path
+
+
+def evaluate_worker(run: TrainedRun, settings: dict[str, Any], tell: Tell) -> None:
+    """What each rank does; rank 0 writes what all have found.
+
+    Args:
+        run: The run, as the rank has it.
+        settings: `evaluate`, the section of the configuration, and `folder`, where to write.
+        tell: Told of progress: steps done, of how many.
+    """
+    config, folder = EvaluateConfig.model_validate(settings["evaluate"]), Path(settings["folder"])
+    total = count_ticks(run, config)
+    found = evaluate_run(run, config, counted(lambda done: tell((done, total))))
+    if run.graph.partition.rank == 0:
+        (folder / "metrics.json").write_text(json.dumps(found.metrics, indent=2), encoding="utf-8")
+        pq.write_table(found.ranks, folder / "ranks.parquet", compression="zstd")

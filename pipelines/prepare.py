@@ -27,6 +27,7 @@ from gam_kg.data.time_axis import TimeAxis, TimestampRange
 from gam_kg.data.timestamps import TimeKind
 from gam_kg.data.vocabulary import Vocabulary, entity_table, relation_table, vocabulary_hash
 from gam_kg.errors import DataError
+from gam_kg.schemas import SNAPSHOTS
 from pipelines import prepare_steps as steps
 from pipelines.quarantine import Quarantine
 from pipelines.ray_session import ray_session
@@ -143,6 +144,8 @@ def _make_graph(found: _Input, staging: Path) -> dict[str, Any]:
     names = Vocabulary.from_table(entities), Vocabulary.from_table(relations)
     num_anchored = _write_buckets(merged.facts, names, found.config.prepare.buckets, staging / "anchored")
     snapshots, counts = totals.timeline.counts()
+    timeline = pa.table([snapshots, counts], schema=SNAPSHOTS)
+    pq.write_table(timeline, staging / "snapshots.parquet", compression="zstd")
     num_facts = int(counts.sum())
     assert num_anchored == 2 * num_facts, f"{num_anchored} anchored facts written, 2 * {num_facts} expected"
     return {

@@ -20,8 +20,8 @@ _SECONDS_BETWEEN_LINES = 15.0
 class Advance(Protocol):
     """Tells how far the work is."""
 
-    def __call__(self, done: int, note: str = "") -> None:
-        """`done` units of the total are done; `note` is shown behind them."""
+    def __call__(self, done: int, note: str = "", total: int | None = None) -> None:
+        """`done` units of the total are done; `note` is shown behind them, `total` is told where it is known late."""
         ...
 
 
@@ -47,32 +47,33 @@ def progress(description: str, total: int, unit: str = "snapshots") -> Generator
             task = bar.add_task(description, total=total, note="", rate="…")
             started = time.monotonic()
 
-            def show(done: int, note: str = "") -> None:
+            def show(done: int, note: str = "", total: int | None = None) -> None:
                 rate = done / max(1e-9, time.monotonic() - started)
-                bar.update(task, completed=done, note=note, rate=f"{rate:.1f}")
+                bar.update(task, completed=done, total=total, note=note, rate=f"{rate:.1f}")
 
             yield show
     else:
         yield _lines(description, total, unit)
 
 
-def counted(advance: Advance) -> Callable[[], None]:
+def counted(advance: Callable[[int], None]) -> Callable[[], None]:
     """A callback without arguments that advances by one each time."""
     numbers = itertools.count(1)
     return lambda: advance(next(numbers))
 
 
-def _lines(description: str, total: int, unit: str) -> Advance:
+def _lines(description: str, num_units: int, unit: str) -> Advance:
     started = last = time.monotonic()
 
-    def show(done: int, note: str = "") -> None:
-        nonlocal last
+    def show(done: int, note: str = "", total: int | None = None) -> None:
+        nonlocal last, num_units
+        num_units = total or num_units
         now = time.monotonic()
         if now - last < _SECONDS_BETWEEN_LINES:
             return
         last = now
         rate = done / (now - started)
-        left = (total - done) / rate if rate else float("inf")
-        console.print(f"{description}: {done}/{total} {unit}, {rate:.1f}/s, {left:.0f} s left {note}".rstrip())
+        left = (num_units - done) / rate if rate else float("inf")
+        console.print(f"{description}: {done}/{num_units} {unit}, {rate:.1f}/s, {left:.0f} s left {note}".rstrip())
 
     return show

@@ -11,7 +11,14 @@ from rich.text import Text
 
 from gam_kg.artifacts import Manifest, read_manifest, require_same, stage_key, write_manifest, writing
 from gam_kg.config import Config
-from gam_kg.inference.report import draw, metrics_table, strata_table, write_html
+from gam_kg.inference.report import (
+    draw,
+    metrics_table,
+    strata_table,
+    time_table,
+    traffic_table,
+    write_html,
+)
 from pipelines.progress import results
 from pipelines.stages import artifact_path, is_current
 
@@ -53,6 +60,9 @@ def report(config: Config, *, force: bool = False) -> Path:
         splits = [split for split in ("test", "valid") if split in metrics]
         tables = [metrics_table(metrics, split) for split in splits]
         tables += [strata_table(metrics, split) for split in splits if "single_step" in metrics[split]]
+        tables.append(time_table(epochs))
+        if epochs[-1]["traffic"]:
+            tables.append(traffic_table(epochs))
         write_html(staging / "report.html", f"gam-kg: {config.name}", _summary(manifests), tables)
         write_manifest(staging, Manifest("report", key, inputs, settings))
     logger.info("report: %s", path / "report.html")

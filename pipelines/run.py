@@ -1,6 +1,7 @@
 """All stages of a run in order, each skipped when its artifact is up to date."""
 
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 
 from gam_kg.config import Config
@@ -34,11 +35,14 @@ def run(config: Config, *, force: bool = False) -> Path:
     """
     write_config(config)
     import_if_missing(config, force=force)
-    with ray_session():
-        prepare(config, force=force)
-        train(config, force=force)
-    for stage in (embed, evaluate, predict, report):
-        stage(config, force=force)
+    with ExitStack() as stack:
+        if config.train.most_workers > 1:  # every stage needs Ray: one for all of them
+            stack.enter_context(ray_session())
+        with ray_session():
+            prepare(config, force=force)
+            train(config, force=force)
+        for stage in (embed, evaluate, predict, report):
+            stage(config, force=force)
     metrics = read_metrics(config)
     for split in config.evaluate.splits:
         show_table(config.name, *metrics_table(metrics, split))

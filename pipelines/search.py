@@ -19,7 +19,7 @@ def search_like(run_path: Path, name: str, at: str | None, top_k: int) -> None:
     run = _open(run_path)
     found = nearest_entities(run, name, at, top_k).to_pylist()
     rows = [[row["entity"], f"{row['cosine']:.3f}", row["last_seen"] or "never"] for row in found]
-    last = run.axis.label(moment(run, at, run.graph.end - 1))
+    last = run.axis.label(moment(run.axis, at, run.graph.end - 1))
     show_table(f"nearest to {name} as of {last}", ["entity", "cosine", "last seen"], rows)
 
 

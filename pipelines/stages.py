@@ -1,7 +1,6 @@
 """What every stage shares: where a run keeps its artifacts, and when a stage may be skipped."""
 
 import logging
-import os
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from gam_kg.artifacts import read_manifest
 from gam_kg.config import Config
 from gam_kg.errors import ArtifactError, ConfigError
 from gam_kg.inference.trained_run import TrainedRun
+from gam_kg.train.session import threads
 
 ARTIFACTS = ("graph", "checkpoint", "evaluation", "embeddings", "predictions", "report")
 
@@ -51,15 +51,6 @@ def open_run(config: Config) -> TrainedRun:
     """
     torch.set_num_threads(threads(config))
     return TrainedRun.load(config.run_path, compute_device(config))
-
-
-def threads(config: Config) -> int:
-    """CPU threads to compute with: as configured, or half the CPUs this process may run on.
-
-    The other half is often the same cores' second hyperthread, which is worth little, and a thread that waits for one
-    held up by a busy neighbour is worth less than none.
-    """
-    return config.train.threads or max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 def compute_device(config: Config) -> str:

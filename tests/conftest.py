@@ -2,6 +2,7 @@
 
 import pytest
 from hypothesis import settings
+from ranks import RankPool
 
 from pipelines.ray_session import ray_session
 
@@ -14,3 +15,10 @@ settings.load_profile("gam_kg")
 def local_ray():
     with ray_session(num_cpus=2, object_store_memory=250 * 2**20):
         yield
+
+
+@pytest.fixture(scope="session")
+def rank_pool():
+    pool = RankPool()
+    yield pool
+    pool.close()

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from gam_kg.config import Config, HistoryConfig, ModelConfig
 from gam_kg.data.graph import Queries, TemporalGraph
 from gam_kg.data.names import NameWords
+from gam_kg.data.partition import Partition
 from gam_kg.nn.model import GAMLSTM
 
 Fact = tuple[int, int, int, int]
@@ -34,7 +36,7 @@ def periodic_facts(num_snapshots: int = 12) -> np.ndarray:
     return np.array(rows)
 
 
-def graph_of(facts: np.ndarray | Iterable[Fact], **changes: int) -> TemporalGraph:
+def graph_of(facts: np.ndarray | Iterable[Fact], buckets: int = 64, **changes: int) -> TemporalGraph:
     sizes = {
         "num_entities": NUM_ENTITIES,
         "num_relations": NUM_RELATIONS,
@@ -42,7 +44,8 @@ def graph_of(facts: np.ndarray | Iterable[Fact], **changes: int) -> TemporalGrap
         "test_start": TEST_START,
         **changes,
     }
-    return TemporalGraph.from_facts(np.array(facts, dtype=np.int64).reshape(-1, 4), **sizes)
+    graph = TemporalGraph.from_facts(np.array(facts, dtype=np.int64).reshape(-1, 4), **sizes)
+    return replace(graph, partition=Partition(graph.num_entities, buckets))
 
 
 def queries_of(pairs: Iterable[tuple[int, int]], time: int) -> Queries:

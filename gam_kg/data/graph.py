@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +14,13 @@ from torch import Tensor
 
 from gam_kg.artifacts import Manifest, read_manifest
 from gam_kg.data.anchored import anchored_facts, buckets_of_rank
+from gam_kg.data.partition import Partition
 from gam_kg.data.ragged import offsets_of, ragged_ranges
 from gam_kg.errors import ArtifactError
 
 _COLUMNS = ("time", "anchor", "relation", "other")
-_TENSORS = (*_COLUMNS, "entity_tie", "relation_tie")
+_TENSORS = (*_COLUMNS, "trained", "snapshots", "entity_tie", "relation_tie")
+_MIX = 0x1E3779B97F4A7C15  # an odd number; products wrap around
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,22 @@ class Queries:
 
     def __len__(self) -> int:
         return len(self.subject)
+
+    @classmethod
+    def of(cls, time: int, rows: Tensor) -> "Queries":
+        """The queries that rows ask and answer, sorted by subject, relation and answer.
+
+        Args:
+            time: The snapshot asked about.
+            rows: Subject, relation and answer, int64 (3, num_rows), in any order and any number of times.
+        """
+        rows = rows[:, _lexical_order(*rows)]
+        changed = torch.ones_like(rows, dtype=torch.bool)
+        changed[:, 1:] = rows[:, 1:] != rows[:, :-1]
+        asked = changed[:2].any(0)
+        distinct = asked | changed[2]
+        answer_query = torch.cumsum(asked, 0)[distinct] - 1
+        return cls(time, *rows[:2, asked], answer_query, rows[2, distinct])
 
     def select(self, rows: Tensor) -> "Queries":
         """Some of the queries, in the order given, with all their answers.
@@ -79,9 +98,7 @@ class Snapshot:
     def queries(self) -> Queries:
         """The questions read off the rows: (anchor, inverse relation, ?) is answered by `other`."""
         relation = _inverse(self.relation, self.num_relations)
-        rows = torch.unique(torch.stack([self.anchor, relation, self.other]), dim=1)
-        distinct, answer_query = torch.unique_consecutive(rows[:2], dim=1, return_inverse=True)
-        return Queries(self.time, distinct[0], distinct[1], answer_query, rows[2])
+        return Queries.of(self.time, torch.stack([self.anchor, relation, self.other]))
 
     def __len__(self) -> int:
         return len(self.anchor)
@@ -92,21 +109,25 @@ class TemporalGraph:
     """Anchored facts of a rank's entities, sorted by snapshot, then anchor.
 
     Attributes:
-        num_entities: Entities of the whole graph.
+        partition: The entities of the rank, all of them in a world of one.
         num_relations: Relations of the whole graph, without inverses.
         time, anchor, relation, other: The rows, int64 (num_rows,).
+        snapshots: Snapshots in which any rank has facts, ascending, int64 (num_snapshots,).
+        trained: Whether each entity has a fact in train, bool (num_entities,).
         valid_start: First snapshot of validation.
         test_start: First snapshot of test.
         entity_tie, relation_tie: Hashes of the names, int64 (num_entities,) and (2 * num_relations,), which order what
             is otherwise alike. Ids cannot: they descend by degree, so they tell of the future. None without names.
     """
 
-    num_entities: int
+    partition: Partition
     num_relations: int
     time: Tensor
     anchor: Tensor
     relation: Tensor
     other: Tensor
+    snapshots: Tensor
+    trained: Tensor
     valid_start: int
     test_start: int
     entity_tie: Tensor | None = None
@@ -134,7 +155,22 @@ class TemporalGraph:
         subject, relation, other, time = np.asarray(facts, dtype=np.int64).reshape(-1, 4).T
         anchor, relation, other = anchored_facts(subject, relation, other, num_relations)
         rows = [torch.as_tensor(column) for column in (np.concatenate([time, time]), anchor, relation, other)]
-        return cls._sorted(num_entities, num_relations, rows, valid_start, test_start)
+        trained = torch.zeros(num_entities, dtype=torch.bool)
+        trained[rows[1][rows[0] < valid_start]] = True
+        snapshots = torch.unique(rows[0])
+        time, anchor, relation, other = _sorted(rows)
+        return cls(
+            Partition(num_entities),
+            num_relations,
+            time,
+            anchor,
+            relation,
+            other,
+            snapshots,
+            trained,
+            valid_start,
+            test_start,
+        )
 
     @classmethod
     def load(cls, path: Path, *, rank: int = 0, world_size: int = 1) -> tuple["TemporalGraph", Manifest]:
@@ -145,34 +181,51 @@ class TemporalGraph:
         """
         manifest = read_manifest(path, "graph")
         content = manifest.content
-        files = [
-            file
-            for bucket in buckets_of_rank(content["buckets"], rank, world_size)
-            for file in sorted((path / "anchored" / f"bucket={bucket:03d}").glob("*.parquet"))
-        ]
-        names = ("snapshot", "anchor", "relation", "other")
-        tables = [pq.read_table(file, columns=list(names), partitioning=None) for file in files]
-        rows = [
-            torch.from_numpy(np.concatenate([table[name].to_numpy() for table in tables] or [[]]).astype(np.int64))
-            for name in names
-        ]
-        if world_size == 1 and len(rows[0]) != 2 * content["num_facts"]:
-            expected = 2 * content["num_facts"]
-            raise ArtifactError(
-                f"{path}/anchored: {len(rows[0])} rows, the manifest counts {expected}; redo prepare --force"
-            )
-        counts = (content["num_entities"], content["num_relations"])
-        graph = cls._sorted(*counts, rows, content["valid_start"], content["test_start"])
-        entity, relation = (_name_hashes(read_names(path, kind)) for kind in ("entity", "relation"))
-        return replace(graph, entity_tie=entity, relation_tie=torch.cat([relation, ~relation])), manifest
+        partition = Partition(content["num_entities"], content["buckets"], rank, world_size)
+        snapshots = pq.read_table(path / "snapshots.parquet")["snapshot"].to_numpy()
+        first = pq.read_table(path / "entities.parquet", columns=["first_snapshot"])["first_snapshot"].to_numpy()
+        entity_tie, relation_tie = (_name_hashes(read_names(path, kind)) for kind in ("entity", "relation"))
+        time, anchor, relation, other = _sorted(_read_buckets(path, partition, content))
+        graph = cls(
+            partition,
+            content["num_relations"],
+            time,
+            anchor,
+            relation,
+            other,
+            torch.from_numpy(snapshots.copy()),
+            torch.from_numpy(first < content["valid_start"]),
+            content["valid_start"],
+            content["test_start"],
+            entity_tie,
+            torch.cat([relation_tie, ~relation_tie]),
+        )
+        return graph, manifest
 
-    @classmethod
-    def _sorted(
-        cls, num_entities: int, num_relations: int, rows: list[Tensor], valid_start: int, test_start: int
-    ) -> "TemporalGraph":
-        order = _lexical_order(*rows)
-        time, anchor, relation, other = (column[order] for column in rows)
-        return cls(num_entities, num_relations, time, anchor, relation, other, valid_start, test_start)
+    def shard(self, rank: int, world_size: int) -> "TemporalGraph":
+        """The part of one rank; of a graph in a world of one."""
+        partition = replace(self.partition, rank=rank, world_size=world_size)
+        owned = partition.owns(self.anchor)
+        return replace(self, partition=partition, **{name: getattr(self, name)[owned] for name in _COLUMNS})
+
+    @property
+    def num_entities(self) -> int:
+        """Entities of the whole graph."""
+        return self.partition.num_entities
+
+    def inverse(self, relation: Tensor) -> Tensor:
+        """Inverse relations; the inverse of an inverse is the relation itself."""
+        return _inverse(relation, self.num_relations)
+
+    def answer_tie(self, entity: Tensor) -> Tensor:
+        """Numbers that order entities which are otherwise alike; same shape, int64."""
+        return entity if self.entity_tie is None else self.entity_tie[entity]
+
+    def fact_tie(self, relation: Tensor, entity: Tensor) -> Tensor:
+        """Numbers that order facts (any subject, relation, entity) which are otherwise alike; same shape, int64."""
+        if self.entity_tie is None or self.relation_tie is None:
+            return relation * self.num_entities + entity
+        return self.relation_tie[relation] * _MIX + self.entity_tie[entity]
 
     @cached_property
     def _rows_at(self) -> dict[int, slice]:
@@ -181,10 +234,10 @@ class TemporalGraph:
         bounds = zip(times.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True)
         return {time: slice(start, stop) for time, start, stop in bounds}
 
-    @property
+    @cached_property
     def times(self) -> list[int]:
-        """Snapshots that have facts, ascending."""
-        return list(self._rows_at)
+        """Snapshots in which any rank has facts, ascending."""
+        return self.snapshots.tolist()
 
     def times_in(self, split: str) -> list[int]:
         """Snapshots with facts in "train", "valid" or "test"."""
@@ -198,7 +251,7 @@ class TemporalGraph:
     @property
     def end(self) -> int:
         """The snapshot after the last one with facts."""
-        return self.times[-1] + 1 if len(self.time) else 0
+        return self.times[-1] + 1 if self.times else 0
 
     def snapshot(self, time: int) -> Snapshot:
         """The rows of one snapshot; none of them is an empty snapshot."""
@@ -209,19 +262,12 @@ class TemporalGraph:
         """The same graph without the facts at or after `time`."""
         rows = slice(0, sum(slot.stop - slot.start for start, slot in self._rows_at.items() if start < time))
         columns = {name: getattr(self, name)[rows] for name in _COLUMNS}
-        return replace(self, **columns)
+        return replace(self, snapshots=self.snapshots[self.snapshots < time], **columns)
 
     def to(self, device: torch.device | str) -> "TemporalGraph":
         """The same graph with its rows on a device."""
         names = [name for name, value in vars(self).items() if isinstance(value, Tensor) and name in _TENSORS]
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
-
-    @cached_property
-    def trained(self) -> Tensor:
-        """Whether each entity has a fact in train, bool (num_entities,)."""
-        seen = torch.zeros(self.num_entities, dtype=torch.bool, device=self.anchor.device)
-        seen[self.before(self.valid_start).anchor] = True
-        return seen
 
 
 def read_names(path: Path, kind: str) -> pa.ChunkedArray:
@@ -233,6 +279,32 @@ def read_names(path: Path, kind: str) -> pa.ChunkedArray:
     """
     plural = {"entity": "entities", "relation": "relations"}[kind]
     return pq.read_table(path / f"{plural}.parquet", columns=[kind])[kind]
+
+
+def _read_buckets(path: Path, partition: Partition, content: dict[str, Any]) -> list[Tensor]:
+    """Rows of the partition's buckets: snapshot, anchor, relation, other."""
+    files = [
+        file
+        for bucket in buckets_of_rank(partition.buckets, partition.rank, partition.world_size)
+        for file in sorted((path / "anchored" / f"bucket={bucket:03d}").glob("*.parquet"))
+    ]
+    names = ("snapshot", "anchor", "relation", "other")
+    tables = [pq.read_table(file, columns=list(names), partitioning=None) for file in files]
+    rows = [
+        torch.from_numpy(np.concatenate([table[name].to_numpy() for table in tables] or [[]]).astype(np.int64))
+        for name in names
+    ]
+    expected = 2 * content["num_facts"]
+    if partition.world_size == 1 and len(rows[0]) != expected:
+        raise ArtifactError(
+            f"{path}/anchored: {len(rows[0])} rows, the manifest counts {expected}; redo prepare --force"
+        )
+    return rows
+
+
+def _sorted(rows: list[Tensor]) -> list[Tensor]:
+    order = _lexical_order(*rows)
+    return [column[order] for column in rows]
 
 
 def _name_hashes(names: pa.ChunkedArray) -> Tensor:

@@ -1,15 +1,11 @@
 """The history index: what was seen with what, when last and how often, as of any snapshot.
 
-One structure, `RecencyIndex`, answers "the k most recent distinct items of these groups, as of t" from a log sorted
-by (group, time). Each row of the log knows when its item is next seen in the group, so a row is the item's latest
-exactly when that next time is not before t: one build serves every t, no row is ever moved, and nothing at or
-after t can show.
-
-`HistoryIndex` holds three of them over the graph, by subject, by (subject, relation) and by relation, and looks up
-for the queries of a snapshot what the history attention reads.
+`HistoryIndex` holds three `RecencyIndex`es over a rank's facts, by subject, by (subject, relation) and by relation, and
+looks up for the queries of a snapshot what the history attention reads.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,11 +14,10 @@ from torch import Tensor
 from gam_kg.config import HistoryConfig
 from gam_kg.data.graph import Queries, TemporalGraph
 from gam_kg.data.ragged import offsets_of, ragged_ranges
+from gam_kg.data.recency import Cut, RecencyIndex, Recent
 
 NUM_BUCKETS = 32
 NEVER = NUM_BUCKETS
-_LATER = torch.iinfo(torch.int64).max
-_MIX = 0x1E3779B97F4A7C15  # an odd number; products wrap around
 
 
 # Smallest value of each bucket: 0 to 5 one by one, then two buckets for each doubling.
@@ -32,113 +27,6 @@ _BOUNDARIES = torch.tensor([*range(6), *(math.ceil(5 * 2 ** ((bucket - 5.5) / 2)
 def log_bucket(value: Tensor) -> Tensor:
     """Log-spaced bucket of a count or recency, in `[0, NUM_BUCKETS)`; same shape, int64."""
     return torch.bucketize(value, _BOUNDARIES.to(value.device), right=True) - 1
-
-
-@dataclass(frozen=True)
-class Recent:
-    """Answer of `RecencyIndex.recent`, ragged by row and within a row from oldest to latest.
-
-    Attributes:
-        row: Position of the group in the request, int64 (num_found,), ascending.
-        item: int64 (num_found,).
-        last: Snapshot the item was last seen with the group, int64 (num_found,).
-        count: In how many snapshots it was seen, int64 (num_found,).
-    """
-
-    row: Tensor
-    item: Tensor
-    last: Tensor
-    count: Tensor
-
-
-class RecencyIndex:
-    """The most recent distinct items of a group, as of any snapshot.
-
-    Args:
-        group: int64 (num_rows,).
-        item: int64 (num_rows,).
-        time: Snapshot of each row, int64 (num_rows,), not negative.
-        tie: Order of the items that are alike in recency and count, int64 (num_rows,), the same for all rows of an
-            item; None for that of their ids. It must not depend on the future, as ids by degree do.
-    """
-
-    def __init__(self, group: Tensor, item: Tensor, time: Tensor, tie: Tensor | None = None) -> None:
-        self._span = int(time.max()) + 1 if len(time) else 1
-        if len(group) and int(group.max()) >= _LATER // (self._span + 1):
-            raise ValueError(
-                f"{int(group.max())} groups over {self._span} snapshots do not fit 64 bits; use a larger time_unit"
-            )
-        order = torch.argsort(time, stable=True)
-        for column in (item, group):
-            order = order[torch.argsort(column[order], stable=True)]
-        tie = item if tie is None else tie
-        group, item, time, tie = group[order], item[order], time[order], tie[order]
-        # Sorted by (group, item, time): repeats of an item stand next to each other.
-        same = torch.zeros(len(group), dtype=torch.bool, device=group.device)
-        same[1:] = (group[1:] == group[:-1]) & (item[1:] == item[:-1])
-        repeat = same.clone()
-        repeat[1:] &= time[1:] == time[:-1]
-        group, item, time, tie, same = (column[~repeat] for column in (group, item, time, tie, same))
-        position = torch.arange(len(group), device=group.device)
-        first = torch.cummax(torch.where(same, 0, position), 0).values if len(group) else position
-        following = torch.full_like(time, _LATER)
-        following[:-1] = torch.where(same[1:], time[1:], _LATER)
-
-        count = position - first + 1
-        order = torch.argsort(tie, stable=True)
-        order = order[torch.argsort(count[order], stable=True)]
-        order = order[torch.argsort((group * self._span + time)[order], stable=True)]
-        self._key = (group * self._span + time)[order]
-        self._item = item[order]
-        self._following = following[order]
-        self._count = count[order]
-
-    def occurrences(self, groups: Tensor, as_of: int) -> Recent:
-        """Every time an item was seen with each group before `as_of`: `last` and `count` tell of that time.
-
-        Args:
-            groups: int64 (num_groups,).
-            as_of: Only rows with time `< as_of` are seen.
-        """
-        low, high = self._bounds(groups, as_of)
-        row, position = ragged_ranges(low, high - low)
-        return Recent(row, self._item[position], self._key[position] % self._span, self._count[position])
-
-    def recent(self, groups: Tensor, as_of: int, limit: int | None = None) -> Recent:
-        """The distinct items seen with each group before `as_of`, at most the `limit` most recent of each.
-
-        At the limit, of items last seen at the same time the more frequent are kept, and `tie` decides the rest.
-
-        Args:
-            groups: int64 (num_groups,).
-            as_of: Only rows with time `< as_of` are seen.
-            limit: Items a group; None for all.
-        """
-        low, high = self._bounds(groups, as_of)
-        available = high - low
-        width = available if limit is None else available.clamp(max=2 * limit)
-        while True:
-            row, position = ragged_ranges(high - width, width)
-            live = self._following[position] >= as_of
-            row, position = row[live], position[live]
-            found = torch.bincount(row, minlength=len(groups))
-            if limit is None:
-                break
-            short = (found < limit) & (width < available)
-            if not bool(short.any()):
-                break
-            width = torch.where(short, torch.minimum(4 * width, available), width)
-        if limit is not None:
-            from_end = torch.cumsum(found, 0)[row] - 1 - torch.arange(len(row), device=row.device)
-            kept = from_end < limit
-            row, position = row[kept], position[kept]
-        return Recent(row, self._item[position], self._key[position] % self._span, self._count[position])
-
-    def _bounds(self, groups: Tensor, as_of: int) -> tuple[Tensor, Tensor]:
-        first = groups * self._span
-        return torch.searchsorted(self._key, first), torch.searchsorted(
-            self._key, first + min(max(as_of, 0), self._span)
-        )
 
 
 @dataclass(frozen=True)
@@ -224,8 +112,72 @@ class History:
     popularity: Popularity | None
 
 
+@dataclass(frozen=True)
+class Hops:
+    """First hops of two-hop paths.
+
+    Attributes:
+        row: Which of the subjects each starts from, int64 (num_hops,), ascending.
+        relation, neighbour, last: Past fact (subject, relation, neighbour), neighbours by id, int64 (num_hops,).
+    """
+
+    row: Tensor
+    relation: Tensor
+    neighbour: Tensor
+    last: Tensor
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The distinct subjects and relations of queries, as of a snapshot.
+
+    Attributes:
+        queries: The queries.
+        as_of: Only facts before it are seen.
+        subjects, relations: Distinct, int64 (num_subjects,) and (num_relations,).
+        subject_row, relation_row: Place of each query's, int64 (num_queries,).
+    """
+
+    queries: Queries
+    as_of: int
+    subjects: Tensor
+    subject_row: Tensor
+    relations: Tensor
+    relation_row: Tensor
+
+    @classmethod
+    def of(cls, queries: Queries, as_of: int | None) -> "Asked":
+        as_of = queries.time if as_of is None else min(as_of, queries.time)
+        subjects, subject_row = torch.unique(queries.subject, return_inverse=True)
+        relations, relation_row = torch.unique(queries.relation, return_inverse=True)
+        return cls(queries, as_of, subjects, subject_row, relations, relation_row)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far back each look-up goes: a number of items, or where the rank has not all of them, the least one.
+
+    Attributes:
+        recent: By subject.
+        same_relation: By query.
+        popular: By relation.
+        hops: First hops; None where paths are switched off.
+        neighbours: Their distinct ends, int64 (num_neighbours,), and the place of each hop's, int64 (num_hops,).
+        second: By neighbour.
+    """
+
+    recent: int | Cut
+    same_relation: int | Cut
+    popular: int | Cut
+    hops: Hops | None
+    neighbours: tuple[Tensor, Tensor] | None
+    second: int | Cut
+
+
 class HistoryIndex:
     """Looks up the past of queries, vectorised, on the device of the graph's tensors.
+
+    Candidates are told by their row in the rank's shard.
 
     Args:
         graph: The anchored facts. Row (anchor, relation, other) is read as: `anchor` was an answer to
@@ -236,16 +188,21 @@ class HistoryIndex:
     def __init__(self, graph: TemporalGraph, config: HistoryConfig) -> None:
         self.config = config
         self.device = graph.time.device
-        self._num_entities = graph.num_entities
         self._num_relations = 2 * graph.num_relations
-        subject, relation, other, time = graph.other, graph.relation, graph.anchor, graph.time
-        fact_tie = other_tie = None
-        if graph.entity_tie is not None and graph.relation_tie is not None:
-            other_tie = graph.entity_tie[other]
-            fact_tie = graph.relation_tie[relation] * _MIX + other_tie
-        self.by_subject = RecencyIndex(subject, relation * self._num_entities + other, time, fact_tie)
-        self.by_query = RecencyIndex(subject * self._num_relations + relation, other, time, other_tie)
-        self.by_relation = RecencyIndex(relation, other, time, other_tie)
+        self.stride = max(1, graph.partition.num_rows)
+        self._ids = ids = graph.partition.ids.to(self.device)
+        subject, relation, time = graph.other, graph.relation, graph.time
+        row = graph.partition.rows(graph.anchor)
+
+        def fact_tie(item: Tensor) -> Tensor:
+            return graph.fact_tie(item // self.stride, ids[item % self.stride])
+
+        def answer_tie(item: Tensor) -> Tensor:
+            return graph.answer_tie(ids[item])
+
+        self.by_subject = RecencyIndex(subject, relation * self.stride + row, time, fact_tie)
+        self.by_query = RecencyIndex(subject * self._num_relations + relation, row, time, answer_tie)
+        self.by_relation = RecencyIndex(relation, row, time, answer_tie)
 
     def look_up(self, queries: Queries, as_of: int | None = None) -> History:
         """The past of queries.
@@ -254,30 +211,50 @@ class HistoryIndex:
             queries: Asked about `queries.time`, from which recency counts.
             as_of: Only facts before it are seen; None for all before `queries.time`. Never later than that.
         """
-        as_of = queries.time if as_of is None else min(as_of, queries.time)
-        subjects, subject_row = torch.unique(queries.subject, return_inverse=True)
-        config = self.config
-        has_pairs = config.recent > 0 or config.same_relation > 0
-        has_paths = config.two_hop_first > 0 and config.two_hop_second > 0
+        asked = Asked.of(queries, as_of)
+        reach = self.reach(asked)
+        has_pairs = self.config.recent > 0 or self.config.same_relation > 0
         return History(
-            self._pairs(queries, as_of, subjects, subject_row) if has_pairs else None,
-            self._paths(queries, as_of, subjects, subject_row) if has_paths else None,
-            self._popularity(queries, as_of) if config.popular > 0 else None,
+            self._pairs(asked, reach) if has_pairs else None,
+            None if reach.hops is None else self._paths(asked, reach, reach.hops),
+            self._popularity(asked, reach) if self.config.popular > 0 else None,
         )
 
-    def _pairs(self, queries: Queries, as_of: int, subjects: Tensor, subject_row: Tensor) -> PairHistory:
-        recent = self.by_subject.recent(subjects, as_of, self.config.recent)
-        same = self.by_query.recent(
-            queries.subject * self._num_relations + queries.relation, as_of, self.config.same_relation
-        )
+    def reach(self, asked: Asked) -> Reach:
+        """How far back to look."""
+        config, hops, neighbours = self.config, None, None
+        if config.two_hop_first and config.two_hop_second:
+            first = self.by_subject.recent(asked.subjects, asked.as_of, config.two_hop_first)
+            hops = Hops(first.row, first.item // self.stride, first.item % self.stride, first.last)
+            neighbours = torch.unique(hops.neighbour, return_inverse=True)
+        return Reach(config.recent, config.same_relation, config.popular, hops, neighbours, config.two_hop_second)
+
+    def plan(self, queries: Sequence[Queries]) -> None:
+        """Be told what will be asked, each snapshot's queries together; the facts before them are seen then."""
+
+    def recent_facts(self, subjects: Tensor, as_of: int, limit: int) -> Recent:
+        """Those of the subjects' `limit` most recent facts whose candidate is in the shard.
+
+        Items are `relation * stride + row of the candidate`; arguments as of `RecencyIndex.recent`.
+        """
+        return self.by_subject.recent(subjects, as_of, limit)
+
+    def query_key(self, queries: Queries) -> Tensor:
+        """Group of each query in `by_query`, int64 (num_queries,)."""
+        return queries.subject * self._num_relations + queries.relation
+
+    def _pairs(self, asked: Asked, reach: Reach) -> PairHistory:
+        queries, subject_row = asked.queries, asked.subject_row
+        recent = self.by_subject.recent(asked.subjects, asked.as_of, reach.recent)
+        same = self.by_query.recent(self.query_key(queries), asked.as_of, reach.same_relation)
         num_recent = len(recent.item)
-        relation = torch.cat([recent.item // self._num_entities, queries.relation[same.row]])
-        other = torch.cat([recent.item % self._num_entities, same.item])
+        relation = torch.cat([recent.item // self.stride, queries.relation[same.row]])
+        other = torch.cat([recent.item % self.stride, same.item])
         recency = log_bucket(queries.time - torch.cat([recent.last, same.last]))
         count = log_bucket(torch.cat([recent.count, same.count]))
         is_same = torch.arange(len(relation), device=relation.device) >= num_recent
 
-        start, length = offsets_of(recent.row, len(subjects))
+        start, length = offsets_of(recent.row, len(asked.subjects))
         link_query, link_entry = ragged_ranges(start[subject_row], length[subject_row])
         # The query's own relation is looked up apart, further back, unless that is switched off.
         different = relation[link_entry] != queries.relation[link_query]
@@ -312,26 +289,27 @@ class HistoryIndex:
             features,
         )
 
-    def _paths(self, queries: Queries, as_of: int, subjects: Tensor, subject_row: Tensor) -> PathHistory:
-        first = self.by_subject.recent(subjects, as_of, self.config.two_hop_first)
-        neighbours, neighbour_row = torch.unique(first.item % self._num_entities, return_inverse=True)
-        second = self.by_subject.recent(neighbours, as_of, self.config.two_hop_second)
-        second_other = second.item % self._num_entities
+    def _paths(self, asked: Asked, reach: Reach, hops: Hops) -> PathHistory:
+        assert reach.neighbours is not None
+        neighbours, neighbour_row = reach.neighbours
+        second = self.by_subject.recent(neighbours, asked.as_of, reach.second)
+        second_other = second.item % self.stride
 
         start, length = offsets_of(second.row, len(neighbours))
         path_first, path_second = ragged_ranges(start[neighbour_row], length[neighbour_row])
-        path_subject = first.row[path_first]
-        returns = second_other[path_second] == subjects[path_subject]
+        path_subject = hops.row[path_first]
+        returns = self._ids[second_other[path_second]] == asked.subjects[path_subject]
         path_first, path_second, path_subject = path_first[~returns], path_second[~returns], path_subject[~returns]
-        start, length = offsets_of(path_subject, len(subjects))
-        link_query, link_path = ragged_ranges(start[subject_row], length[subject_row])
+        start, length = offsets_of(path_subject, len(asked.subjects))
+        link_query, link_path = ragged_ranges(start[asked.subject_row], length[asked.subject_row])
         pair_query, pair_other, link_pair = self._distinct_pairs(link_query, second_other[path_second[link_path]])
+        time = asked.queries.time
         return PathHistory(
-            first.item // self._num_entities,
-            log_bucket(queries.time - first.last),
-            second.item // self._num_entities,
+            hops.relation,
+            log_bucket(time - hops.last),
+            second.item // self.stride,
             second_other,
-            log_bucket(queries.time - second.last),
+            log_bucket(time - second.last),
             log_bucket(second.count),
             path_first,
             path_second,
@@ -342,14 +320,13 @@ class HistoryIndex:
             pair_other,
         )
 
-    def _popularity(self, queries: Queries, as_of: int) -> Popularity:
-        relations, relation_row = torch.unique(queries.relation, return_inverse=True)
-        found = self.by_relation.recent(relations, as_of, self.config.popular)
-        start, length = offsets_of(found.row, len(relations))
-        link_query, link_row = ragged_ranges(start[relation_row], length[relation_row])
-        recency = log_bucket(queries.time - found.last)
-        return Popularity(relations[found.row], found.item, recency, log_bucket(found.count), link_query, link_row)
+    def _popularity(self, asked: Asked, reach: Reach) -> Popularity:
+        found = self.by_relation.recent(asked.relations, asked.as_of, reach.popular)
+        start, length = offsets_of(found.row, len(asked.relations))
+        link_query, link_row = ragged_ranges(start[asked.relation_row], length[asked.relation_row])
+        recency, count = log_bucket(asked.queries.time - found.last), log_bucket(found.count)
+        return Popularity(asked.relations[found.row], found.item, recency, count, link_query, link_row)
 
     def _distinct_pairs(self, query: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        pair, link_pair = torch.unique(query * self._num_entities + other, return_inverse=True)
-        return pair // self._num_entities, pair % self._num_entities, link_pair
+        pair, link_pair = torch.unique(query * self.stride + other, return_inverse=True)
+        return pair // self.stride, pair % self.stride, link_pair

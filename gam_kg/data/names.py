@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gam_kg.data.ragged import ragged_ranges
+
 _SEPARATORS = re.compile(r"[\s_(),]+")
 MIN_ENTITIES = 2
 
@@ -47,3 +49,14 @@ class NameWords:
         offsets = torch.zeros(len(names) + 1, dtype=torch.int64)
         offsets[1:] = torch.cumsum(torch.tensor([len(part) for part in found], dtype=torch.int64), 0)
         return cls(words, offsets, torch.tensor([word for part in found for word in part], dtype=torch.int64))
+
+    def select(self, entities: Tensor) -> "NameWords":
+        """The words of some entities' names, in the order given.
+
+        Args:
+            entities: int64 (num_selected,).
+        """
+        first, length = self.offsets[entities], self.offsets[entities + 1] - self.offsets[entities]
+        _, position = ragged_ranges(first, length)
+        offsets = torch.cat([length.new_zeros(1), torch.cumsum(length, 0)])
+        return NameWords(self.words, offsets, self.word[position])

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gam_kg.data.graph import Queries
+from gam_kg.data.partition import Partition
 from gam_kg.distributed.topology import Topology
 
 
@@ -23,6 +25,13 @@ class Targets:
     query: Tensor
     candidate: Tensor
     answers_per_query: Tensor
+
+    @classmethod
+    def of(cls, queries: Queries, partition: Partition) -> "Targets":
+        """The answers of queries, alike on all ranks, that are entities of the partition."""
+        owned = partition.owns(queries.answer)
+        per_query = torch.bincount(queries.answer_query, minlength=len(queries))
+        return cls(queries.answer_query[owned], partition.rows(queries.answer[owned]), per_query)
 
 
 def sharded_cross_entropy(
@@ -49,16 +58,21 @@ class _ShardedCrossEntropy(torch.autograd.Function):
         ctx: Any, scores: Tensor, targets: Targets, num_candidates: int, smoothing: float, topology: Topology
     ) -> Tensor:
         weight = targets.answers_per_query.to(scores.dtype)
-        top = topology.max(scores.amax(1) if scores.shape[1] else scores.new_full((len(scores),), -torch.inf))
-        shifted = scores.sub_(top[:, None])
-        target = torch.zeros_like(top).index_add_(0, targets.query, shifted[targets.query, targets.candidate])
-        total = shifted.sum(1)
-        shifted.exp_()
-        normaliser, target, total = topology.sum(torch.stack([shifted.sum(1), target, total]))
+        top = scores.amax(1) if scores.shape[1] else scores.new_full((len(scores),), torch.finfo(scores.dtype).min)
+        target = torch.zeros_like(top).index_add_(0, targets.query, scores[targets.query, targets.candidate])
+        total = scores.sum(1)
+        exponential = scores.sub_(top[:, None]).exp_()
+        # One collective: what each rank has summed against its own maximum is scaled to that of all.
+        sums = torch.stack([top, exponential.sum(1), target, total])
+        tops, sums, target, total = topology.gather_even(sums[None], "softmax").unbind(1)
+        highest = tops.amax(0)
+        normaliser = (sums * (tops - highest).exp()).sum(0)
         loss = (
-            weight * normaliser.log() - (1 - smoothing) * target - smoothing / num_candidates * weight * total
+            weight * (normaliser.log() + highest)
+            - (1 - smoothing) * target.sum(0)
+            - smoothing / num_candidates * weight * total.sum(0)
         ).sum()
-        ctx.save_for_backward(shifted, weight, normaliser)
+        ctx.save_for_backward(exponential, weight, normaliser * (highest - top).exp())
         ctx.targets, ctx.share, ctx.smoothing = targets, smoothing / num_candidates, smoothing
         return loss
 

@@ -7,22 +7,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from gam_kg.data.vocabulary import Vocabulary
-from gam_kg.inference.trained_run import TrainedRun
+from gam_kg.inference.trained_run import TrainedRun, save_memory
 from gam_kg.schemas import embedding_schema
-from gam_kg.train.evaluate import ModelScorer
+from gam_kg.train.evaluate import ModelScorer, Tick
 
 _ROW_GROUP = 65_536
 
 
-def write_entity_embeddings(path: Path, run: TrainedRun, scorer: ModelScorer) -> None:
-    """Write z of every entity as the scorer remembers it; those not seen yet have a null `last_seen`."""
+def write_entity_embeddings(folder: Path, run: TrainedRun, scorer: ModelScorer) -> None:
+    """Write z of the rank's entities as the scorer remembers it; those not seen yet have a null `last_seen`.
+
+    One rank writes `entities.parquet`; several write a file each, as `entities-00000-of-00002.parquet`, by id.
+    """
+    partition = run.graph.partition
+    part = f"-{partition.rank:05d}-of-{partition.world_size:05d}" if partition.world_size > 1 else ""
+    ids = pa.array(partition.ids.numpy())
     vectors = scorer.vectors()
     last = scorer.memory.last_seen.cpu().numpy()
     snapshots = pa.array(last, mask=last < 0)
     last_seen = run.labels(last)
-    columns = [_ids(run.entities), run.entities.names, last_seen, snapshots, _fixed_lists(vectors)]
-    _write(path, "entity", columns, vectors.shape[1])
+    columns = [ids, run.entities.names.take(ids), last_seen, snapshots, _fixed_lists(vectors)]
+    _write(folder / f"entities{part}.parquet", "entity", columns, vectors.shape[1])
 
 
 def write_relation_embeddings(path: Path, run: TrainedRun) -> None:
@@ -32,6 +37,22 @@ def write_relation_embeddings(path: Path, run: TrainedRun) -> None:
     inverse = pa.array(np.arange(len(names)) >= len(run.relations))
     columns = [pa.array(np.arange(len(names))), names, inverse, _fixed_lists(vectors)]
     _write(path, "relation", columns, vectors.shape[1])
+
+
+def write_embeddings(run: TrainedRun, last: int, folder: Path, tick: Tick = lambda: None) -> None:
+    """Write a rank's part of the embeddings as of a snapshot, its facts included. A collective.
+
+    Args:
+        run: The run.
+        last: The snapshot.
+        folder: Where to write; the same on all ranks.
+        tick: Called after each snapshot remembered.
+    """
+    scorer = run.scorer_before(last + 1, tick)
+    write_entity_embeddings(folder, run, scorer)
+    save_memory(scorer.memory, folder, run.graph.partition)
+    if run.graph.partition.rank == 0:
+        write_relation_embeddings(folder / "relations.parquet", run)
 
 
 def read_vectors(path: Path) -> np.ndarray:
@@ -50,10 +71,6 @@ def _write(path: Path, kind: str, columns: list[pa.Array], dim: int) -> None:
         use_dictionary=False,
         use_byte_stream_split=["embedding.list.element"],
     )
-
-
-def _ids(vocabulary: Vocabulary) -> pa.Array:
-    return pa.array(np.arange(len(vocabulary)))
 
 
 def _fixed_lists(vectors: Tensor) -> pa.Array:

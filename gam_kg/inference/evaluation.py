@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from gam_kg.config import EvaluateConfig
+from gam_kg.distributed.queries import all_queries
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.metrics.baselines import Baseline, build_baselines
 from gam_kg.metrics.strata import Strata
@@ -42,19 +43,19 @@ def count_ticks(run: TrainedRun, config: EvaluateConfig) -> int:
 
 
 def evaluate_run(run: TrainedRun, config: EvaluateConfig, tick: Tick = lambda: None) -> Evaluation:
-    """Walk through time once and rank every answer of the asked splits in the asked settings.
+    """Walk through time once and rank every answer of the asked splits in the asked settings. A collective.
 
     Raises:
         EvaluationError: A score is NaN or infinite.
     """
-    graph = run.graph
+    graph, topology = run.graph, run.model.topology
     baselines: dict[str, Baseline] = {}
     if config.baselines:
-        baselines = build_baselines(run.history, graph.num_entities, graph.num_relations)
+        baselines = build_baselines(run.history, graph.partition, graph.num_relations, topology)
         _tune(baselines, run)
     scorers: dict[str, Scorer] = {MODEL: ModelScorer(run.model, run.history), **baselines}
     roll(scorers.values(), graph, [time for time in graph.times if time < _first_asked(run, config)], tick)
-    strata = Strata(graph)
+    strata = Strata(graph, topology)
     found: dict[str, dict[str, AnswerRanks]] = {}
     for split, start in (("valid", graph.valid_start), ("test", graph.test_start)):
         if split not in config.splits:
@@ -64,7 +65,14 @@ def evaluate_run(run: TrainedRun, config: EvaluateConfig, tick: Tick = lambda: N
         for setting, frozen_at in (("multi_step", start), ("single_step", None)):
             if setting in config.settings:
                 found[split][setting] = rank_split(
-                    scorers, graph, times, frozen_at=frozen_at, strata=strata, max_scores=_MAX_SCORES, tick=tick
+                    scorers,
+                    graph,
+                    times,
+                    frozen_at=frozen_at,
+                    strata=strata,
+                    topology=topology,
+                    max_scores=_MAX_SCORES,
+                    tick=tick,
                 )
         if "single_step" not in config.settings:
             roll(scorers.values(), graph, times)
@@ -81,7 +89,9 @@ def _tune(baselines: dict[str, Baseline], run: TrainedRun) -> None:
     blocks = [
         block
         for time in run.graph.times_in("valid")
-        for block in query_blocks(run.graph.snapshot(time).queries, run.graph.num_entities, _MAX_SCORES)
+        for block in query_blocks(
+            all_queries(run.graph.snapshot(time), run.model.topology), run.graph.partition.most_rows, _MAX_SCORES
+        )
     ]
     for baseline in baselines.values():
         baseline.tune(blocks)

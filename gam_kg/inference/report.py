@@ -55,6 +55,38 @@ def strata_table(metrics: dict[str, Any], split: str) -> tuple[list[str], list[l
     return header, rows
 
 
+def time_table(epochs: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Where the last epoch's time went: milliseconds a step by phase, as its first rank saw them."""
+    steps = _steps(epochs)
+    total = max(1e-9, epochs[-1]["seconds"])
+    rows = [
+        [phase, f"{1000 * seconds / steps:.1f}", f"{100 * seconds / total:.0f}"]
+        for phase, seconds in epochs[-1]["phases"].items()
+    ]
+    workers = epochs[-1]["world_size"]
+    return [f"phase of a step, {workers} worker{'s' if workers > 1 else ''}", "ms", "%"], rows
+
+
+def traffic_table(epochs: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """What the first rank sent in a step of the last epoch, and how long it was in collectives, waiting included."""
+    steps = _steps(epochs)
+    rows = [
+        [
+            purpose,
+            f"{found['bytes'] / steps / 1000:,.1f}",
+            f"{found['collectives'] / steps:.1f}",
+            f"{1000 * found['seconds'] / steps:.1f}",
+        ]
+        for purpose, found in epochs[-1]["traffic"].items()
+    ]
+    return ["communication of a step", "kB sent", "collectives", "ms"], rows
+
+
+def _steps(epochs: Sequence[dict[str, Any]]) -> int:
+    before = epochs[-2]["step"] if len(epochs) > 1 else 0
+    return max(1, epochs[-1]["step"] - before)
+
+
 def draw(metrics: dict[str, Any], epochs: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw training, comparison, strata and the curve over time into one PNG.
 

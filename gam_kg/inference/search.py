@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from gam_kg.data.time_axis import TimeAxis
 from gam_kg.errors import ConfigError
 from gam_kg.inference.predict import Asked, answer_queries, prediction_table
 from gam_kg.inference.trained_run import TrainedRun
@@ -26,7 +27,7 @@ def nearest_entities(run: TrainedRun, name: str, at: str | int | None = None, to
         ConfigError: `at` is no timestamp of the graph, or before the first fact.
     """
     entity = int(run.entities.encode([name])[0])
-    scorer = run.scorer_before(moment(run, at, run.graph.end - 1) + 1)
+    scorer = run.scorer_before(moment(run.axis, at, run.graph.end - 1) + 1)
     vectors = scorer.vectors()
     cosine = vectors @ vectors[entity]
     cosine[entity] = -torch.inf
@@ -61,11 +62,11 @@ def query_answers(
         ConfigError: `at` is no timestamp of the graph, or before the first fact.
     """
     ids = run.entities.encode([subject]), run.relations.encode([relation])
-    asked = Asked(*ids, np.array([moment(run, at, run.graph.end)]))
+    asked = Asked(*ids, np.array([moment(run.axis, at, run.graph.end)]))
     return prediction_table(run, asked, answer_queries(run, asked, top_k))
 
 
-def moment(run: TrainedRun, at: str | int | None, default: int) -> int:
+def moment(axis: TimeAxis, at: str | int | None, default: int) -> int:
     """The snapshot of a timestamp.
 
     Raises:
@@ -73,7 +74,7 @@ def moment(run: TrainedRun, at: str | int | None, default: int) -> int:
     """
     if at is None:
         return default
-    snapshot = run.axis.parse(at)
+    snapshot = axis.parse(at)
     if snapshot < 0:
-        raise ConfigError(f"{at}: before the first fact ({run.axis.label(0)}), when nothing is known")
+        raise ConfigError(f"{at}: before the first fact ({axis.label(0)}), when nothing is known")
     return snapshot

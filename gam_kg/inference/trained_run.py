@@ -6,30 +6,32 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors.torch import load_file, save_file
 
 from gam_kg.artifacts import Manifest, read_manifest, require_same
 from gam_kg.data.graph import TemporalGraph, read_names
 from gam_kg.data.history import HistoryIndex
+from gam_kg.data.partition import Partition
 from gam_kg.data.time_axis import TimeAxis
 from gam_kg.data.vocabulary import Vocabulary, vocabulary_hash
+from gam_kg.distributed.sharded_history import build_history
+from gam_kg.distributed.topology import Topology
 from gam_kg.errors import ArtifactError
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
-from gam_kg.train.checkpoint import load_model
+from gam_kg.train.checkpoint import load_model, load_rows, save_rows
 from gam_kg.train.evaluate import ModelScorer, Tick, roll
 
-_MEMORY = "memory.safetensors"
+_MEMORY = "memory"
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """The artifacts of a run in memory.
+    """The artifacts of a run in memory, as a rank has them; whoever asks questions is a world of one.
 
     Attributes:
         path: Folder of the run.
         model: In evaluation mode.
-        graph: All facts, those after training included.
+        graph: The rank's facts, those after training included.
         history: Index over the graph.
         entities, relations: Names by id.
         axis: Timestamps ↔ snapshots.
@@ -47,15 +49,16 @@ class TrainedRun:
     checkpoint_manifest: Manifest
 
     @classmethod
-    def load(cls, path: Path, device: torch.device | str = "cpu") -> "TrainedRun":
-        """Open a run folder that has `graph/` and `checkpoint/`.
+    def load(cls, path: Path, device: torch.device | str = "cpu", topology: Topology | None = None) -> "TrainedRun":
+        """Open a run folder that has `graph/` and `checkpoint/`. A collective.
 
         Raises:
             ArtifactError: One is missing or unfinished, or they do not belong together.
         """
         if not path.is_dir():
             raise ArtifactError(f"{path}: no such run folder; expected one that gam-kg run has made")
-        model, graph, graph_manifest, checkpoint_manifest = load_model(path / "checkpoint", path / "graph")
+        topology = topology or Topology()
+        model, graph, graph_manifest, checkpoint_manifest = load_model(path / "checkpoint", path / "graph", topology)
         graph = graph.to(device)
         entities = Vocabulary(read_names(path / "graph", "entity"), "entity")
         relations = Vocabulary(read_names(path / "graph", "relation"), "relation")
@@ -65,7 +68,7 @@ class TrainedRun:
             path,
             model.to(device),
             graph,
-            HistoryIndex(graph, model.config.history),
+            build_history(graph, model.config.history, topology),
             entities,
             relations,
             TimeAxis.from_dict(graph_manifest.content["time"]),
@@ -101,10 +104,9 @@ class TrainedRun:
         after = manifest.content["as_of_snapshot"]
         if after >= snapshot:
             return None, -1
-        stored = load_file(embeddings / _MEMORY, device=str(self.graph.time.device))
-        return Memory(stored["hidden"], stored["cell"], stored["last_seen"]), after
+        return Memory(**load_rows(embeddings, _MEMORY, self.graph.partition, self.graph.time.device)), after
 
 
-def save_memory(memory: Memory, folder: Path) -> None:
-    """Write a memory for `TrainedRun.scorer_before` to start from."""
-    save_file({name: value.contiguous() for name, value in vars(memory).items()}, folder / _MEMORY)
+def save_memory(memory: Memory, folder: Path, partition: Partition) -> None:
+    """Write a rank's memory for `TrainedRun.scorer_before` to start from."""
+    save_rows(vars(memory), folder, _MEMORY, partition)

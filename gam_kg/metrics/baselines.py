@@ -11,25 +11,29 @@ from torch import Tensor
 
 from gam_kg.data.graph import Queries, Snapshot
 from gam_kg.data.history import NUM_BUCKETS, HistoryIndex, log_bucket
+from gam_kg.data.partition import Partition
 from gam_kg.data.ragged import offsets_of, ragged_ranges
+from gam_kg.distributed.queries import all_queries
+from gam_kg.distributed.topology import Topology
 from gam_kg.metrics.ranks import rank_answers
 
 
 class Baseline(ABC):
-    """A scorer that learns nothing.
+    """A scorer that learns nothing, of one rank's candidates.
 
     Args:
         history: The past, read as of any snapshot.
-        num_entities: Candidates of every query.
+        partition: The rank's candidates.
         num_relations: Relations without inverses.
+        topology: The ranks.
     """
 
-    def __init__(self, history: HistoryIndex, num_entities: int, num_relations: int) -> None:
-        self.history, self.num_entities, self.num_relations = history, num_entities, num_relations
+    def __init__(self, history: HistoryIndex, partition: Partition, num_relations: int, topology: Topology) -> None:
+        self.history, self.partition, self.num_relations, self.topology = history, partition, num_relations, topology
 
     @abstractmethod
     def scores(self, queries: Queries, as_of: int) -> Tensor:
-        """Score all candidates from facts before `as_of`; float64 (num_queries, num_entities)."""
+        """Score the rank's candidates from facts before `as_of`; float64 (num_queries, num_rows). A collective."""
 
     def remember(self, snapshot: Snapshot) -> None:  # noqa: B027 -- optional
         """Take note of a snapshot whose facts are now in the past; most need not."""
@@ -38,8 +42,13 @@ class Baseline(ABC):
         """Choose what is left open, on validation queries; most have nothing."""
 
     def _zeros(self, queries: Queries) -> Tensor:
-        shape = (len(queries), self.num_entities)
+        shape = (len(queries), self.partition.num_rows)
         return torch.zeros(shape, dtype=torch.float64, device=queries.subject.device)
+
+    def _then(self, scores: Tensor, counts: Tensor) -> Tensor:
+        """Scores whose ties are ordered by the share of counts; both are overwritten."""
+        total = self.topology.sum(counts.sum(1, keepdim=True), "ranks")
+        return scores.add_(counts.mul_(1e-9 / total.clamp(min=1)))
 
 
 class Popularity(Baseline):
@@ -48,7 +57,7 @@ class Popularity(Baseline):
     def scores(self, queries: Queries, as_of: int) -> Tensor:
         relations, row = torch.unique(queries.relation, return_inverse=True)
         found = self.history.by_relation.recent(relations, as_of)
-        counts = torch.zeros(len(relations), self.num_entities, dtype=torch.float64, device=row.device)
+        counts = torch.zeros(len(relations), self.partition.num_rows, dtype=torch.float64, device=row.device)
         counts[found.row, found.item] = found.count.double()
         return counts[row]
 
@@ -76,7 +85,10 @@ class StrictRecurrency(Baseline):
         reciprocal = {}
         for decay in self.decays:
             self.decay = decay
-            ranks = [rank_answers(self.scores(block, block.time), block).time_aware for block in blocks]
+            ranks = [
+                rank_answers(self.scores(block, block.time), block, self.partition, self.topology).time_aware
+                for block in blocks
+            ]
             reciprocal[decay] = float((1 / torch.cat(ranks)).sum())
         self.decay = max(reciprocal, key=lambda decay: reciprocal[decay])
 
@@ -89,11 +101,11 @@ class CombinedRecurrency(Baseline):
     """
 
     def __init__(self, strict: StrictRecurrency, popularity: Popularity) -> None:
-        super().__init__(strict.history, strict.num_entities, strict.num_relations)
+        super().__init__(strict.history, strict.partition, strict.num_relations, strict.topology)
         self._strict, self._popularity = strict, popularity
 
     def scores(self, queries: Queries, as_of: int) -> Tensor:
-        return _then(self._strict.scores(queries, as_of), self._popularity.scores(queries, as_of))
+        return self._then(self._strict.scores(queries, as_of), self._popularity.scores(queries, as_of))
 
 
 class TypedPairCounts(Baseline):
@@ -108,7 +120,7 @@ class TypedPairCounts(Baseline):
     """Most recent facts of a subject that are counted."""
 
     def __init__(self, popularity: Popularity) -> None:
-        super().__init__(popularity.history, popularity.num_entities, popularity.num_relations)
+        super().__init__(popularity.history, popularity.partition, popularity.num_relations, popularity.topology)
         self._popularity = popularity
         device = self.history.device
         self._kinds = torch.zeros(0, dtype=torch.int64, device=device)
@@ -123,39 +135,43 @@ class TypedPairCounts(Baseline):
         rate = self._hits[position] / (self._exposures[position] + 1)
         rate = torch.where(self._kinds[position] == kind, rate, 0)
         scores = self._zeros(queries).index_put_((query, other), rate, accumulate=True)
-        return _then(scores, self._popularity.scores(queries, as_of))
+        return self._then(scores, self._popularity.scores(queries, as_of))
 
     def remember(self, snapshot: Snapshot) -> None:
-        queries = snapshot.queries
+        queries = all_queries(snapshot, self.topology)
         query, other, kind = self._past(queries, snapshot.time)
-        answers = queries.answer_query * self.num_entities + queries.answer
-        hit = torch.isin(query * self.num_entities + other, answers).double()
+        owned = self.partition.owns(queries.answer)
+        stride = max(1, self.partition.num_rows)
+        answers = queries.answer_query[owned] * stride + self.partition.rows(queries.answer[owned])
+        hit = torch.isin(query * stride + other, answers).to(torch.int64)
+        kinds, index = torch.unique(kind, return_inverse=True)
+        counts = torch.zeros(2, len(kinds), dtype=torch.int64, device=kind.device)
+        counts.index_add_(1, index, torch.stack([torch.ones_like(hit), hit]))
+        kind, *counts = self.topology.gather(torch.stack([kinds, *counts], 1), "history").unbind(1)
         self._kinds, index = torch.unique(torch.cat([self._kinds, kind]), return_inverse=True)
         zeros = torch.zeros(len(self._kinds), dtype=torch.float64, device=kind.device)
-        self._exposures = zeros.index_add(0, index, torch.cat([self._exposures, torch.ones_like(hit)]))
-        self._hits = zeros.index_add(0, index, torch.cat([self._hits, hit]))
+        self._exposures = zeros.index_add(0, index, torch.cat([self._exposures, counts[0].double()]))
+        self._hits = zeros.index_add(0, index, torch.cat([self._hits, counts[1].double()]))
 
     def _past(self, queries: Queries, as_of: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, other and kind (relation asked, relation seen, recency) of each past fact a query's subject has."""
+        """Query, row of the other and kind (relation asked, relation seen, recency) of each past fact of a subject."""
         subjects, subject_row = torch.unique(queries.subject, return_inverse=True)
-        found = self.history.by_subject.recent(subjects, as_of, self.limit)
+        found = self.history.recent_facts(subjects, as_of, self.limit)
         start, length = offsets_of(found.row, len(subjects))
         query, entry = ragged_ranges(start[subject_row], length[subject_row])
-        seen, other = found.item[entry] // self.num_entities, found.item[entry] % self.num_entities
+        seen, other = found.item[entry] // self.history.stride, found.item[entry] % self.history.stride
         recency = log_bucket(queries.time - found.last[entry])
         kind = (queries.relation[query] * 2 * self.num_relations + seen) * NUM_BUCKETS + recency
         return query, other, kind
 
 
-def _then(scores: Tensor, counts: Tensor) -> Tensor:
-    """Scores whose ties are ordered by the share of counts; both are overwritten."""
-    return scores.add_(counts.mul_(1e-9 / counts.sum(1, keepdim=True).clamp(min=1)))
-
-
-def build_baselines(history: HistoryIndex, num_entities: int, num_relations: int) -> dict[str, Baseline]:
-    """The baselines by name; tune and remember each, in this order."""
-    popularity = Popularity(history, num_entities, num_relations)
-    strict = StrictRecurrency(history, num_entities, num_relations)
+def build_baselines(
+    history: HistoryIndex, partition: Partition, num_relations: int, topology: Topology | None = None
+) -> dict[str, Baseline]:
+    """The baselines by name; tune and remember each, in this order. Arguments as of `Baseline`."""
+    topology = topology or Topology()
+    popularity = Popularity(history, partition, num_relations, topology)
+    strict = StrictRecurrency(history, partition, num_relations, topology)
     return {
         "popularity": popularity,
         "recurrency_strict": strict,

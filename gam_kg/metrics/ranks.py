@@ -4,6 +4,9 @@ The realistic rank is 1 + #greater + #equal/2: the mean position of the target o
 that score the same. The optimistic rank (ties below the target) and any rank by sorting (ties by position) reward
 scorers that give one score to many candidates, so neither is offered.
 
+Candidates may be divided over ranks: the owner of an answer has its score, taken from the same scores that it is
+compared with, and what the ranks send each other are these scores and counts.
+
 Time-aware filter: other true answers of the same (subject, relation, ?, time) do not count against the target;
 nothing else is removed.
 """
@@ -15,7 +18,9 @@ import torch
 from torch import Tensor
 
 from gam_kg.data.graph import Queries
+from gam_kg.data.partition import Partition
 from gam_kg.data.ragged import offsets_of, ragged_ranges
+from gam_kg.distributed.topology import Topology
 from gam_kg.errors import EvaluationError
 
 _SCORES_AT_ONCE = 64_000_000
@@ -35,34 +40,48 @@ class Ranks:
     time_aware: Tensor
 
 
-def rank_answers(scores: Tensor, queries: Queries) -> Ranks:
-    """Rank the answers of queries.
+def rank_answers(
+    scores: Tensor, queries: Queries, partition: Partition | None = None, topology: Topology | None = None
+) -> Ranks:
+    """Rank the answers of queries. A collective, that gives all ranks the same.
 
     Args:
-        scores: (num_queries, num_candidates), higher is better.
-        queries: The questions and their answers.
+        scores: Of this rank's candidates, (num_queries, num_rows), higher is better.
+        queries: The questions and their answers, alike on all ranks.
+        partition: The rank's candidates; None for all entities.
+        topology: The ranks; None for a world of one.
 
     Raises:
         EvaluationError: A score is NaN or infinite.
     """
-    # A sum is finite only if all its terms are; where it overflows, the second look decides.
-    suspects = torch.nonzero(~torch.isfinite(scores.sum(1)))[:, 0]
-    bad_rows = suspects[~torch.isfinite(scores[suspects]).all(1)]
-    if len(bad_rows):
-        bad = int(bad_rows[0])
-        subject, relation = int(queries.subject[bad]), int(queries.relation[bad])
+    partition, topology = partition or Partition(scores.shape[1]), topology or Topology()
+    owned = partition.owns(queries.answer)
+    target = scores.new_zeros(len(queries.answer))
+    target[owned] = scores[queries.answer_query[owned], partition.rows(queries.answer[owned])]
+    target, bad = topology.sum(torch.cat([target, _is_bad(scores)]), "ranks").split([len(target), len(queries)])
+    if bad.any():
+        first = int(torch.nonzero(bad)[0])
+        subject, relation = int(queries.subject[first]), int(queries.relation[first])
         raise EvaluationError(
             f"a score of the query (subject {subject}, relation {relation}, ?) at snapshot {queries.time} is NaN "
             "or infinite, so it has no rank; lower train.learning_rate and train again"
         )
-    target = scores[queries.answer_query, queries.answer]
-    greater, equal = _compare(scores, queries.answer_query, target)
+    greater, equal = topology.sum(torch.stack(_compare(scores, queries.answer_query, target)), "ranks")
     equal -= 1  # the target itself
     known_greater, known_equal = _compare_answers(target, queries.answer_query, len(queries))
     return Ranks(
         raw=1 + greater + equal / 2,
         time_aware=1 + (greater - known_greater) + (equal - known_equal) / 2,
     )
+
+
+def _is_bad(scores: Tensor) -> Tensor:
+    """1 for each query with a score that is NaN or infinite, else 0; (num_queries,) of the scores' type."""
+    bad = scores.new_zeros(len(scores))
+    # A sum is finite only if all its terms are; where it overflows, the second look decides.
+    suspects = torch.nonzero(~torch.isfinite(scores.sum(1)))[:, 0]
+    bad[suspects[~torch.isfinite(scores[suspects]).all(1)]] = 1
+    return bad
 
 
 def _compare(scores: Tensor, query: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from gam_kg.data.graph import Queries, TemporalGraph
+from gam_kg.distributed.topology import Topology
 from gam_kg.schemas import STRATA
 
 
@@ -14,17 +15,19 @@ class Strata:
     other way round; *cold*: neither.
 
     Args:
-        graph: All facts; only those before a query's time count for it.
+        graph: The rank's facts; only those before a query's time count for it.
+        topology: The ranks; None for a world of one.
     """
 
-    def __init__(self, graph: TemporalGraph) -> None:
+    def __init__(self, graph: TemporalGraph, topology: Topology | None = None) -> None:
+        self._partition, self._topology = graph.partition, topology or Topology()
         self._num_entities, self._num_relations = graph.num_entities, 2 * graph.num_relations
         subject, relation, other = graph.other, graph.relation, graph.anchor
         self._fact = _FirstSeen(self._fact_key(subject, relation, other), graph.time)
         self._pair = _FirstSeen(subject * self._num_entities + other, graph.time)
 
     def of(self, queries: Queries) -> Tensor:
-        """Index into `schemas.STRATA` of each answer, int64 (num_answers,)."""
+        """Index into `schemas.STRATA` of each answer, int64 (num_answers,). A collective."""
         subject = queries.subject[queries.answer_query]
         relation = queries.relation[queries.answer_query]
         recurrent = self._fact.before(self._fact_key(subject, relation, queries.answer), queries.time)
@@ -32,7 +35,9 @@ class Strata:
         stratum = torch.full_like(queries.answer, STRATA.index("cold"))
         stratum[pair] = STRATA.index("pair_only")
         stratum[recurrent] = STRATA.index("recurrent")
-        return stratum
+        # The owner of an answer has the facts that it was the answer to.
+        stratum[~self._partition.owns(queries.answer)] = 0
+        return self._topology.sum(stratum, "ranks")
 
     def _fact_key(self, subject: Tensor, relation: Tensor, other: Tensor) -> Tensor:
         return (subject * self._num_relations + relation) * self._num_entities + other
@@ -45,5 +50,7 @@ class _FirstSeen:
         self._first = torch.full_like(self._key, later).scatter_reduce_(0, index, time, "amin")
 
     def before(self, key: Tensor, time: int) -> Tensor:
-        position = torch.searchsorted(self._key, key).clamp(max=max(0, len(self._key) - 1))
+        if not len(self._key):
+            return torch.zeros_like(key, dtype=torch.bool)
+        position = torch.searchsorted(self._key, key).clamp(max=len(self._key) - 1)
         return (self._key[position] == key) & (self._first[position] < time)

@@ -6,50 +6,64 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gam_kg.nn.noise import RowNoise, dropout
+
 
 class Decoder(nn.Module, ABC):
     """Scores are `query(z_s, x_r) · candidate`, so that serving is maximum-inner-product search.
 
     Candidates are the entity vectors z themselves, as they are exported.
+
+    Args:
+        dim: Width of entity and relation vectors.
+        dropout: Share of values dropped in training.
     """
 
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.dim, self.dropout = dim, dropout
+
     @abstractmethod
-    def forward(self, subject: Tensor, relation: Tensor) -> Tensor:
+    def forward(self, subject: Tensor, relation: Tensor, noise: RowNoise | None = None) -> Tensor:
         """Query vectors.
 
         Args:
             subject: z of the subjects, (num_queries, dim).
             relation: Relation vectors, (num_queries, dim).
+            noise: Noise of the queries; None: torch's.
 
         Returns:
             (num_queries, dim).
         """
+
+    def _dropout(self, x: Tensor, noise: RowNoise | None, site: str = "decoder") -> Tensor:
+        return dropout(x, self.dropout, noise, site, training=self.training)
 
 
 class MLPDecoder(Decoder):
     """q = LayerNorm(z_s∘x_r·√d + MLP[z_s, x_r, z_s∘x_r])."""
 
     def __init__(self, dim: int, dropout: float) -> None:
-        super().__init__()
-        self.dim = dim
-        self.mlp = nn.Sequential(nn.Linear(3 * dim, 2 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * dim, dim))
+        super().__init__(dim, dropout)
+        self.wide = nn.Linear(3 * dim, 2 * dim)
+        self.narrow = nn.Linear(2 * dim, dim)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, subject: Tensor, relation: Tensor) -> Tensor:
+    def forward(self, subject: Tensor, relation: Tensor, noise: RowNoise | None = None) -> Tensor:
         product = subject * relation
-        return self.norm(product * self.dim**0.5 + self.mlp(torch.cat([subject, relation, product], -1)))
+        hidden = functional.gelu(self.wide(torch.cat([subject, relation, product], -1)))
+        return self.norm(product * self.dim**0.5 + self.narrow(self._dropout(hidden, noise)))
 
 
 class DistMult(Decoder):
     """q = scale · z_s∘x_r. Source: Yang et al. 2015, eq. 2, with a learned scale since z is of unit length."""
 
     def __init__(self, dim: int, dropout: float) -> None:
-        super().__init__()
+        super().__init__(dim, dropout)
         self.scale = nn.Parameter(torch.tensor(float(dim)))
-        self.dropout = nn.Dropout(dropout)
 
-    def forward(self, subject: Tensor, relation: Tensor) -> Tensor:
-        return self.scale * self.dropout(subject * relation)
+    def forward(self, subject: Tensor, relation: Tensor, noise: RowNoise | None = None) -> Tensor:
+        return self.scale * self._dropout(subject * relation, noise)
 
 
 class ComplEx(Decoder):
@@ -59,18 +73,17 @@ class ComplEx(Decoder):
     """
 
     def __init__(self, dim: int, dropout: float) -> None:
-        super().__init__()
+        super().__init__(dim, dropout)
         self.scale = nn.Parameter(torch.tensor(float(dim)))
-        self.dropout = nn.Dropout(dropout)
 
-    def forward(self, subject: Tensor, relation: Tensor) -> Tensor:
+    def forward(self, subject: Tensor, relation: Tensor, noise: RowNoise | None = None) -> Tensor:
         subject_real, subject_imaginary = subject.chunk(2, -1)
         real, imaginary = relation.chunk(2, -1)
         product = torch.cat(
             [subject_real * real - subject_imaginary * imaginary, subject_real * imaginary + subject_imaginary * real],
             -1,
         )
-        return self.scale * self.dropout(product)
+        return self.scale * self._dropout(product, noise)
 
 
 class ConvTransE(Decoder):
@@ -82,19 +95,18 @@ class ConvTransE(Decoder):
     kernels, width = 50, 3
 
     def __init__(self, dim: int, dropout: float) -> None:
-        super().__init__()
+        super().__init__(dim, dropout)
         self.scale = dim**0.5
-        self.dropout = dropout
         self.convolution = nn.Conv1d(2, self.kernels, self.width, padding=self.width // 2)
         self.channel_norm = nn.LayerNorm(self.kernels * dim)
         self.linear = nn.Linear(self.kernels * dim, dim)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, subject: Tensor, relation: Tensor) -> Tensor:
-        stacked = torch.stack([subject * self.scale, relation * self.scale], 1)
-        stacked = functional.dropout(stacked, self.dropout, self.training)
+    def forward(self, subject: Tensor, relation: Tensor, noise: RowNoise | None = None) -> Tensor:
+        stacked = torch.cat([subject * self.scale, relation * self.scale], 1)
+        stacked = self._dropout(stacked, noise, "decoder input").view(len(subject), 2, self.dim)
         maps = functional.relu(self.channel_norm(self.convolution(stacked).flatten(1)))
-        return self.norm(self.linear(functional.dropout(maps, self.dropout, self.training)))
+        return self.norm(self.linear(self._dropout(maps, noise)))
 
 
 DECODERS: dict[str, type[Decoder]] = {

@@ -2,8 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch_geometric.nn import MessagePassing
+
+from gam_kg.nn.noise import RowNoise, dropout, rrelu
 
 
 def edge_softmax(scores: Tensor, dst: Tensor, num_dst: int) -> Tensor:
@@ -72,22 +73,49 @@ class GraphAttention(MessagePassing):
             Output (num_dst, dim), and the weights when asked for.
         """
         source, target = x if isinstance(x, tuple) else (x, x)
-        src, dst = edge_index
-        query = self._split(self.query(target))
-        key = self._split(self.key(source))[src] + self._split(self.relation_key(relations))[edge_type]
-        scores = (query[dst] * key).sum(-1) / (self.dim // self.heads) ** 0.5
-        weights = edge_softmax(scores, dst, len(target))
-        value = self._split(self.value(source))
-        relation_value = self._split(self.relation_value(relations))[edge_type]
-        size = (len(source), len(target))
-        out = self.propagate(edge_index, x=(value, None), relation_value=relation_value, weights=weights, size=size)
-        out = functional.rrelu(out.flatten(1) + self.self_loop(target), training=self.training)
-        out = functional.dropout(out, self.dropout, self.training)
+        out, weights = self.attend(target, self.project(source), edge_index, edge_type, relations)
         return (out, weights) if return_attention_weights else out
+
+    def project(self, x: Tensor) -> Tensor:
+        """What sources send, without the relation: keys beside values, (num_nodes, 2 * dim)."""
+        return torch.cat([self.key(x), self.value(x)], 1)
+
+    def attend(
+        self,
+        target: Tensor,
+        sent: Tensor,
+        edge_index: Tensor,
+        edge_type: Tensor,
+        relations: Tensor,
+        noise: RowNoise | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Attend to what sources have sent.
+
+        Args:
+            target: Vectors of the destinations, (num_dst, dim).
+            sent: `project` of the sources, (num_src, 2 * dim).
+            edge_index: Rows (src, dst), int64 (2, num_edges).
+            edge_type: Relation of each edge, int64 (num_edges,).
+            relations: Relation vectors (num_edge_types, dim).
+            noise: Noise of the destinations; None: torch's.
+
+        Returns:
+            Output (num_dst, dim) and weights (num_edges, heads).
+        """
+        src, dst = edge_index
+        query, (key, value) = self._split(self.query(target)), (self._split(half) for half in sent.chunk(2, 1))
+        edge_key = key[src] + self._split(self.relation_key(relations))[edge_type]
+        scores = (query[dst] * edge_key).sum(-1) / (self.dim // self.heads) ** 0.5
+        weights = edge_softmax(scores, dst, len(target))
+        relation_value = self._split(self.relation_value(relations))[edge_type]
+        size = (len(sent), len(target))
+        out = self.propagate(edge_index, x=(value, None), relation_value=relation_value, weights=weights, size=size)
+        out = rrelu(out.flatten(1) + self.self_loop(target), noise, "gam rrelu", training=self.training)
+        return dropout(out, self.dropout, noise, "gam dropout", training=self.training), weights
 
     def message(self, x_j, relation_value, weights):  # noqa: ANN001, ANN201  # ty: ignore[incompatible-method-override] -- PyG inspects it
         """A neighbour's value, weighted: (num_edges, heads, dim / heads)."""
         return (x_j + relation_value) * weights[..., None]
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.view(len(x), self.heads, self.dim // self.heads)
+        return x.reshape(len(x), self.heads, self.dim // self.heads)

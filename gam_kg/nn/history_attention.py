@@ -23,7 +23,7 @@ class PairScores:
     """Scores of some (query, candidate) pairs, each pair once.
 
     Attributes:
-        query, other: int64 (num_pairs,).
+        query, other: Row of the query and of the candidate, int64 (num_pairs,).
         score: (num_pairs,).
     """
 
@@ -99,16 +99,24 @@ class PairAttention(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_relations, width))
         self.out = nn.Parameter(torch.randn(width) * 0.2)
 
-    def forward(self, z: Tensor, subject: Tensor, relation: Tensor, past: PairHistory) -> PairScores:
+    def queries(self, subject: Tensor, relation: Tensor) -> Tensor:
+        """What the queries match with the past, (num_queries, width).
+
+        Args:
+            subject: z of the queries' subjects, (num_queries, dim).
+            relation: The queries' relations, int64 (num_queries,).
+        """
+        return self.query[relation] + self.subject(subject)
+
+    def forward(self, z: Tensor, query: Tensor, relation: Tensor, past: PairHistory) -> PairScores:
         """Score the pairs of the past.
 
         Args:
-            z: Entity vectors, (num_entities, dim).
-            subject: z of the queries' subjects, (num_queries, dim).
+            z: Vectors of the candidates, (num_candidates, dim).
+            query: `queries`, (num_queries, width).
             relation: The queries' relations, int64 (num_queries,).
             past: What the history index found.
         """
-        query = self.query[relation] + self.subject(subject)
         key = self.key[past.entry_relation] * (1 + self.key_recency[past.entry_recency])
         key = key + self.key_count[past.entry_count] + self.other(z)[past.entry_other]
         extra = self.recency[past.entry_recency] + self.count[past.entry_count]
@@ -145,9 +153,12 @@ class PathAttention(nn.Module):
         self.other = nn.Linear(dim, width, bias=False)
         self.bias = nn.Parameter(torch.tensor(-3.0))
 
-    def forward(self, z: Tensor, subject: Tensor, relation: Tensor, past: PathHistory) -> PairScores:
+    def queries(self, subject: Tensor, relation: Tensor) -> Tensor:
+        """What the queries match with paths, (num_queries, width); arguments as of `PairAttention.queries`."""
+        return self.query[relation] + self.subject(subject)
+
+    def forward(self, z: Tensor, query: Tensor, past: PathHistory) -> PairScores:
         """Score the pairs that paths join; arguments as of `PairAttention.forward`."""
-        query = self.query[relation] + self.subject(subject)
         first = self.first[past.first_relation] * (1 + self.first_recency[past.first_recency])
         second = self.second[past.second_relation]
         ending = second + self.second_recency[past.second_recency] + self.second_count[past.second_count]

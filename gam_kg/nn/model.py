@@ -4,19 +4,27 @@ import torch
 from torch import Tensor, nn
 
 from gam_kg.config import ModelConfig
-from gam_kg.data.graph import Queries, Snapshot
+from gam_kg.data.graph import Queries
 from gam_kg.data.history import History
 from gam_kg.data.names import NameWords
+from gam_kg.data.partition import Partition
 from gam_kg.data.ragged import ragged_ranges
+from gam_kg.distributed.neighbourhood import Neighbourhood
+from gam_kg.distributed.rows import Layout, exchange_rows, gather_rows
+from gam_kg.distributed.topology import Topology
 from gam_kg.nn.decoder import DECODERS
 from gam_kg.nn.gam import GraphAttention
 from gam_kg.nn.history_attention import PairAttention, PairScores, PathAttention, PopularityScore, add_pair_scores
+from gam_kg.nn.noise import Noise, normal_rows
 from gam_kg.nn.recurrence import EntityLSTM, Memory
 from gam_kg.nn.vectors import unit
 
+ENTITY = "entity"
+"""The parameter of which each rank has the rows of its own entities; all others are alike on all ranks."""
+
 
 class GAMLSTM(nn.Module):
-    """The temporal knowledge-graph model of gam-kg.
+    """The temporal knowledge-graph model of gam-kg, as one rank has it.
 
     Entity v has a learned row e_v, the words of its name, and a memory; its vector before t is z_v = unit(e_v + h_v).
     Entities never trained have the learned shared row in place of e_v, which entity dropout trains.
@@ -26,28 +34,46 @@ class GAMLSTM(nn.Module):
         num_relations: Relations without inverses.
         trained: Whether each entity has a row of its own (a fact in train), bool (num_entities,).
         words: Shared words of the entities' names; None for none.
+        partition: The rank's entities; None for all.
+        topology: The ranks; None for a world of one.
+        seed: Of the entity rows; the other parameters start from torch's generator.
     """
 
+    entity_id: Tensor
     trained: Tensor
     word_offsets: Tensor
     word_index: Tensor
 
     def __init__(
-        self, config: ModelConfig, num_relations: int, trained: Tensor, words: NameWords | None = None
+        self,
+        config: ModelConfig,
+        num_relations: int,
+        trained: Tensor,
+        words: NameWords | None = None,
+        *,
+        partition: Partition | None = None,
+        topology: Topology | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         dim, num_entities = config.dim, len(trained)
         self.config = config
         self.num_relations = num_relations
-        self.entity = nn.Parameter(nn.init.xavier_normal_(torch.empty(num_entities, dim)))
-        self.shared = nn.Parameter(torch.randn(dim) * self.entity.std().item())
+        self.partition = partition or Partition(num_entities)
+        self.topology = topology or Topology()
+        ids = self.partition.ids
+        std = (2 / (num_entities + dim)) ** 0.5  # Xavier, of the whole table
+        self.entity = nn.Parameter(normal_rows(ids, dim, seed, ENTITY) * std)
+        self.shared = nn.Parameter(torch.randn(dim) * std)
         self.relation = nn.Parameter(nn.init.xavier_normal_(torch.empty(2 * num_relations, dim)))
-        self.register_buffer("trained", trained.clone(), persistent=False)
+        self.register_buffer("entity_id", ids.clone(), persistent=False)
+        self.register_buffer("trained", trained[ids.to(trained.device)], persistent=False)
         self.word = None
         if words is not None and len(words.words):
             self.word = nn.Parameter(torch.randn(len(words.words), dim) * 0.05)
-            self.register_buffer("word_offsets", words.offsets.clone(), persistent=False)
-            self.register_buffer("word_index", words.word.clone(), persistent=False)
+            own = words.select(ids)
+            self.register_buffer("word_offsets", own.offsets, persistent=False)
+            self.register_buffer("word_index", own.word, persistent=False)
         self.gam = GraphAttention(dim, config.heads, config.dropout)  # ty: ignore[abstract-class-instantiation]
         self.lstm = EntityLSTM(dim)
         self.decoder = DECODERS[config.decoder](dim, config.dropout)
@@ -57,14 +83,14 @@ class GAMLSTM(nn.Module):
         self.popularity = PopularityScore(2 * num_relations, history)
 
     def entity_rows(self, dropped: Tensor | None = None, index: Tensor | None = None) -> Tensor:
-        """What is known of entities apart from memory: learned or shared row, plus the words of the name.
+        """What is known of the rank's entities apart from memory: learned or shared row, plus the words of the name.
 
         Args:
-            dropped: Entities that get the shared row this step, bool (num_entities,).
-            index: Only these entities, int64 (num_rows,); None for all.
+            dropped: Entities that get the shared row this step, bool (num_rows,).
+            index: Only these rows, int64 (num_asked,); None for all.
 
         Returns:
-            (num_entities, dim), or (num_rows, dim).
+            (num_rows, dim), or (num_asked, dim).
         """
         own = self.trained if dropped is None else self.trained & ~dropped
         entity, own = (self.entity, own) if index is None else (self.entity[index], own[index])
@@ -79,45 +105,79 @@ class GAMLSTM(nn.Module):
         words = nn.functional.embedding_bag(word, self.word, offsets, mode="mean", include_last_offset=True)
         return rows + words
 
-    def update(self, rows: Tensor, memory: Memory, snapshot: Snapshot) -> tuple[Tensor, Memory]:
-        """Attend within a snapshot and remember it, for its active entities.
+    def update(
+        self, rows: Tensor, memory: Memory, neighbourhood: Neighbourhood, noise: Noise | None = None
+    ) -> tuple[Tensor, Memory]:
+        """Attend within a snapshot and remember it, for the rank's active entities. A collective.
 
         Args:
             rows: `entity_rows` of the active entities, (num_active, dim).
             memory: Memory of the active entities before the snapshot.
-            snapshot: The facts.
+            neighbourhood: The facts.
+            noise: Of the step; None: torch's.
 
         Returns:
             Attention weights (num_edges, heads) and the memory after the snapshot.
         """
         x = unit(rows + memory.hidden)
-        edges = torch.stack([torch.searchsorted(snapshot.active, end) for end in (snapshot.other, snapshot.anchor)])
-        attended, weights = self.gam(x, edges, snapshot.relation, self.relation, return_attention_weights=True)
-        return weights, self.lstm(attended, memory, snapshot.time)
+        sent = self.gam.project(x)
+        if neighbourhood.halo is not None:
+            sent = torch.cat([sent, exchange_rows(sent, neighbourhood.halo, self.topology)])
+        key = neighbourhood.entity + neighbourhood.time * self.partition.num_entities
+        row_noise = None if noise is None else noise.rows(key)
+        # Only the relations of this snapshot are projected: of many, few are in any one.
+        relations = self.relation[neighbourhood.relations]
+        attended, weights = self.gam.attend(x, sent, neighbourhood.edges, neighbourhood.edge_type, relations, row_noise)
+        return weights, self.lstm(attended, memory, neighbourhood.time)
 
-    def scores(self, z: Tensor, queries: Queries, history: History) -> Tensor:
-        """Score every candidate of every query; higher is better.
+    def scores(self, z: Tensor, queries: Queries, history: History, noise: Noise | None = None) -> Tensor:
+        """Score the rank's candidates for every query; higher is better. A collective.
 
         Args:
-            z: Entity vectors as of the queries' time, (num_entities, dim).
-            queries: The questions.
+            z: Vectors of the rank's entities as of the queries' time, (num_rows, dim).
+            queries: The questions, alike on all ranks.
             history: What the history index found for them.
+            noise: Of the step; None: torch's.
 
         Returns:
-            (num_queries, num_entities).
+            (num_queries, num_rows).
         """
-        subject = z[queries.subject]
-        dense = self.decoder(subject, self.relation[queries.relation]) @ z.T
-        return add_pair_scores(dense, self.history_scores(z, queries, history))
+        asked = self.query_vectors(z, queries, noise)
+        dense = (asked[0] @ z.T).to(z.dtype)
+        return add_pair_scores(dense, self.history_scores(z, asked, queries, history))
 
-    def history_scores(self, z: Tensor, queries: Queries, history: History) -> list[PairScores]:
-        """The sparse part of the scores, by part; arguments as of `scores`."""
-        subject = z[queries.subject]
+    def query_vectors(self, z: Tensor, queries: Queries, noise: Noise | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """What the queries match with candidates, with their past and with paths, each (num_queries, ...).
+
+        The owner of the subject computes them, all ranks get them; arguments as of `scores`.
+        """
+        relation, subject, layout = queries.relation, queries.subject, None
+        if self.topology.world_size > 1:
+            layout = Layout.of(self.partition.owner(subject), self.topology)
+            relation, subject = relation[layout.own], subject[layout.own]
+        row_noise = None if noise is None else noise.rows(subject * 2 * self.num_relations + relation)
+        of_subject = z[self.partition.rows(subject)]
+        parts = (
+            self.decoder(of_subject, self.relation[relation], row_noise),
+            self.pair_attention.queries(of_subject, relation),
+            self.path_attention.queries(of_subject, relation),
+        )
+        if layout is None:
+            return parts
+        gathered = gather_rows(torch.cat(parts, 1), layout, self.topology, "queries")
+        dense, pair, path = gathered.split([part.shape[1] for part in parts], 1)
+        return dense, pair, path
+
+    def history_scores(
+        self, z: Tensor, asked: tuple[Tensor, Tensor, Tensor], queries: Queries, history: History
+    ) -> list[PairScores]:
+        """The sparse part of the scores, by part; `asked` is what `query_vectors` gives, the rest as of `scores`."""
+        _, pair, path = asked
         parts = []
         if history.pairs is not None:
-            parts.append(self.pair_attention(z, subject, queries.relation, history.pairs))
+            parts.append(self.pair_attention(z, pair, queries.relation, history.pairs))
         if history.paths is not None:
-            parts.append(self.path_attention(z, subject, queries.relation, history.paths))
+            parts.append(self.path_attention(z, path, history.paths))
         if history.popularity is not None:
             parts.append(self.popularity(history.popularity))
         return parts

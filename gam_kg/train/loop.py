@@ -1,8 +1,8 @@
 """The training loop: epochs of snapshots in time order, as a resumable iterator.
 
 `Trainer.run` yields after every snapshot and epoch and can stop at any yield: `checkpoint.save` then writes all that
-the rest depends on, and a trainer that loads it continues with the same numbers. Randomness is drawn anew from
-(seed, step) at every step, so that there is no generator state to keep.
+the rest depends on, and a trainer that loads it, on any number of ranks, continues with the same numbers. Randomness
+is a function of (seed, step) and of what it is for, so that there is no generator state to keep.
 """
 
 import math
@@ -16,16 +16,21 @@ import torch
 from torch import Tensor
 
 from gam_kg.config import Config
-from gam_kg.data.graph import TemporalGraph
-from gam_kg.data.history import HistoryIndex
+from gam_kg.data.graph import Queries, TemporalGraph
 from gam_kg.data.names import NameWords
+from gam_kg.distributed.neighbourhood import Neighbourhood
+from gam_kg.distributed.queries import QueryStream
+from gam_kg.distributed.sharded_history import build_history
 from gam_kg.distributed.topology import Topology
 from gam_kg.errors import GamKGError
 from gam_kg.nn.model import GAMLSTM
+from gam_kg.nn.noise import Noise
 from gam_kg.nn.recurrence import Memory
 from gam_kg.train.evaluate import validation_mrr
+from gam_kg.train.gradients import Gradients
 from gam_kg.train.optimizer import build_optimizer, learning_rate
-from gam_kg.train.step import backward_snapshot, remember, step_queries
+from gam_kg.train.step import StepSettings, backward_snapshot, remember, step_queries
+from gam_kg.train.stopwatch import Stopwatch
 
 
 @dataclass
@@ -41,6 +46,9 @@ class Position:
         seconds: Time spent on the running epoch's steps.
         best_epoch: Epoch with the best validation MRR so far, from 1; 0 before the first.
         metrics: One entry a finished epoch.
+        spent: Seconds by phase of the running epoch's steps.
+        traffic: Bytes, collectives and seconds by purpose of the running epoch's steps.
+        halo_rows: Rows received from other ranks in the running epoch's steps.
     """
 
     epoch: int = 0
@@ -51,6 +59,9 @@ class Position:
     seconds: float = 0.0
     best_epoch: int = 0
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    spent: dict[str, float] = field(default_factory=dict)
+    traffic: dict[str, list[float]] = field(default_factory=dict)
+    halo_rows: int = 0
 
     @property
     def best_mrr(self) -> float:
@@ -68,6 +79,7 @@ class Progress:
         done, total: Snapshots of the phase.
         loss: Mean loss of the epoch so far.
         metrics: The epoch's metrics, when it has just ended.
+        snapshot: What the snapshot's steps took of this rank: seconds by phase, communication, balance.
         checkpoint: Whether now is a time to checkpoint.
     """
 
@@ -77,15 +89,16 @@ class Progress:
     total: int
     loss: float
     metrics: dict[str, Any] | None = None
+    snapshot: dict[str, Any] | None = None
     checkpoint: bool = False
 
 
 class Trainer:
-    """Trains GAM_LSTM on a graph.
+    """Trains GAM_LSTM on a graph, in lockstep with the trainers of the other ranks.
 
     Args:
         config: The run's configuration.
-        graph: The facts.
+        graph: The rank's facts.
         words: Shared words of entity names; None for none.
         device: Where to compute.
         topology: The ranks.
@@ -101,15 +114,28 @@ class Trainer:
         topology: Topology | None = None,
     ) -> None:
         self.config, self.topology = config, topology or Topology()
-        if self.topology.world_size > 1:
-            raise ValueError(f"world_size={self.topology.world_size}: training over several ranks is not there yet")
+        partition = graph.partition
+        if (partition.rank, partition.world_size) != (self.topology.rank, self.topology.world_size):
+            raise ValueError(f"the graph is of another shard than {self.topology}: {partition}")
         self.graph = graph.to(device)
-        self.history = HistoryIndex(self.graph, config.model.history)
+        self.history = build_history(self.graph, config.model.history, self.topology)
         self.words = words
         torch.manual_seed(config.seed)
-        self.model = GAMLSTM(config.model, graph.num_relations, graph.trained, words).to(device)
+        self.model = GAMLSTM(
+            config.model,
+            graph.num_relations,
+            graph.trained,
+            words,
+            partition=partition,
+            topology=self.topology,
+            seed=config.seed,
+        ).to(device)
         self.optimizer = build_optimizer(self.model, config.train)
+        self._gradients = Gradients(self.model)
+        self._watch = Stopwatch()
+        self._neighbourhoods: dict[int, Neighbourhood] = {}
         self.times = self.graph.times_in("train")
+        self._queries = QueryStream(self.graph, self.times, self.topology, self.history.plan)
         self.position = Position()
         self.memory = self._empty_memory()
         self.best_weights: dict[str, Tensor] = {}
@@ -127,53 +153,92 @@ class Trainer:
         while not self.finished:
             while position.index < len(self.times):
                 steps_before = position.step
-                self._train_snapshot()
+                took = self._train_snapshot()
                 due = every > 0 and position.step // every > steps_before // every
-                yield self._progress("train", position.index, checkpoint=due and position.index < len(self.times))
+                due = due and position.index < len(self.times)
+                yield self._progress("train", position.index, checkpoint=due, snapshot=took)
             yield self._progress("validate", 0)
             metrics = self._end_epoch()
             yield self._progress("validate", 1, metrics=metrics, checkpoint=True)
 
-    def _train_snapshot(self) -> None:
-        position, config = self.position, self.config.train
+    def _train_snapshot(self) -> dict[str, Any]:
+        position, config, watch = self.position, self.config.train, self._watch
         started = time.perf_counter()
+        self.topology.traffic.take()
         self.model.train()
-        snapshot = self.graph.snapshot(self.times[position.index])
-        first = max(0, position.index - config.window)
-        window = [self.graph.snapshot(at) for at in self.times[first : position.index]]
+        at = self.times[position.index]
+        window = [self._neighbourhood(before) for before in self._window()]
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, position.epoch + position.index / len(self.times))
-        self._seed()
-        for queries in step_queries(snapshot.queries, config):
-            self._seed()
+        with watch.phase("queries"):
+            queries = self._queries.at(at)
+        settings = StepSettings(config.label_smoothing, config.max_logits, config.precision == "bf16")
+        for asked in step_queries(queries, config, self._seed()):
             loss = backward_snapshot(
-                self.model,
-                self.memory,
-                window,
-                queries,
-                self.history,
-                smoothing=config.label_smoothing,
-                max_scores=config.max_logits,
-                topology=self.topology,
+                self.model, self.memory, window, asked, self.history, self._noise(), settings, watch
             )
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            with watch.phase("gradients"):
+                self._gradients.reduce(config.gradient_norm)
+            with watch.phase("optimizer"):
+                self.optimizer.step()
+                self._gradients.clear()
             position.step += 1
-            position.loss += float(loss) * len(queries.answer)
-            position.answers += len(queries.answer)
+            position.loss += float(loss) * len(asked.answer)
+            position.answers += len(asked.answer)
         if not math.isfinite(position.loss):
             raise GamKGError(
-                f"the loss is {position.loss} at epoch {position.epoch + 1}, snapshot {snapshot.time}; "
+                f"the loss is {position.loss} at epoch {position.epoch + 1}, snapshot {at}; "
                 f"lower train.learning_rate (found {config.learning_rate})"
             )
         # The stored memory stays one window behind: the updates inside it are recomputed with gradients.
-        oldest = window[0] if len(window) == config.window > 0 else snapshot if config.window == 0 else None
-        if oldest is not None:
-            self._seed()
-            remember(self.model, self.memory, oldest)
+        with watch.phase("remember"):
+            if config.window == 0:
+                remember(self.model, self.memory, self._neighbourhood(at), self._noise())
+            elif len(window) == config.window:
+                remember(self.model, self.memory, window[0], self._noise())
         position.index += 1
-        position.seconds += time.perf_counter() - started
+        took = self._took(queries, time.perf_counter() - started)
+        self._count(took)
+        return took
+
+    def _window(self) -> list[int]:
+        """The snapshots just before the next one, whose updates get gradients."""
+        return self.times[max(0, self.position.index - self.config.train.window) : self.position.index]
+
+    def _neighbourhood(self, at: int) -> Neighbourhood:
+        """Each is planned once, and kept while it is in the window."""
+        if at not in self._neighbourhoods:
+            kept = set(self._window())
+            self._neighbourhoods = {time: plan for time, plan in self._neighbourhoods.items() if time in kept}
+            self._neighbourhoods[at] = Neighbourhood.of(self.graph.snapshot(at), self.graph.partition)
+        return self._neighbourhoods[at]
+
+    def _took(self, queries: Queries, seconds: float) -> dict[str, Any]:
+        traffic, partition = self.topology.traffic, self.graph.partition
+        # A rank's edges are the rows that its queries are read off, so all ranks know those of each.
+        owner = partition.owner(queries.subject[queries.answer_query])
+        edges = torch.bincount(owner, minlength=partition.world_size)
+        halo_rows, traffic.halo_rows = traffic.halo_rows, 0
+        return {
+            "step": self.position.step,
+            "snapshot": queries.time,
+            "answers": len(queries.answer),
+            "seconds": seconds,
+            "phases": self._watch.take(),
+            "traffic": {name: list(vars(found).values()) for name, found in traffic.take().items()},
+            "halo_rows": halo_rows,
+            "edges_max_over_mean": float(edges.max()) * partition.world_size / max(1, int(edges.sum())),
+        }
+
+    def _count(self, took: dict[str, Any]) -> None:
+        position = self.position
+        position.seconds += took["seconds"]
+        position.halo_rows += took["halo_rows"]
+        for name, seconds in took["phases"].items():
+            position.spent[name] = position.spent.get(name, 0.0) + seconds
+        for name, values in took["traffic"].items():
+            before = position.traffic.get(name, [0.0] * len(values))
+            position.traffic[name] = [old + new for old, new in zip(before, values, strict=True)]
 
     def _end_epoch(self) -> dict[str, Any]:
         position = self.position
@@ -187,6 +252,13 @@ class Trainer:
             "seconds": position.seconds,
             "facts_per_second": position.answers / 2 / position.seconds,
             "peak_memory_bytes": _peak_memory(self.memory.hidden.device),
+            "world_size": self.topology.world_size,
+            "phases": position.spent,
+            "traffic": {
+                name: dict(zip(("bytes", "collectives", "seconds"), values, strict=True))
+                for name, values in position.traffic.items()
+            },
+            "halo_rows": position.halo_rows,
         }
         position.metrics.append(metrics)
         position.epoch += 1
@@ -194,6 +266,7 @@ class Trainer:
             position.best_epoch = position.epoch
             self.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         position.index, position.loss, position.answers, position.seconds = 0, 0.0, 0, 0.0
+        position.spent, position.traffic, position.halo_rows = {}, {}, 0
         self.memory = self._empty_memory()
         return metrics
 
@@ -203,11 +276,14 @@ class Trainer:
         total = len(self.times) if phase == "train" else 1
         return Progress(phase, epoch, done, total, position.loss / max(1, position.answers), **more)
 
-    def _seed(self) -> None:
-        torch.manual_seed((self.config.seed * 1_000_003 + self.position.step) % 2**63)
+    def _seed(self) -> int:
+        return (self.config.seed * 1_000_003 + self.position.step) % 2**63
+
+    def _noise(self) -> Noise:
+        return Noise(self.config.seed, self.position.step)
 
     def _empty_memory(self) -> Memory:
-        return Memory.empty(self.graph.num_entities, self.config.model.dim, like=self.model.entity.detach())
+        return Memory.empty(self.graph.partition.num_rows, self.config.model.dim, like=self.model.entity.detach())
 
     def state(self) -> dict[str, Any]:
         """Position as plain values."""

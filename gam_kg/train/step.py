@@ -1,35 +1,47 @@
-"""One training step: recompute the last memory updates, score a snapshot, back-propagate."""
+"""One training step: recompute the last memory updates, score a snapshot, back-propagate.
+
+On several ranks all of it runs in lockstep: what is marked a collective is entered by all ranks, those without facts or
+queries included.
+"""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gam_kg.config import TrainConfig
-from gam_kg.data.graph import Queries, Snapshot
+from gam_kg.data.graph import Queries
 from gam_kg.data.history import HistoryIndex
+from gam_kg.distributed.neighbourhood import Neighbourhood
 from gam_kg.distributed.sharded_softmax import Targets, sharded_cross_entropy
-from gam_kg.distributed.topology import Topology
 from gam_kg.nn.model import GAMLSTM
+from gam_kg.nn.noise import Noise
 from gam_kg.nn.recurrence import Memory
 from gam_kg.nn.vectors import unit
+from gam_kg.train.stopwatch import Stopwatch
 
 _MOST_QUERIES = 4000
 
 
 def entity_vectors(
-    model: GAMLSTM, memory: Memory, window: Sequence[Snapshot] = (), dropped: Tensor | None = None
+    model: GAMLSTM,
+    memory: Memory,
+    window: Sequence[Neighbourhood] = (),
+    dropped: Tensor | None = None,
+    noise: Noise | None = None,
 ) -> Tensor:
-    """Vectors z of all entities after the stored memory and the updates of a window, with gradients through the window.
+    """Vectors z of the rank's entities after the stored memory and the updates of a window. A collective.
 
     Args:
         model: The model.
         memory: Memory before the window.
-        window: Snapshots to remember, in time order.
-        dropped: Entities that get the shared row, bool (num_entities,).
+        window: Snapshots to remember, in time order; gradients flow through them.
+        dropped: Entities that get the shared row, bool (num_rows,).
+        noise: Of the step; None: torch's.
 
     Returns:
-        (num_entities, dim).
+        (num_rows, dim).
     """
     rows = model.entity_rows(dropped)
     hidden = memory.hidden
@@ -38,19 +50,18 @@ def entity_vectors(
         compact, compact_rows = memory.rows(touched), rows[touched]
         for snapshot in window:
             active = torch.searchsorted(touched, snapshot.active)
-            _, after = model.update(compact_rows[active], compact.rows(active), snapshot)
+            _, after = model.update(compact_rows[active], compact.rows(active), snapshot, noise)
             compact = compact.replaced(active, after)
         hidden = hidden.index_copy(0, touched, compact.hidden)
     return unit(rows + hidden)
 
 
 @torch.no_grad()
-def remember(model: GAMLSTM, memory: Memory, snapshot: Snapshot) -> None:
-    """Advance the stored memory by one snapshot, in place and without gradients."""
-    if len(snapshot):
-        rows = model.entity_rows(index=snapshot.active)
-        _, after = model.update(rows, memory.rows(snapshot.active), snapshot)
-        memory.store(snapshot.active, after)
+def remember(model: GAMLSTM, memory: Memory, snapshot: Neighbourhood, noise: Noise | None = None) -> None:
+    """Advance the stored memory by one snapshot, in place and without gradients. A collective."""
+    rows = model.entity_rows(index=snapshot.active)
+    _, after = model.update(rows, memory.rows(snapshot.active), snapshot, noise)
+    memory.store(snapshot.active, after)
 
 
 def query_blocks(queries: Queries, num_candidates: int, max_scores: int) -> Iterator[Queries]:
@@ -61,7 +72,7 @@ def query_blocks(queries: Queries, num_candidates: int, max_scores: int) -> Iter
         yield queries.select(block)
 
 
-def step_queries(queries: Queries, config: TrainConfig) -> list[Queries]:
+def step_queries(queries: Queries, config: TrainConfig, seed: int) -> list[Queries]:
     """Divide the queries of a snapshot at random over its optimizer steps, each query to exactly one.
 
     A snapshot with few answers is one step, one with many several, so that data sets with long snapshots get as many
@@ -69,49 +80,77 @@ def step_queries(queries: Queries, config: TrainConfig) -> list[Queries]:
     """
     wanted = max(1, round(len(queries.answer) / config.answers_per_step))
     num_steps = min(wanted, config.max_steps_per_snapshot, len(queries))
-    return [queries.select(rows) for rows in torch.randperm(len(queries)).tensor_split(num_steps)]
+    order = torch.randperm(len(queries), generator=torch.Generator().manual_seed(seed)).to(queries.subject.device)
+    return [queries.select(rows) for rows in order.tensor_split(num_steps)]
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What a step is told beside its data.
+
+    Attributes:
+        smoothing: Label smoothing.
+        max_scores: Scores held at once; queries above it are scored block by block, with the same result.
+        bf16: Whether matrix products of forward and backward are in bfloat16.
+    """
+
+    smoothing: float
+    max_scores: int
+    bf16: bool = False
 
 
 def backward_snapshot(
     model: GAMLSTM,
     memory: Memory,
-    window: Sequence[Snapshot],
+    window: Sequence[Neighbourhood],
     queries: Queries,
     history: HistoryIndex,
-    *,
-    smoothing: float,
-    max_scores: int,
-    topology: Topology,
+    noise: Noise,
+    settings: StepSettings,
+    watch: Stopwatch | None = None,
 ) -> Tensor:
-    """Add the gradients of one snapshot's mean loss to the parameters.
+    """Add the gradients of one snapshot's mean loss to the parameters. A collective.
+
+    Parameters that all ranks have alike get this rank's part of the gradient, which is their sum over the ranks.
 
     Args:
         model: In training mode.
         memory: Memory before the window.
         window: The snapshots just before, whose updates get gradients.
-        queries: Questions of the snapshot.
+        queries: Questions of the snapshot, alike on all ranks.
         history: The past.
-        smoothing: Label smoothing.
-        max_scores: Scores held at once; queries above it are scored block by block, with the same result.
-        topology: The ranks.
+        noise: Of the step.
+        settings: Loss and limits.
+        watch: Told how long each phase takes.
 
     Returns:
-        The mean cross-entropy over the answers, without gradient.
+        The mean cross-entropy over the answers of all ranks, without gradient.
     """
-    num_entities = len(model.entity)
-    dropped = torch.rand(num_entities, device=memory.hidden.device) < model.config.entity_dropout
-    z = entity_vectors(model, memory, window, dropped)
+    partition, watch = model.partition, watch or Stopwatch()
+    autocast = torch.autocast(memory.hidden.device.type, torch.bfloat16, enabled=settings.bf16)
+    with watch.phase("encode"), autocast:
+        dropped = noise.uniform(model.entity_id, "entity dropout") < model.config.entity_dropout
+        z = entity_vectors(model, memory, window, dropped, noise)
     # Gradients of all blocks meet at z, so that the window is walked back once.
     leaf = z.detach().requires_grad_()
     loss = z.new_zeros(())
-    for block in query_blocks(queries, num_entities, max_scores):
-        scores = model.scores(leaf, block, history.look_up(block))
-        answers = torch.bincount(block.answer_query, minlength=len(block))
-        targets = Targets(block.answer_query, block.answer, answers)
-        block_loss = sharded_cross_entropy(
-            scores, targets, num_candidates=num_entities, smoothing=smoothing, topology=topology
-        ) / len(queries.answer)
-        block_loss.backward()
+    for block in query_blocks(queries, partition.most_rows, settings.max_scores):
+        with watch.phase("history"):
+            past = history.look_up(block)
+        with watch.phase("score"), autocast:
+            scores = model.scores(leaf, block, past, noise)
+        with watch.phase("loss"):
+            targets = Targets.of(block, partition)
+            block_loss = sharded_cross_entropy(
+                scores,
+                targets,
+                num_candidates=partition.num_entities,
+                smoothing=settings.smoothing,
+                topology=model.topology,
+            ) / len(queries.answer)
+        with watch.phase("backward of scores"):
+            block_loss.backward()
         loss += block_loss.detach()
-    z.backward(leaf.grad)
+    with watch.phase("backward of encode"):
+        z.backward(leaf.grad)
     return loss

@@ -1,20 +1,11 @@
 """Candidates divided over processes give the loss and the gradients of one process that has them all."""
 
-import os
-import sys
-import time
-from datetime import timedelta
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from gam_kg.distributed.sharded_softmax import Targets, sharded_cross_entropy
 from gam_kg.distributed.topology import Topology
 
-SECONDS = 90
 SMOOTHING = 0.1
 ANSWERS = [[0, 3, 6], [1], [], [2, 6]]
 # Columns of each rank; uneven, one rank with nothing, candidates in no order.
@@ -25,11 +16,12 @@ SHARDS = {
 
 
 def all_scores() -> torch.Tensor:
-    torch.manual_seed(0)
-    return 3 * torch.randn(len(ANSWERS), 7, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    return 3 * torch.randn(len(ANSWERS), 7, dtype=torch.float64, generator=generator)
 
 
-def loss_and_gradient(columns: list[int], topology: Topology) -> tuple[torch.Tensor, torch.Tensor]:
+def loss_and_gradient(topology: Topology, columns_of_ranks: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    columns = columns_of_ranks[topology.rank]
     scores = all_scores()[:, columns].requires_grad_()
     local = [
         (query, columns.index(answer)) for query, each in enumerate(ANSWERS) for answer in each if answer in columns
@@ -40,39 +32,20 @@ def loss_and_gradient(columns: list[int], topology: Topology) -> tuple[torch.Ten
     return loss.detach(), torch.autograd.grad(2 * loss, scores)[0]
 
 
-def run_rank(rank: int, world_size: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=world_size,
-        timeout=timedelta(seconds=SECONDS),
-    )
-    try:
-        topology = Topology.current()
-        assert topology == Topology(rank, world_size)
-        torch.save(loss_and_gradient(SHARDS[world_size][rank], topology), f"{folder}/rank-{rank}.pt")
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
+def told_topology(topology: Topology) -> tuple[int, int]:
+    assert topology == Topology.current()
+    return topology.rank, topology.world_size
 
 
 @pytest.mark.parametrize("world_size", SHARDS)
-def test_sharding_the_candidates_changes_neither_loss_nor_gradients(world_size: int, tmp_path: Path) -> None:
-    context = mp.start_processes(run_rank, (world_size, str(tmp_path)), world_size, join=False, start_method="spawn")
-    assert context is not None
-    try:
-        deadline = time.monotonic() + SECONDS
-        while not context.join(timeout=1):  # one call returns as soon as any rank has ended
-            assert time.monotonic() < deadline, "the ranks did not end in time"
-    finally:
-        for process in context.processes:
-            if process.is_alive():
-                process.kill()
-    loss, gradient = loss_and_gradient(list(range(7)), Topology())
-    for rank, columns in enumerate(SHARDS[world_size]):
-        found_loss, found_gradient = torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True)
+def test_sharding_the_candidates_changes_neither_loss_nor_gradients(rank_pool, world_size: int) -> None:
+    loss, gradient = loss_and_gradient(Topology(), [list(range(7))])
+    found = rank_pool.run(world_size, loss_and_gradient, SHARDS[world_size])
+    for columns, (found_loss, found_gradient) in zip(SHARDS[world_size], found, strict=True):
         torch.testing.assert_close(found_loss, loss, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(found_gradient, gradient[:, columns], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("world_size", SHARDS)
+def test_the_topology_is_that_of_the_process_group(rank_pool, world_size: int) -> None:
+    assert rank_pool.run(world_size, told_topology) == [(rank, world_size) for rank in range(world_size)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gam_kg.artifacts import Manifest, write_manifest
 from gam_kg.data.graph import TemporalGraph
 from gam_kg.errors import ArtifactError
-from gam_kg.schemas import ANCHORED
+from gam_kg.schemas import ANCHORED, SNAPSHOTS
 
 seeds = st.integers(0, 10_000)
 sizes = st.integers(0, 60)
@@ -112,7 +112,14 @@ def write_graph(folder, graph, buckets, num_facts=None):
         ("entity", "entities", graph.num_entities),
         ("relation", "relations", graph.num_relations),
     ):
-        pq.write_table(pa.table({kind: [f"{kind} {number}" for number in range(count)]}), folder / f"{plural}.parquet")
+        table = pa.table({kind: [f"{kind} {number}" for number in range(count)]})
+        if kind == "entity":
+            first = [min(graph.time[graph.anchor == entity].tolist(), default=99) for entity in range(count)]
+            table = table.append_column("first_snapshot", pa.array(first))
+        pq.write_table(table, folder / f"{plural}.parquet")
+    times, counts = graph.time.unique(return_counts=True)
+    timeline = pa.table([times.numpy(), counts.numpy() // 2], names=SNAPSHOTS.names).cast(SNAPSHOTS)
+    pq.write_table(timeline, folder / "snapshots.parquet")
     content = {
         "buckets": buckets,
         "num_facts": len(graph.time) // 2 if num_facts is None else num_facts,
@@ -134,12 +141,28 @@ def test_ranks_share_out_a_stored_graph(tmp_path, world_size):
         rows.update(zip(*(getattr(part, name).tolist() for name in ("time", "anchor", "relation", "other"))))  # noqa: B905
         order = np.lexsort((part.anchor.numpy(), part.time.numpy()))
         assert order.tolist() == list(range(len(order)))
+        for name in ("snapshots", "trained"):
+            assert torch.equal(getattr(part, name), getattr(graph, name))
+        assert part.partition.owns(part.anchor).all()
     assert rows == Counter(
         zip(graph.time.tolist(), graph.anchor.tolist(), graph.relation.tolist(), graph.other.tolist(), strict=True)
     )
     assert len(set.intersection(*(set(part.anchor.tolist()) for part in parts))) == 0 or world_size == 1
     if world_size == 1:
         assert torch.equal(parts[0].other, graph.other)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_a_shard_in_memory_is_the_shard_that_is_stored(tmp_path, world_size):
+    graph = graph_of(random_facts(3), buckets=5)
+    write_graph(tmp_path, graph, buckets=5)
+    for rank in range(world_size):
+        stored, _ = TemporalGraph.load(tmp_path, rank=rank, world_size=world_size)
+        found = graph.shard(rank, world_size)
+        assert found.partition == stored.partition
+        for name in ("time", "anchor", "relation", "other", "snapshots", "trained"):
+            assert torch.equal(getattr(found, name), getattr(stored, name))
+        assert found.times == graph.times
 
 
 def test_a_stored_graph_that_lost_rows_is_refused(tmp_path):

@@ -2,85 +2,19 @@ import math
 from collections import Counter, defaultdict
 
 import numpy as np
-import pytest
 import torch
 from graphs import HISTORY, NUM_RELATIONS, Past, all_queries, graph_of, queries_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gam_kg.config import HistoryConfig
-from gam_kg.data.history import NEVER, NUM_BUCKETS, HistoryIndex, RecencyIndex, log_bucket
+from gam_kg.data.history import NEVER, NUM_BUCKETS, HistoryIndex, log_bucket
 
-logs = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(0, 9)), max_size=40)
 # Few entities, so that facts, pairs and whole paths recur.
 facts = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, NUM_RELATIONS - 1), st.integers(0, 4), st.integers(0, 7)), max_size=60
 )
 limits = st.sampled_from([0, 1, 2, 3, 50])
-
-
-def index_of(log):
-    return RecencyIndex(*torch.tensor(log, dtype=torch.int64).reshape(-1, 3).T)
-
-
-def rows_of(recent):
-    return list(zip(*(column.tolist() for column in vars(recent).values()), strict=True))
-
-
-def brute_recent(log, groups, as_of, limit):
-    found = []
-    for row, group in enumerate(groups):
-        times = defaultdict(set)
-        for owner, item, time in log:
-            if owner == group and time < as_of:
-                times[item].add(time)
-        latest = sorted((max(seen), item, len(seen)) for item, seen in times.items())
-        kept = latest if limit is None else latest[max(0, len(latest) - limit) :]
-        found += [(row, item, last, count) for last, item, count in kept]
-    return found
-
-
-def brute_occurrences(log, groups, as_of):
-    found = []
-    for row, group in enumerate(groups):
-        seen = sorted({(time, item) for owner, item, time in log if owner == group and time < as_of})
-        found += [(row, item, time, sum(i == item and t <= time for t, i in seen)) for time, item in seen]
-    return found
-
-
-groups = st.lists(st.integers(0, 6), max_size=6)  # 4, 5 and 6 are never seen
-
-
-@given(logs, groups, st.integers(-2, 13), st.one_of(st.none(), st.integers(0, 8)))
-@settings(max_examples=200)
-def test_recent_items_are_those_a_walk_through_the_log_finds(log, wanted, as_of, limit):
-    found = index_of(log).recent(torch.tensor(wanted, dtype=torch.int64), as_of, limit)
-    assert rows_of(found) == brute_recent(log, wanted, as_of, limit)
-
-
-@given(logs, groups, st.integers(-2, 13))
-def test_occurrences_are_those_a_walk_through_the_log_finds(log, wanted, as_of):
-    found = index_of(log).occurrences(torch.tensor(wanted, dtype=torch.int64), as_of)
-    assert rows_of(found) == brute_occurrences(log, wanted, as_of)
-
-
-@given(logs, st.randoms(use_true_random=False), st.integers(0, 10), st.integers(0, 4))
-def test_the_order_of_the_log_does_not_matter(log, random, as_of, limit):
-    shuffled = log.copy()
-    random.shuffle(shuffled)
-    every = torch.arange(4)
-    assert rows_of(index_of(log).recent(every, as_of, limit)) == rows_of(index_of(shuffled).recent(every, as_of, limit))
-
-
-def test_an_item_repeated_more_often_than_the_limit_does_not_hide_the_others():
-    log = [(0, 7, time) for time in range(100)] + [(0, 3, 0), (0, 4, 1)]
-    assert rows_of(index_of(log).recent(torch.tensor([0]), 100, 2)) == [(0, 4, 1, 1), (0, 7, 99, 100)]
-
-
-def test_more_groups_than_64_bits_hold_are_refused():
-    huge, none = torch.tensor([2**60]), torch.tensor([0])
-    with pytest.raises(ValueError, match="time_unit"):
-        RecencyIndex(huge, none, torch.tensor([100]))
 
 
 def test_log_buckets_follow_the_formula():

@@ -10,7 +10,7 @@ from gam_kg.data.anchored import anchored_facts
 from gam_kg.data.graph import TemporalGraph
 from gam_kg.data.history import HistoryIndex
 from gam_kg.data.vocabulary import Vocabulary
-from gam_kg.schemas import ANCHORED
+from gam_kg.schemas import ANCHORED, SNAPSHOTS
 
 PAST = [("team", "hires", f"player {number}", 0) for number in range(9)]
 ASKED = 1
@@ -27,8 +27,11 @@ def load(folder, facts):
     part.mkdir(parents=True)
     columns = [np.tile(rows[:, 3], 2), anchor, relation, other]
     pq.write_table(pa.table(columns, names=ANCHORED.names).cast(ANCHORED), part / "part.parquet")
-    pq.write_table(pa.table({"entity": entities}), folder / "entities.parquet")
+    first = [min(time for *_, time in (fact for fact in facts if name in fact)) for name in entities]
+    pq.write_table(pa.table({"entity": entities, "first_snapshot": first}), folder / "entities.parquet")
     pq.write_table(pa.table({"relation": ["hires"]}), folder / "relations.parquet")
+    timeline = pa.table(np.unique(rows[:, 3], return_counts=True), names=SNAPSHOTS.names).cast(SNAPSHOTS)
+    pq.write_table(timeline, folder / "snapshots.parquet")
     content = {
         "buckets": 1,
         "num_facts": len(facts),

@@ -15,7 +15,7 @@ seeds, times = st.integers(0, 10_000), st.integers(0, 9)
 
 
 def baselines_of(graph):
-    return build_baselines(HistoryIndex(graph, HistoryConfig(**HISTORY)), graph.num_entities, graph.num_relations)
+    return build_baselines(HistoryIndex(graph, HistoryConfig(**HISTORY)), graph.partition, graph.num_relations)
 
 
 def per_query(queries, score):

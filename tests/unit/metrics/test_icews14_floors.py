@@ -39,7 +39,7 @@ def answer_ranks():
     )
     assert len(splits["test"]) == 7371
     history = HistoryIndex(graph, HistoryConfig())
-    baselines = build_baselines(history, graph.num_entities, graph.num_relations)
+    baselines = build_baselines(history, graph.partition, graph.num_relations)
     scorers: dict[str, Scorer] = {name: baselines[name] for name in ("recurrency_strict", "recurrency_combined")}
     return rank_split(scorers, graph, graph.times_in("test"), strata=Strata(graph), max_scores=4_000_000)
 

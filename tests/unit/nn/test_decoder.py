@@ -5,6 +5,7 @@ from torch.nn import functional
 
 from gam_kg.data.history import History
 from gam_kg.nn.decoder import DECODERS
+from gam_kg.nn.noise import Noise
 
 DIM = 6
 
@@ -19,10 +20,9 @@ def decoder_of(name, dropout=0.0):
 
 
 def mlp(decoder, subject, relation):
-    first, _, _, second = decoder.mlp
     product = subject * relation
-    hidden = functional.gelu(torch.cat([subject, relation, product]) @ first.weight.T + first.bias)
-    raw = product * DIM**0.5 + hidden @ second.weight.T + second.bias
+    hidden = functional.gelu(torch.cat([subject, relation, product]) @ decoder.wide.weight.T + decoder.wide.bias)
+    raw = product * DIM**0.5 + hidden @ decoder.narrow.weight.T + decoder.narrow.bias
     return normed(raw, decoder.norm)
 
 
@@ -85,6 +85,21 @@ def test_a_query_vector_depends_on_its_own_query_only(name):
     for row in range(7):
         alone = decoder(subject[row : row + 1], relation[row : row + 1])
         torch.testing.assert_close(alone[0], together[row], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_with_noise_that_holds_in_training_too(name):
+    decoder, noise, key = decoder_of(name, dropout=0.5), Noise(0, 3), torch.arange(7) * 11
+    subject, relation = torch.randn(2, 7, DIM, dtype=torch.float64)
+    together = decoder(subject, relation, noise.rows(key))
+    for row in range(7):
+        one = slice(row, row + 1)
+        alone = decoder(subject[one], relation[one], noise.rows(key[one]))
+        torch.testing.assert_close(alone[0], together[row], rtol=1e-12, atol=1e-12)
+    assert not torch.equal(together, decoder(subject, relation, Noise(0, 4).rows(key)))
+    expected = decoder.eval()(subject, relation)
+    assert not torch.allclose(together, expected)
+    assert torch.equal(decoder(subject, relation, noise.rows(key)), expected)
 
 
 @pytest.mark.parametrize("name", DECODERS)

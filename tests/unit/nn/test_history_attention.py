@@ -91,7 +91,8 @@ def test_each_part_equals_a_loop_over_queries_and_facts(part, scale, seed, time)
         parameter *= scale
     z = torch.randn(NUM_ENTITIES, 4, dtype=torch.float64)
     queries, past = all_queries(time), Past(facts, time)
-    found = model.history_scores(z, queries, HistoryIndex(graph, model.config.history).look_up(queries))
+    asked = model.query_vectors(z, queries)
+    found = model.history_scores(z, asked, queries, HistoryIndex(graph, model.config.history).look_up(queries))
     assert len(found) == 1
     scores = add_pair_scores(torch.zeros(len(queries), NUM_ENTITIES, dtype=torch.float64), found)
     expected = torch.stack(
@@ -120,7 +121,8 @@ def test_nothing_is_added_where_nothing_was_seen():
     graph = graph_of([(0, 0, 1, 3)])
     model = tiny_model(graph)
     z, queries = torch.randn(NUM_ENTITIES, 4, dtype=torch.float64), queries_of([(0, 0), (7, 1)], time=2)
-    found = model.history_scores(z, queries, HistoryIndex(graph, model.config.history).look_up(queries))
+    asked = model.query_vectors(z, queries)
+    found = model.history_scores(z, asked, queries, HistoryIndex(graph, model.config.history).look_up(queries))
     assert not add_pair_scores(torch.zeros(2, NUM_ENTITIES, dtype=torch.float64), found).any()
 
 

@@ -5,13 +5,14 @@ from torch.nn import functional
 
 from gam_kg.data.history import HistoryIndex
 from gam_kg.data.names import NameWords
-from gam_kg.distributed.topology import Topology
+from gam_kg.distributed.neighbourhood import Neighbourhood
 from gam_kg.nn.decoder import DECODERS
 from gam_kg.nn.model import GAMLSTM
+from gam_kg.nn.noise import Noise
 from gam_kg.nn.recurrence import Memory
 from gam_kg.train.evaluate import ModelScorer, roll
 from gam_kg.train.loop import Trainer
-from gam_kg.train.step import backward_snapshot
+from gam_kg.train.step import StepSettings, backward_snapshot
 
 SHARED_ROWS = [8, 9]
 
@@ -54,7 +55,7 @@ def test_an_update_is_attention_over_unit_vectors_and_then_the_lstm():
     state = torch.randn(2, len(active), 4, dtype=torch.float64)
     memory = Memory(state[0], state[1], torch.randint(-1, 2, (len(active),)))
     rows = model.entity_rows()[active]
-    weights, after = model.update(rows, memory, snapshot)
+    weights, after = model.update(rows, memory, Neighbourhood.of(snapshot, model.partition))
 
     # The same over all entities, whose ids need no translation.
     x = torch.zeros(NUM_ENTITIES, 4, dtype=torch.float64)
@@ -86,10 +87,11 @@ def test_own_rows_of_entities_never_trained_get_no_gradient():
     graph = graph_with_newcomers()
     model = tiny_model(graph, entity_dropout=0.3).train()
     memory = Memory.empty(NUM_ENTITIES, 4, like=model.entity.detach())
-    window = [graph.snapshot(time) for time in (VALID_START - 1, VALID_START)]
+    times = (VALID_START - 1, VALID_START)
+    window = [Neighbourhood.of(graph.snapshot(time), graph.partition) for time in times]
     history = HistoryIndex(graph, model.config.history)
     queries = graph.snapshot(VALID_START + 1).queries
-    backward_snapshot(model, memory, window, queries, history, smoothing=0.1, max_scores=10**6, topology=Topology())
+    backward_snapshot(model, memory, window, queries, history, Noise(0, 0), StepSettings(0.1, 10**6))
     assert model.entity.grad is not None
     assert model.shared.grad is not None
     assert not model.entity.grad[SHARED_ROWS].any()

@@ -5,6 +5,7 @@ import torch
 from graphs import graph_of, random_facts, tiny_model
 from torch.nn import functional
 
+from gam_kg.distributed.neighbourhood import Neighbourhood
 from gam_kg.nn.recurrence import EntityLSTM, Memory
 from gam_kg.train.step import remember
 
@@ -63,7 +64,7 @@ def test_only_active_entities_remember_a_snapshot():
     for time in graph.times:
         before = copy.deepcopy(memory)
         snapshot = graph.snapshot(time)
-        remember(model, memory, snapshot)
+        remember(model, memory, Neighbourhood.of(snapshot, graph.partition))
         active = torch.zeros(graph.num_entities, dtype=torch.bool)
         active[snapshot.active] = True
         for name in ("hidden", "cell"):
@@ -79,9 +80,9 @@ def test_an_empty_snapshot_changes_nothing():
     graph = graph_of([(0, 0, 1, 0)])
     model = tiny_model(graph)
     memory = Memory.empty(graph.num_entities, DIM, like=model.entity.detach())
-    remember(model, memory, graph.snapshot(0))
+    remember(model, memory, Neighbourhood.of(graph.snapshot(0), graph.partition))
     before = copy.deepcopy(memory)
-    remember(model, memory, graph.snapshot(3))
+    remember(model, memory, Neighbourhood.of(graph.snapshot(3), graph.partition))
     assert all(torch.equal(old, new) for old, new in zip(vars(before).values(), vars(memory).values(), strict=True))
 
 

@@ -18,7 +18,7 @@ def scorers_of(model, graph):
     history = HistoryIndex(graph, model.config.history)
     return {
         "model": ModelScorer(model, history),
-        **build_baselines(history, graph.num_entities, graph.num_relations),
+        **build_baselines(history, graph.partition, graph.num_relations),
     }
 
 

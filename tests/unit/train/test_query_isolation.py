@@ -23,7 +23,7 @@ def scorers_at(facts, **changes):
     history = HistoryIndex(graph, model.config.history)
     scorers = {
         "model": ModelScorer(model, history),
-        **build_baselines(history, graph.num_entities, graph.num_relations),
+        **build_baselines(history, graph.partition, graph.num_relations),
     }
     roll(scorers.values(), graph, range(TIME))
     return scorers

@@ -4,6 +4,7 @@ import torch
 from graphs import NUM_RELATIONS, TEST_START, graph_of, random_facts, tiny_model
 
 from gam_kg.data.history import HistoryIndex
+from gam_kg.distributed.neighbourhood import Neighbourhood
 from gam_kg.errors import EvaluationError
 from gam_kg.metrics.ranks import rank_answers
 from gam_kg.metrics.strata import Strata
@@ -70,7 +71,7 @@ def test_validation_is_the_mean_over_a_walk_from_the_first_snapshot_on():
                 queries = snapshot.queries
                 scores = model.scores(entity_vectors(model, memory), queries, history.look_up(queries))
             found.append(1 / rank_answers(scores, queries).time_aware)
-        remember(model, memory, snapshot)
+        remember(model, memory, Neighbourhood.of(snapshot, graph.partition))
     expected = torch.cat(found)
     result = validation_mrr(model, graph, history, max_scores=10**6)
     assert result["mrr"] == pytest.approx(float(expected.mean()), rel=1e-12)

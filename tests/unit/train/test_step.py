@@ -10,18 +10,30 @@ from torch.nn import functional
 
 from gam_kg.config import TrainConfig
 from gam_kg.data.history import HistoryIndex
-from gam_kg.distributed.topology import Topology
+from gam_kg.distributed.neighbourhood import Neighbourhood
+from gam_kg.nn.noise import Noise
 from gam_kg.nn.recurrence import Memory
-from gam_kg.train.step import backward_snapshot, entity_vectors, query_blocks, remember, step_queries
+from gam_kg.train.step import (
+    StepSettings,
+    backward_snapshot,
+    entity_vectors,
+    query_blocks,
+    remember,
+    step_queries,
+)
 
 DIM = 4
 assert_exact = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
 
 
+def neighbourhoods(graph, times):
+    return [Neighbourhood.of(graph.snapshot(time), graph.partition) for time in times]
+
+
 def rolled(model, graph, times):
     memory = Memory.empty(graph.num_entities, DIM, like=model.entity.detach())
-    for time in times:
-        remember(model, memory, graph.snapshot(time))
+    for neighbourhood in neighbourhoods(graph, times):
+        remember(model, memory, neighbourhood)
     return memory
 
 
@@ -67,8 +79,7 @@ def test_gradients_flow_through_exactly_the_window(window, drop):
     dropped = torch.rand(NUM_ENTITIES) < 0.5 if drop else None
     times = graph.times[:5]
     memory = rolled(model, graph, times[: len(times) - window])
-    snapshots = [graph.snapshot(time) for time in times[len(times) - window :]]
-    z = entity_vectors(model, memory, snapshots, dropped)
+    z = entity_vectors(model, memory, neighbourhoods(graph, times[len(times) - window :]), dropped)
     naive = naive_vectors(model, graph, times, window, dropped)
     assert_exact(z, naive)
     found = gradients_of(z, model)
@@ -85,23 +96,21 @@ def test_a_window_leaves_the_stored_memory_as_it_was():
     model = tiny_model(graph)
     memory = rolled(model, graph, [0])
     before = [column.clone() for column in vars(memory).values()]
-    entity_vectors(model, memory, [graph.snapshot(1), graph.snapshot(2)]).sum().backward()
+    entity_vectors(model, memory, neighbourhoods(graph, [1, 2])).sum().backward()
     assert all(map(torch.equal, before, vars(memory).values()))
 
 
 def gradients_after(model, graph, time, window, *, smoothing=0.1, max_scores=10**9, queries=None):
     model.zero_grad()
-    torch.manual_seed(7)
     memory = rolled(model, graph, range(time - window))
     loss = backward_snapshot(
         model,
         memory,
-        [graph.snapshot(at) for at in range(time - window, time)],
+        neighbourhoods(graph, range(time - window, time)),
         graph.snapshot(time).queries if queries is None else queries,
         HistoryIndex(graph, model.config.history),
-        smoothing=smoothing,
-        max_scores=max_scores,
-        topology=Topology(),
+        Noise(7, 0),
+        StepSettings(smoothing, max_scores),
     )
     return loss, [torch.zeros(1) if each.grad is None else each.grad.clone() for each in model.parameters()]
 
@@ -169,13 +178,20 @@ def answers_of(queries):
 def test_steps_divide_the_queries_of_a_snapshot_exactly(seed, answers_per_step, most):
     graph = graph_of(random_facts(seed))
     config = TrainConfig(answers_per_step=answers_per_step, max_steps_per_snapshot=most)
-    torch.manual_seed(seed)
     for time in graph.times:
         queries = graph.snapshot(time).queries
-        steps = step_queries(queries, config)
+        steps = step_queries(queries, config, seed)
         assert len(steps) == min(most, max(1, round(len(queries.answer) / answers_per_step)))
         assert sorted(chain.from_iterable(map(ids_of, steps))) == sorted(ids_of(queries))
         assert sorted(chain.from_iterable(map(answers_of, steps))) == sorted(answers_of(queries))
+
+
+def test_the_division_into_steps_is_a_function_of_the_seed():
+    queries = graph_of(random_facts(0)).snapshot(3).queries
+    config = TrainConfig(answers_per_step=3)
+    first, again, other = (list(map(ids_of, step_queries(queries, config, seed))) for seed in (5, 5, 6))
+    assert first == again
+    assert first != other
 
 
 @given(st.integers(0, 12), st.integers(1, 60))

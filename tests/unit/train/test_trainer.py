@@ -7,6 +7,7 @@ import torch
 from graphs import NUM_RELATIONS, VALID_START, graph_of, periodic_facts, random_facts, tiny_config
 
 from gam_kg.errors import GamKGError
+from gam_kg.nn.noise import Noise
 from gam_kg.train import loop
 from gam_kg.train.loop import Trainer
 from gam_kg.train.optimizer import learning_rate
@@ -16,19 +17,20 @@ def spied(trainer, monkeypatch):
     """The steps of a training: what each was asked, with the window and the memory it started from."""
     steps, original = [], loop.backward_snapshot
 
-    def spy(model, memory, window, queries, history, **options):
+    def spy(model, memory, window, queries, history, noise, *more):
         subject, relation = queries.subject[queries.answer_query], queries.relation[queries.answer_query]
         columns = (subject, relation, queries.answer)
         steps.append(
             {
                 "epoch": trainer.position.epoch,
+                "noise": noise,
                 "time": queries.time,
                 "window": [snapshot.time for snapshot in window],
                 "last_seen": memory.last_seen.clone(),
                 "answers": list(zip(*(column.tolist() for column in columns), strict=True)),
             }
         )
-        return original(model, memory, window, queries, history, **options)
+        return original(model, memory, window, queries, history, noise, *more)
 
     monkeypatch.setattr(loop, "backward_snapshot", spy)
     list(trainer.run())
@@ -51,6 +53,7 @@ def test_every_answer_of_train_is_seen_exactly_once_an_epoch(monkeypatch, answer
         times = [step["time"] for step in mine]
         assert times == sorted(times)
     assert len(steps) == trainer.position.step
+    assert [step["noise"] for step in steps] == [Noise(config.seed, number) for number in range(len(steps))]
     assert (len(steps) > 10) == (answers_per_step == 1)
 
 

@@ -1,18 +1,27 @@
 import json
+import pickle
 
 import pytest
 import torch
-from graphs import NAMES, graph_of, random_facts, tiny_config
-from safetensors.torch import load_file
+from graphs import NAMES, NUM_ENTITIES, graph_of, random_facts, tiny_config
+from safetensors.torch import load_file, save_file
 
 from gam_kg.data.names import NameWords
+from gam_kg.data.partition import Partition
 from gam_kg.errors import ArtifactError
 from gam_kg.train import checkpoint
 from gam_kg.train.loop import Trainer
 
 MODEL = {"dropout": 0.2, "entity_dropout": 0.4}
 TRAIN = {"epochs": 3, "patience": 3, "answers_per_step": 8, "learning_rate": 0.01}
-NOT_RESULTS = ("seconds", "facts_per_second", "peak_memory_bytes")
+NOT_RESULTS = ("seconds", "facts_per_second", "peak_memory_bytes", "phases", "traffic")
+FILES = [
+    "model.safetensors",
+    "optimizer.safetensors",
+    "entities-00000-of-00001.safetensors",
+    "training-00000-of-00001.safetensors",
+]
+TIMINGS = ("seconds", "spent", "traffic")
 
 
 def new_trainer(model=None, seed=0):
@@ -30,8 +39,7 @@ def stopped(after):
 
 
 def results(trainer):
-    position = trainer.state()
-    del position["seconds"]
+    position = {name: value for name, value in trainer.state().items() if name not in TIMINGS}
     position["metrics"] = [
         {name: value for name, value in epoch.items() if name not in NOT_RESULTS} for epoch in position["metrics"]
     ]
@@ -92,29 +100,39 @@ def test_training_may_be_interrupted_more_than_once(tmp_path, uninterrupted):
 
 def test_a_checkpoint_is_loaded_without_pickles(tmp_path):
     checkpoint.save(stopped(8), tmp_path)
-    assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".pt", ".json"}
-    (training,) = tmp_path.glob("training-*.pt")
-    state = torch.load(training, weights_only=True)
-    assert state.keys() == {"optimizer", "memory"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json"}
     json.loads((tmp_path / "position.json").read_text())
     for path in tmp_path.glob("*.safetensors"):
         load_file(path)
 
 
-def test_loading_never_unpickles(tmp_path):
-    trainer = stopped(2)
-    checkpoint.save(trainer, tmp_path)
-    (training,) = tmp_path.glob("training-*.pt")
-    torch.save({"optimizer": trainer, "memory": {}}, training)
-    with pytest.raises(Exception, match=r"(?i)weights.only"):
-        checkpoint.load(new_trainer(), tmp_path)
+class Trap:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("dump", [torch.save, lambda trap, path: path.write_bytes(pickle.dumps(trap))])
+def test_loading_never_unpickles(tmp_path, file, dump):
+    folder, trace = tmp_path / "checkpoint", tmp_path / "trace"
+    folder.mkdir()
+    checkpoint.save(stopped(2), folder)
+    dump(Trap(trace), folder / file)
+    with pytest.raises(ArtifactError, match="incomplete"):
+        checkpoint.load(new_trainer(), folder)
+    assert not trace.exists()
 
 
 def test_weights_come_back_bit_for_bit(tmp_path):
-    weights = stopped(3).model.state_dict()
-    checkpoint.save_weights(weights, tmp_path)
-    checkpoint.save_weights({name: value + 1 for name, value in weights.items()}, tmp_path, prefix="best-")
-    found, best = checkpoint.load_weights(tmp_path), checkpoint.load_weights(tmp_path, prefix="best-")
+    weights, whole = stopped(3).model.state_dict(), Partition(NUM_ENTITIES)
+    checkpoint.save_weights(weights, tmp_path, whole)
+    checkpoint.save_weights({name: value + 1 for name, value in weights.items()}, tmp_path, whole, prefix="best-")
+    found, best = (checkpoint.load_weights(tmp_path, whole, prefix) for prefix in ("", "best-"))
     assert found.keys() == weights.keys()
     for name, value in weights.items():
         assert torch.equal(found[name], value)
@@ -122,17 +140,39 @@ def test_weights_come_back_bit_for_bit(tmp_path):
 
 
 def test_entity_rows_may_be_stored_in_several_files_in_any_order(tmp_path):
-    from safetensors.torch import save_file
-
-    weights = stopped(1).model.state_dict()
-    checkpoint.save_weights(weights, tmp_path)
+    weights, whole = stopped(1).model.state_dict(), Partition(NUM_ENTITIES)
+    checkpoint.save_weights(weights, tmp_path, whole)
     for path in tmp_path.glob("entities-*"):
         path.unlink()
     for shard in range(3):
         ids = torch.arange(shard, len(weights["entity"]), 3)
         rows = {"entity": weights["entity"][ids].contiguous(), "entity_id": ids}
         save_file(rows, tmp_path / f"entities-{shard:05d}-of-00003.safetensors")
-    assert torch.equal(checkpoint.load_weights(tmp_path)["entity"], weights["entity"])
+    assert torch.equal(checkpoint.load_weights(tmp_path, whole)["entity"], weights["entity"])
+
+
+@pytest.mark.parametrize("writers", [1, 2, 3])
+@pytest.mark.parametrize("readers", [1, 2, 4])
+def test_weights_written_by_some_ranks_are_read_by_others(tmp_path, writers, readers):
+    weights = stopped(1).model.state_dict()
+    for rank in range(writers):
+        part = Partition(NUM_ENTITIES, 5, rank, writers)
+        checkpoint.save_weights({**weights, "entity": weights["entity"][part.ids]}, tmp_path, part)
+    for rank in range(readers):
+        part = Partition(NUM_ENTITIES, 3, rank, readers)
+        found = checkpoint.load_weights(tmp_path, part)
+        assert found.keys() == weights.keys()
+        for name, value in weights.items():
+            assert torch.equal(found[name], value[part.ids] if name == "entity" else value)
+
+
+def test_rows_of_different_saves_are_refused_together(tmp_path):
+    weights = stopped(1).model.state_dict()
+    for world_size in (1, 2):
+        part = Partition(NUM_ENTITIES, world_size=world_size)
+        checkpoint.save_weights({**weights, "entity": weights["entity"][part.ids]}, tmp_path, part)
+    with pytest.raises(ArtifactError, match="incomplete"):
+        checkpoint.load_weights(tmp_path, Partition(NUM_ENTITIES))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +187,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, model, named):
 
 @pytest.mark.parametrize(
     "missing",
-    ["model.safetensors", "entities-00000-of-00001.safetensors", "training-00000-of-00001.pt", "position.json"],
+    [*FILES, "position.json"],
 )
 def test_an_incomplete_checkpoint_is_refused(tmp_path, missing):
     checkpoint.save(stopped(1), tmp_path)

@@ -1,0 +1,65 @@
+"""What ranks send each other, by purpose: bytes, collectives and the time spent in them."""
+
+from collections import defaultdict
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import torch
+
+
+@dataclass
+class Purpose:
+    """Sums over the collectives of one purpose.
+
+    Attributes:
+        bytes: What this rank sent, where an all-reduce of n bytes sends 2 n (P − 1) / P, as a ring does.
+        collectives: How many.
+        seconds: Time in them, in which this rank computed nothing: transfer, and waiting for slower ranks.
+    """
+
+    bytes: float = 0.0
+    collectives: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Traffic:
+    """Communication of a rank since the last `take`.
+
+    Attributes:
+        by_purpose: Sums by what the collectives are for.
+        halo_rows: Rows received from other ranks for attention; set back by whoever reads it.
+    """
+
+    by_purpose: defaultdict[str, Purpose] = field(default_factory=lambda: defaultdict(Purpose))
+    halo_rows: int = 0
+    _events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
+
+    @contextmanager
+    def collective(self, purpose: str, sent: float, device: torch.device) -> Generator[None]:
+        """Count the block as one collective that sends `sent` bytes."""
+        found = self.by_purpose[purpose]
+        found.bytes += sent
+        found.collectives += 1
+        if device.type == "cuda":  # kernels run behind the program: time them on the device, read the clock later
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            yield
+            end.record()
+            self._events.append((purpose, begin, end))
+        else:
+            started = perf_counter()
+            yield
+            found.seconds += perf_counter() - started
+
+    def take(self) -> dict[str, Purpose]:
+        """The sums by purpose, which start from zero again."""
+        for purpose, begin, end in self._events:
+            end.synchronize()
+            self.by_purpose[purpose].seconds += begin.elapsed_time(end) / 1000
+        found = dict(self.by_purpose)
+        self.by_purpose.clear()
+        self._events.clear()
+        return found

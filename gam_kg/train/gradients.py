@@ -1,0 +1,47 @@
+"""Gradients over ranks: summed where all ranks have the parameter alike, clipped by the norm of all of them."""
+
+import torch
+
+from gam_kg.nn.model import ENTITY, GAMLSTM
+
+
+class Gradients:
+    """The gradients of a rank's model; those of shared parameters are views into one buffer.
+
+    A parameter that nothing in a step depends on has a zero gradient, on one rank as on several.
+
+    Args:
+        model: The model; its gradients are dropped.
+    """
+
+    def __init__(self, model: GAMLSTM) -> None:
+        self._entity, self._topology = model.entity, model.topology
+        shared = [parameter for name, parameter in model.named_parameters() if name != ENTITY]
+        sizes = [parameter.numel() for parameter in shared]
+        # The last place takes the squared norm of the rank's own rows along.
+        self._buffer = model.entity.new_zeros(sum(sizes) + 1)
+        for parameter, view in zip(shared, self._buffer[:-1].split(sizes), strict=True):
+            parameter.grad = view.view_as(parameter)
+        self._entity.grad = None
+
+    @torch.no_grad()
+    def reduce(self, max_norm: float) -> float:
+        """Sum over the ranks and scale down to a global norm of at most `max_norm`. A collective.
+
+        Returns:
+            The global norm before.
+        """
+        if self._entity.grad is None:
+            self._entity.grad = torch.zeros_like(self._entity)
+        self._buffer[-1] = torch.linalg.vector_norm(self._entity.grad) ** 2
+        self._topology.sum(self._buffer, "gradients")
+        norm = torch.sqrt(torch.linalg.vector_norm(self._buffer[:-1]) ** 2 + self._buffer[-1])
+        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        self._buffer.mul_(scale)
+        self._entity.grad.mul_(scale)
+        return float(norm)
+
+    def clear(self) -> None:
+        """Set all to zero for the next step."""
+        self._buffer.zero_()
+        self._entity.grad = None

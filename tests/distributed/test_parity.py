@@ -1,0 +1,194 @@
+"""Any number of ranks computes what one does: losses, every gradient, ranks and vectors, over several steps."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from graphs import NAMES, NUM_RELATIONS, graph_of, random_facts, tiny_config
+from torch import Tensor
+
+from gam_kg.data.graph import TemporalGraph
+from gam_kg.data.names import NameWords
+from gam_kg.distributed.rows import _GatherRows
+from gam_kg.distributed.topology import Topology
+from gam_kg.nn.model import ENTITY
+from gam_kg.train.evaluate import ModelScorer, rank_split, roll
+from gam_kg.train.loop import Trainer
+
+STEPS = 4
+
+
+def hub_facts() -> np.ndarray:
+    """Entity 0 meets everyone in every snapshot."""
+    return np.array([(0, s % NUM_RELATIONS, s, t) for t in range(8) for s in range(1, 10)])
+
+
+def facts_of_few(seed: int = 3) -> np.ndarray:
+    """Two active entities, so that most ranks own nothing that happens."""
+    return np.array([(0, t % NUM_RELATIONS, 1, t) for t in range(8)])
+
+
+NO_HISTORY = dict.fromkeys(("recent", "same_relation", "popular", "two_hop_first"), 0)
+CASES = {
+    "random": (random_facts(0), {}),
+    "uneven shards": (random_facts(1), {"buckets": 3}),
+    "hub": (hub_facts(), {}),
+    "ranks without facts": (facts_of_few(), {}),
+    "duplicate facts": (np.repeat(random_facts(2, 40), 2, axis=0), {"buckets": 5}),
+    "a shard without entities": (random_facts(4), {"buckets": 2}),
+    "wide window": (random_facts(5), {"window": 4}),
+    "dropout": (random_facts(6), {"model": {"dropout": 0.4, "entity_dropout": 0.5}}),
+    "several steps a snapshot": (random_facts(7, 120), {"answers_per_step": 5}),
+    "blocks of queries": (random_facts(8), {"max_logits": 30}),
+    "no paths": (random_facts(9), {"model": {"history": {"two_hop_first": 0}}}),
+    "no history": (random_facts(9), {"model": {"history": NO_HISTORY}}),
+    "ConvTransE": (random_facts(10), {"model": {"decoder": "conv_transe", "dropout": 0.3}}),
+}
+
+
+def train_and_evaluate(
+    topology: Topology, case: str, dtype: torch.dtype, device: str = "cpu", optimizer: str = "sgd"
+) -> dict[str, Any]:
+    """What a rank has after a few steps; `rows` are of its entities, the rest is alike on all ranks."""
+    facts, changes = CASES[case]
+    changes = dict(changes)
+    graph = graph_of(facts, buckets=changes.pop("buckets", 64)).shard(topology.rank, topology.world_size)
+    config = tiny_config(changes.pop("model", {}), gradient_norm=0.5, **changes)
+    torch.set_default_dtype(dtype)
+    try:
+        trainer = Trainer(config, graph, NameWords.of(NAMES), topology=topology, device=device)
+        with torch.no_grad():
+            for name, parameter in trainer.model.named_parameters():
+                if name != ENTITY:  # none of them zero
+                    parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) / 2)
+        if optimizer == "sgd":
+            trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.3)
+        return {**_train(trainer), **_evaluate(trainer, graph.to(device))}
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def _train(trainer: Trainer) -> dict[str, Any]:
+    losses, shared, rows, norms = [], [], [], []
+    reduce = trainer._gradients.reduce
+
+    def noted(max_norm: float) -> float:
+        norms.append(reduce(max_norm))
+        gradients = {name: p.grad.clone().cpu() for name, p in trainer.model.named_parameters()}
+        rows.append(gradients.pop(ENTITY))
+        shared.append(gradients)
+        return norms[-1]
+
+    trainer._gradients.reduce = noted
+    steps = trainer.run()
+    while trainer.position.step < STEPS:
+        losses.append(next(steps).loss)
+    return {
+        "losses": torch.tensor(losses, dtype=torch.float64),
+        "norms": torch.tensor(norms, dtype=torch.float64),
+        "gradients": {f"{step} {name}": value for step, found in enumerate(shared) for name, value in found.items()},
+        "rows": {f"{step} entity": value for step, value in enumerate(rows)},
+    }
+
+
+def _evaluate(trainer: Trainer, graph: TemporalGraph) -> dict[str, Any]:
+    scorer = ModelScorer(trainer.model, trainer.history)
+    roll([scorer], graph, graph.times_in("train"))
+    ranks = rank_split(
+        {"model": scorer}, graph, [*graph.times_in("valid"), *graph.times_in("test")], topology=trainer.topology
+    )
+    asked = torch.from_numpy(np.stack([ranks.time, ranks.subject, ranks.relation, ranks.answer], 1))
+    return {
+        "asked": asked,
+        "ranks": torch.from_numpy(np.stack([ranks.time_aware["model"], ranks.raw["model"]])),
+        "vectors": scorer.vectors().cpu(),
+        "hidden": scorer.memory.hidden.cpu(),
+        "last_seen": scorer.memory.last_seen.cpu(),
+        "ids": trainer.model.partition.ids,
+    }
+
+
+def assert_same(found: list[dict[str, Any]], expected: dict[str, Any], tolerance: float, *, ranks: bool = True) -> None:
+    def close(name: str, one: Tensor, other: Tensor) -> None:
+        scale = max(1e-3, float(other.abs().max())) if other.numel() else 1.0
+        torch.testing.assert_close(
+            one, other, rtol=tolerance, atol=tolerance * scale, msg=lambda text: f"{name}: {text}"
+        )
+
+    ids = torch.cat([rank["ids"] for rank in found])
+    assert torch.equal(ids.sort().values, expected["ids"])
+    for rank in found:
+        close("losses", rank["losses"], expected["losses"])
+        close("norms", rank["norms"], expected["norms"])
+        for name, gradient in expected["gradients"].items():
+            close(name, rank["gradients"][name], gradient)
+        assert torch.equal(rank["asked"], expected["asked"])
+        # In single precision, scores that nearly tie may change places.
+        assert not ranks or torch.equal(rank["ranks"], expected["ranks"])
+    rows = {"vectors": "vectors", "hidden": "hidden", "last_seen": "last_seen"}
+    for name in rows:
+        close(name, torch.cat([rank[name] for rank in found]), expected[name][ids])
+    for name, gradient in expected["rows"].items():
+        close(name, torch.cat([rank["rows"][name] for rank in found]), gradient[ids])
+
+
+@cache
+def on_one_rank(case: str, dtype: torch.dtype, optimizer: str = "sgd") -> dict[str, Any]:
+    return train_and_evaluate(Topology(), case, dtype, optimizer=optimizer)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_ranks_compute_what_one_rank_does(rank_pool, case: str, world_size: int) -> None:
+    found = rank_pool.run(world_size, train_and_evaluate, case, torch.float64)
+    assert_same(found, on_one_rank(case, torch.float64), 1e-10)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("case", ["random", "hub", "dropout", "uneven shards"])
+def test_ranks_compute_what_one_rank_does_in_single_precision(rank_pool, case: str, world_size: int) -> None:
+    found = rank_pool.run(world_size, train_and_evaluate, case, torch.float32)
+    assert_same(found, on_one_rank(case, torch.float32), 1e-5, ranks=False)
+
+
+def test_ranks_step_as_one_rank_does_with_adam(rank_pool) -> None:
+    found = rank_pool.run(3, train_and_evaluate, "dropout", torch.float64, "cpu", "adamw")
+    assert_same(found, on_one_rank("dropout", torch.float64, "adamw"), 1e-8)
+
+
+def with_broken_backward(topology: Topology, case: str) -> dict[str, Any]:
+    """As `train_and_evaluate`, but the backward of the all-gather keeps only the rank's own slice."""
+
+    def own_slice(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return grad[ctx.layout.own], None, None, None
+
+    backward = _GatherRows.backward
+    _GatherRows.backward = staticmethod(own_slice)
+    try:
+        return train_and_evaluate(topology, case, torch.float64)
+    finally:
+        _GatherRows.backward = staticmethod(backward)
+
+
+def test_a_broken_backward_is_noticed(rank_pool) -> None:
+    found = rank_pool.run(2, with_broken_backward, "random")
+    with pytest.raises(AssertionError, match="not close"):
+        assert_same(found, on_one_rank("random", torch.float64), 1e-10)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("case", CASES)
+def test_a_gpu_computes_what_a_cpu_does(case: str) -> None:
+    found = train_and_evaluate(Topology(), case, torch.float64, "cuda")
+    assert_same([found], on_one_rank(case, torch.float64), 1e-10)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
+@pytest.mark.parametrize("case", CASES)
+def test_gpus_compute_what_one_rank_does(rank_pool, case: str) -> None:
+    found = rank_pool.run(2, train_and_evaluate, case, torch.float64, "cuda", backend="nccl")
+    assert_same(found, on_one_rank(case, torch.float64), 1e-10)

@@ -1,0 +1,31 @@
+"""A small run: facts that can be learnt, and settings that are quick to train."""
+
+import numpy as np
+import pandas as pd
+
+SMALL = [
+    "model.dim=16",
+    "model.history.dim=8",
+    "train.epochs=2",
+    "train.num_workers=0",
+    "train.threads=1",
+    "prepare.buckets=4",
+]
+
+
+def write_facts(path, num_days=24, seed=0):
+    """People visit places in turn, day by day, and some facts are noise."""
+    generator = np.random.default_rng(seed)
+    rows = {
+        (f"person {person}", "visits", f"place {(person + day) % 6}", day)
+        for day in range(num_days)
+        for person in range(12)
+    }
+    for day in range(num_days):
+        for _ in range(4):
+            first, second = generator.choice(12, 2, replace=False)
+            rows.add((f"person {first}", "calls", f"person {second}", day))
+    facts = pd.DataFrame(sorted(rows), columns=["subject", "relation", "object", "timestamp"])
+    facts["timestamp"] = pd.Timestamp("2020-01-01") + pd.to_timedelta(facts["timestamp"], unit="D")
+    facts.to_parquet(path)
+    return facts

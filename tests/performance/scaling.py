@@ -1,0 +1,111 @@
+"""Training steps on one rank and on several, with one thread each, measured in turns.
+
+    python tests/performance/scaling.py RUN_FOLDER [--ranks 2] [--rounds 3] [--snapshots 40] [--first 200]
+
+RUN_FOLDER holds a prepared `graph/`. Each round trains the same snapshots in fresh processes, on one rank and then on
+several. Plans of the history are made in the steps measured, as in a first epoch.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gam_kg.config import Config
+from gam_kg.data.graph import TemporalGraph, read_names
+from gam_kg.data.names import NameWords
+from gam_kg.distributed.process_group import process_group
+from gam_kg.nn.model import ENTITY
+from gam_kg.train.loop import Trainer
+
+WARM_UP = 3
+
+
+def measure(folder: Path, first: int, snapshots: int) -> dict[str, Any]:
+    """One rank's part; rank 0's figures are the answer."""
+    torch.set_num_threads(1)
+    config = Config()
+    with process_group(use_gpu=False) as (topology, device):
+        path = folder / "graph"
+        graph, _ = TemporalGraph.load(path, rank=topology.rank, world_size=topology.world_size)
+        words = NameWords.of(read_names(path, "entity").to_pylist(), known=graph.trained.tolist())
+        trainer = Trainer(config, graph, words, topology=topology, device=device)
+        trainer.position.index = first
+        told = [step.snapshot for _, step in zip(range(WARM_UP + snapshots), trainer.run(), strict=False)][WARM_UP:]
+        steps = [step for step in told if step is not None]
+        own = [trainer.model.entity, *trainer.optimizer.state[trainer.model.entity].values()]
+        own += [*vars(trainer.memory).values(), trainer.model.entity_id, trainer.model.trained]
+        shared = [value for name, value in trainer.model.named_parameters() if name != ENTITY]
+        return {
+            "rank": topology.rank,
+            "ms_a_step": 1000 * sum(step["seconds"] for step in steps) / len(steps),
+            "facts_a_second": sum(step["answers"] for step in steps) / 2 / sum(step["seconds"] for step in steps),
+            "phases": _mean([step["phases"] for step in steps], 1000),
+            "traffic_ms": _mean([{k: v[2] for k, v in step["traffic"].items()} for step in steps], 1000),
+            "traffic_kb": _mean([{k: v[0] for k, v in step["traffic"].items()} for step in steps], 1e-3),
+            "collectives": sum(v[1] for step in steps for v in step["traffic"].values()) / len(steps),
+            "edges_max_over_mean": statistics.mean(step["edges_max_over_mean"] for step in steps),
+            "entity_mb": sum(value.numel() * value.element_size() for value in own) / 1e6,
+            "shared_mb": 3 * sum(value.numel() * value.element_size() for value in shared) / 1e6,
+        }
+
+
+def _mean(steps: list[dict[str, float]], scale: float) -> dict[str, float]:
+    names = dict.fromkeys(name for step in steps for name in step)
+    return {name: round(scale * sum(step.get(name, 0) for step in steps) / len(steps), 1) for name in names}
+
+
+def _run(arguments: argparse.Namespace, ranks: int) -> dict[str, Any]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
+    launcher += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+    own = [
+        __file__,
+        str(arguments.run),
+        "--measure",
+        f"--first={arguments.first}",
+        f"--snapshots={arguments.snapshots}",
+    ]
+    command = [sys.executable, *(launcher if ranks > 1 else []), *own]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return next(found for line in done.stdout.splitlines() if (found := json.loads(line))["rank"] == 0)
+
+
+def main() -> None:
+    """Measure in turns and print the medians."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--snapshots", type=int, default=40)
+    parser.add_argument("--first", type=int, default=200)
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        sys.stdout.write(json.dumps(measure(arguments.run, arguments.first, arguments.snapshots)) + "\n")
+        return
+    found = [(_run(arguments, 1), _run(arguments, arguments.ranks)) for _ in range(arguments.rounds)]
+    for one, several in found:
+        ratio = several["facts_a_second"] / one["facts_a_second"]
+        line = f"{one['facts_a_second']:.0f} facts/s on one rank, {several['facts_a_second']:.0f} on {arguments.ranks}"
+        sys.stdout.write(f"{line}: {ratio:.2f} times\n")
+    ratios = sorted(several["facts_a_second"] / one["facts_a_second"] for one, several in found)
+    sys.stdout.write(
+        f"median {statistics.median(ratios):.2f}\n{json.dumps(found[-1][0])}\n{json.dumps(found[-1][1])}\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
