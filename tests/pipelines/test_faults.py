@@ -135,7 +135,7 @@ def assert_same_numbers(found: Path, expected: Path, **tolerance: float) -> None
         torch.testing.assert_close(one[name], value, **(tolerance or {"rtol": 0, "atol": 0}), msg=name)
 
 
-@pytest.mark.parametrize("place", ["step", "checkpoint", "validation"])
+@pytest.mark.parametrize("place", ["step", "checkpoint", pytest.param("validation", marks=pytest.mark.nightly)])
 def test_a_killed_worker_changes_nothing_and_costs_at_most_one_interval(config, uninterrupted, tmp_path, place):
     found = trained(config, tmp_path, killed_once(tmp_path / "killed", place))
     assert (tmp_path / "killed").exists(), "nobody was killed"
@@ -171,7 +171,7 @@ def test_a_worker_killed_in_the_evaluate_stage_changes_nothing(config, uninterru
     assert pq.read_table(config.run_path / "evaluation" / "ranks.parquet").equals(expected)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_node_leaves_the_run_to_the_workers_that_are_left(config, uninterrupted, tmp_path):
     values = config.model_dump(mode="json")
     values["train"]["num_workers"] = [1, 2]
