@@ -9,9 +9,11 @@ import numpy as np
 import torch
 
 from gam_kg.config import Config, HistoryConfig, ModelConfig
-from gam_kg.data.graph import Queries, TemporalGraph
+from gam_kg.data.graph import TemporalGraph
+from gam_kg.data.history import HistoryIndex
 from gam_kg.data.names import NameWords
 from gam_kg.data.partition import Partition
+from gam_kg.data.snapshot import Moment, Queries
 from gam_kg.nn.model import GAMLSTM
 
 Fact = tuple[int, int, int, int]
@@ -46,6 +48,19 @@ def graph_of(facts: np.ndarray | Iterable[Fact], buckets: int = 64, **changes: i
     }
     graph = TemporalGraph.from_facts(np.array(facts, dtype=np.int64).reshape(-1, 4), **sizes)
     return replace(graph, partition=Partition(graph.num_entities, buckets))
+
+
+def moments_of(graph: TemporalGraph, times: Iterable[int] | None = None) -> list[Moment]:
+    """Snapshots as a world of one sees them; of all times with facts where none are named."""
+    return [Moment(snapshot) for snapshot in graph.read(graph.times if times is None else list(times))]
+
+
+def history_before(graph: TemporalGraph, config: HistoryConfig, time: int) -> HistoryIndex:
+    """The history index that has been told of all snapshots before a time."""
+    history = HistoryIndex(graph, config)
+    for moment in moments_of(graph, [at for at in graph.times if at < time]):
+        history.remember(moment)
+    return history
 
 
 def queries_of(pairs: Iterable[tuple[int, int]], time: int) -> Queries:

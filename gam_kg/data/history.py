@@ -1,10 +1,9 @@
-"""The history index: what was seen with what, when last and how often, as of any snapshot.
+"""The history index: what was seen with what, when last and how often, before the snapshot at hand.
 
 `HistoryIndex` holds three `RecencyIndex`es over a rank's facts, by subject, by (subject, relation) and by relation, and
 looks up for the queries of a snapshot what the history attention reads.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,104 +11,12 @@ import torch
 from torch import Tensor
 
 from gam_kg.config import HistoryConfig
-from gam_kg.data.graph import Queries, TemporalGraph
+from gam_kg.data.graph import TemporalGraph
+from gam_kg.data.past import NEVER, History, PairHistory, PathHistory, Popularity, log_bucket
 from gam_kg.data.ragged import offsets_of, ragged_ranges
-from gam_kg.data.recency import Cut, RecencyIndex, Recent
-
-NUM_BUCKETS = 32
-NEVER = NUM_BUCKETS
-
-
-# Smallest value of each bucket: 0 to 5 one by one, then two buckets for each doubling.
-_BOUNDARIES = torch.tensor([*range(6), *(math.ceil(5 * 2 ** ((bucket - 5.5) / 2)) for bucket in range(6, NUM_BUCKETS))])
-
-
-def log_bucket(value: Tensor) -> Tensor:
-    """Log-spaced bucket of a count or recency, in `[0, NUM_BUCKETS)`; same shape, int64."""
-    return torch.bucketize(value, _BOUNDARIES.to(value.device), right=True) - 1
-
-
-@dataclass(frozen=True)
-class PairHistory:
-    """Past facts between the subjects of the queries and their candidates.
-
-    Entries are shared by the queries of a subject; a link joins a query to an entry it may read. Links of one
-    (query, candidate) pair are told by `link_pair`.
-
-    Attributes:
-        entry_relation, entry_other: Past fact (subject, relation, other), int64 (num_entries,).
-        entry_recency, entry_count: Buckets, int64 (num_entries,).
-        entry_same: Whether the entry was looked up by the query's own relation, bool (num_entries,).
-        link_query, link_entry, link_pair: int64 (num_links,).
-        pair_query, pair_other: The distinct pairs, int64 (num_pairs,).
-        pair_features: Buckets (num_pairs, 4): recency and count of (s, r, o), recency of (s, any, o), number of
-            distinct relations of (s, any, o). `NEVER` stands for a recency of what was never seen.
-    """
-
-    entry_relation: Tensor
-    entry_other: Tensor
-    entry_recency: Tensor
-    entry_count: Tensor
-    entry_same: Tensor
-    link_query: Tensor
-    link_entry: Tensor
-    link_pair: Tensor
-    pair_query: Tensor
-    pair_other: Tensor
-    pair_features: Tensor
-
-
-@dataclass(frozen=True)
-class PathHistory:
-    """Two-hop paths subject –first→ neighbour –second→ candidate in the past.
-
-    Attributes:
-        first_relation, first_recency: int64 (num_first,).
-        second_relation, second_other, second_recency, second_count: int64 (num_second,).
-        path_first, path_second: int64 (num_paths,).
-        link_query, link_path, link_pair: int64 (num_links,).
-        pair_query, pair_other: int64 (num_pairs,).
-    """
-
-    first_relation: Tensor
-    first_recency: Tensor
-    second_relation: Tensor
-    second_other: Tensor
-    second_recency: Tensor
-    second_count: Tensor
-    path_first: Tensor
-    path_second: Tensor
-    link_query: Tensor
-    link_path: Tensor
-    link_pair: Tensor
-    pair_query: Tensor
-    pair_other: Tensor
-
-
-@dataclass(frozen=True)
-class Popularity:
-    """The most recent objects of each relation asked about.
-
-    Attributes:
-        relation, other, recency, count: One row a (relation, object), int64 (num_rows,).
-        link_query, link_row: Which query reads which row, int64 (num_links,).
-    """
-
-    relation: Tensor
-    other: Tensor
-    recency: Tensor
-    count: Tensor
-    link_query: Tensor
-    link_row: Tensor
-
-
-@dataclass(frozen=True)
-class History:
-    """All that the queries of a snapshot read of the past; None for a part that is switched off."""
-
-    pairs: PairHistory | None
-    paths: PathHistory | None
-    popularity: Popularity | None
+from gam_kg.data.recency import LATER, Cut, RecencyIndex, Recent, SeenKeys
+from gam_kg.data.snapshot import Moment, Queries, Snapshot
+from gam_kg.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -129,28 +36,25 @@ class Hops:
 
 @dataclass(frozen=True)
 class Asked:
-    """The distinct subjects and relations of queries, as of a snapshot.
+    """The distinct subjects and relations of queries.
 
     Attributes:
         queries: The queries.
-        as_of: Only facts before it are seen.
         subjects, relations: Distinct, int64 (num_subjects,) and (num_relations,).
         subject_row, relation_row: Place of each query's, int64 (num_queries,).
     """
 
     queries: Queries
-    as_of: int
     subjects: Tensor
     subject_row: Tensor
     relations: Tensor
     relation_row: Tensor
 
     @classmethod
-    def of(cls, queries: Queries, as_of: int | None) -> "Asked":
-        as_of = queries.time if as_of is None else min(as_of, queries.time)
+    def of(cls, queries: Queries) -> "Asked":
         subjects, subject_row = torch.unique(queries.subject, return_inverse=True)
         relations, relation_row = torch.unique(queries.relation, return_inverse=True)
-        return cls(queries, as_of, subjects, subject_row, relations, relation_row)
+        return cls(queries, subjects, subject_row, relations, relation_row)
 
 
 @dataclass(frozen=True)
@@ -175,24 +79,37 @@ class Reach:
 
 
 class HistoryIndex:
-    """Looks up the past of queries, vectorised, on the device of the graph's tensors.
+    """Looks up the past of queries, vectorised, on the device of the graph's snapshots.
 
-    Candidates are told by their row in the rank's shard.
+    The index starts before the first snapshot and is told of one after another, so that nothing it has not been told of
+    can show. Its memory is bounded by the distinct facts of the rank. Candidates are told by their row in the rank's
+    shard.
 
     Args:
-        graph: The anchored facts. Row (anchor, relation, other) is read as: `anchor` was an answer to
-            (other, relation, ?), so that a rank which owns candidates has all their history.
+        graph: The anchored facts, read through once for the distinct ones. Row (anchor, relation, other) is read as:
+            `anchor` was an answer to (other, relation, ?), so that a rank which owns candidates has all their history.
         config: Which parts to look up, and how far back.
+
+    Attributes:
+        as_of: Only facts of snapshots before it have been told of.
+
+    Raises:
+        DataError: Entities and relations are too many for keys of 64 bits.
     """
 
     def __init__(self, graph: TemporalGraph, config: HistoryConfig) -> None:
         self.config = config
-        self.device = graph.time.device
+        self.device = graph.device
+        self.as_of = 0
         self._num_relations = 2 * graph.num_relations
+        self._partition = graph.partition
         self.stride = max(1, graph.partition.num_rows)
+        if graph.num_entities**2 * self._num_relations >= LATER:
+            raise DataError(
+                f"{graph.num_entities} entities with {graph.num_relations} relations are too many facts to tell apart "
+                "in 64 bits; leave out rare relations"
+            )
         self._ids = ids = graph.partition.ids.to(self.device)
-        subject, relation, time = graph.other, graph.relation, graph.time
-        row = graph.partition.rows(graph.anchor)
 
         def fact_tie(item: Tensor) -> Tensor:
             return graph.fact_tie(item // self.stride, ids[item % self.stride])
@@ -200,18 +117,52 @@ class HistoryIndex:
         def answer_tie(item: Tensor) -> Tensor:
             return graph.answer_tie(ids[item])
 
-        self.by_subject = RecencyIndex(subject, relation * self.stride + row, time, fact_tie)
-        self.by_query = RecencyIndex(subject * self._num_relations + relation, row, time, answer_tie)
-        self.by_relation = RecencyIndex(relation, row, time, answer_tie)
+        self.facts = SeenKeys(graph.distinct(lambda rows: self._fact_key(rows.other, rows.relation, rows.anchor)))
+        self._popular = SeenKeys(graph.distinct(lambda rows: self._popular_key(rows.relation, rows.anchor)))
+        self.by_subject = RecencyIndex(self.facts, self._num_relations * self.stride, fact_tie)
+        self.by_query = RecencyIndex(self.facts, self.stride, answer_tie)
+        self.by_relation = RecencyIndex(self._popular, self.stride, answer_tie)
 
-    def look_up(self, queries: Queries, as_of: int | None = None) -> History:
-        """The past of queries.
+    def reset(self) -> None:
+        """Go back to before the first snapshot."""
+        self.as_of = 0
+        for part in (self.facts, self._popular, self.by_subject, self.by_query, self.by_relation):
+            part.clear()
+
+    def remember(self, moment: Moment) -> None:
+        """Have a snapshot in the past.
+
+        Raises:
+            ValueError: It is not later than those before.
+        """
+        snapshot = moment.snapshot
+        if snapshot.time < self.as_of:
+            raise ValueError(f"snapshot {snapshot.time} is told after snapshot {self.as_of - 1}")
+        self.as_of = snapshot.time + 1
+        ids = self.seen_facts(snapshot)
+        self.facts.add(ids, snapshot.time)
+        self.by_subject.add(ids)
+        self.by_query.add(ids)
+        ids = self._popular.find(self._popular_key(snapshot.relation, snapshot.anchor))
+        self._popular.add(ids, snapshot.time)
+        self.by_relation.add(ids)
+
+    def seen_facts(self, snapshot: Snapshot) -> Tensor:
+        """Places of a snapshot's distinct facts in `facts`, ascending, int64 (num_distinct,)."""
+        return self.facts.find(self._fact_key(snapshot.other, snapshot.relation, snapshot.anchor))
+
+    def look_up(self, queries: Queries) -> History:
+        """The past of queries, as far as it has been told of.
 
         Args:
             queries: Asked about `queries.time`, from which recency counts.
-            as_of: Only facts before it are seen; None for all before `queries.time`. Never later than that.
+
+        Raises:
+            ValueError: The index has been told of the very snapshot, or of later ones.
         """
-        asked = Asked.of(queries, as_of)
+        if queries.time < self.as_of:
+            raise ValueError(f"queries about {queries.time}, when snapshot {self.as_of - 1} is already told")
+        asked = Asked.of(queries)
         reach = self.reach(asked)
         has_pairs = self.config.recent > 0 or self.config.same_relation > 0
         return History(
@@ -224,20 +175,26 @@ class HistoryIndex:
         """How far back to look."""
         config, hops, neighbours = self.config, None, None
         if config.two_hop_first and config.two_hop_second:
-            first = self.by_subject.recent(asked.subjects, asked.as_of, config.two_hop_first)
+            first = self.by_subject.recent(asked.subjects, config.two_hop_first)
             hops = Hops(first.row, first.item // self.stride, first.item % self.stride, first.last)
             neighbours = torch.unique(hops.neighbour, return_inverse=True)
         return Reach(config.recent, config.same_relation, config.popular, hops, neighbours, config.two_hop_second)
 
-    def plan(self, queries: Sequence[Queries]) -> None:
-        """Be told what will be asked, each snapshot's queries together; the facts before them are seen then."""
+    def plan(self, moments: Sequence[Moment]) -> None:
+        """Be told what will be asked and told of next, in this order."""
 
-    def recent_facts(self, subjects: Tensor, as_of: int, limit: int) -> Recent:
+    def recent_facts(self, subjects: Tensor, limit: int) -> Recent:
         """Those of the subjects' `limit` most recent facts whose candidate is in the shard.
 
         Items are `relation * stride + row of the candidate`; arguments as of `RecencyIndex.recent`.
         """
-        return self.by_subject.recent(subjects, as_of, limit)
+        return self.by_subject.recent(subjects, limit)
+
+    def _fact_key(self, subject: Tensor, relation: Tensor, answer: Tensor) -> Tensor:
+        return (subject * self._num_relations + relation) * self.stride + self._partition.rows(answer)
+
+    def _popular_key(self, relation: Tensor, answer: Tensor) -> Tensor:
+        return relation * self.stride + self._partition.rows(answer)
 
     def query_key(self, queries: Queries) -> Tensor:
         """Group of each query in `by_query`, int64 (num_queries,)."""
@@ -245,8 +202,8 @@ class HistoryIndex:
 
     def _pairs(self, asked: Asked, reach: Reach) -> PairHistory:
         queries, subject_row = asked.queries, asked.subject_row
-        recent = self.by_subject.recent(asked.subjects, asked.as_of, reach.recent)
-        same = self.by_query.recent(self.query_key(queries), asked.as_of, reach.same_relation)
+        recent = self.by_subject.recent(asked.subjects, reach.recent)
+        same = self.by_query.recent(self.query_key(queries), reach.same_relation)
         num_recent = len(recent.item)
         relation = torch.cat([recent.item // self.stride, queries.relation[same.row]])
         other = torch.cat([recent.item % self.stride, same.item])
@@ -292,7 +249,7 @@ class HistoryIndex:
     def _paths(self, asked: Asked, reach: Reach, hops: Hops) -> PathHistory:
         assert reach.neighbours is not None
         neighbours, neighbour_row = reach.neighbours
-        second = self.by_subject.recent(neighbours, asked.as_of, reach.second)
+        second = self.by_subject.recent(neighbours, reach.second)
         second_other = second.item % self.stride
 
         start, length = offsets_of(second.row, len(neighbours))
@@ -321,7 +278,7 @@ class HistoryIndex:
         )
 
     def _popularity(self, asked: Asked, reach: Reach) -> Popularity:
-        found = self.by_relation.recent(asked.relations, asked.as_of, reach.popular)
+        found = self.by_relation.recent(asked.relations, reach.popular)
         start, length = offsets_of(found.row, len(asked.relations))
         link_query, link_row = ragged_ranges(start[asked.relation_row], length[asked.relation_row])
         recency, count = log_bucket(asked.queries.time - found.last), log_bucket(found.count)

@@ -1,8 +1,8 @@
-"""The k most recent distinct items of a group, as of any snapshot, from one build.
+"""The k most recent distinct items of a group, kept up to date as snapshots pass.
 
-`RecencyIndex` is a log sorted by (group, time). Each row of the log knows when its item is next seen in the group, so a
-row is the item's latest exactly when that next time is not before t: one build serves every t, no row is ever moved,
-and nothing at or after t can show.
+`SeenKeys` knows of each distinct key (a fact, or an object of a relation) when it was last seen and how often.
+`RecencyIndex` keeps the keys of each group in the order in which they were last seen. Both are told of snapshots in
+time order and know nothing of later ones. Their memory is bounded by the number of distinct keys.
 """
 
 from collections.abc import Callable
@@ -13,24 +13,63 @@ from torch import Tensor
 
 from gam_kg.data.ragged import ragged_ranges
 
-_LATER = torch.iinfo(torch.int64).max
+LATER = torch.iinfo(torch.int64).max
+_MOST_INT32 = torch.iinfo(torch.int32).max
+
+
+class SeenKeys:
+    """When each of some keys was last seen, and in how many snapshots.
+
+    Args:
+        keys: Every key that will ever be seen, distinct and ascending, int64 (num_keys,).
+    """
+
+    def __init__(self, keys: Tensor) -> None:
+        self.keys = keys
+        self.last = torch.full(keys.shape, -1, dtype=torch.int32, device=keys.device)
+        self.count = torch.zeros_like(self.last)
+
+    def clear(self) -> None:
+        """Forget what was seen."""
+        self.last.fill_(-1)
+        self.count.zero_()
+
+    def find(self, keys: Tensor) -> Tensor:
+        """Places of the distinct ones of some keys, ascending, int64 (num_distinct,).
+
+        Args:
+            keys: Some of the keys, in any order and any number of times, int64 (num_asked,).
+        """
+        return torch.searchsorted(self.keys, torch.unique(keys))
+
+    def add(self, ids: Tensor, time: int) -> None:
+        """See keys in a snapshot.
+
+        Args:
+            ids: Their places, distinct, int64 (num_seen,).
+            time: The snapshot.
+        """
+        self.last.index_fill_(0, ids, time)
+        self.count.index_add_(0, ids, torch.ones_like(ids, dtype=torch.int32))
 
 
 @dataclass(frozen=True)
 class Recent:
-    """Answer of `RecencyIndex.recent`, ragged by row and within a row from oldest to latest.
+    """Answer of `RecencyIndex.recent`, ragged by row and within a row from least to most recent.
 
     Attributes:
         row: Position of the group in the request, int64 (num_found,), ascending.
         item: int64 (num_found,).
         last: Snapshot the item was last seen with the group, int64 (num_found,).
         count: In how many snapshots it was seen, int64 (num_found,).
+        key: Place of the (group, item) among the seen keys, int64 (num_found,).
     """
 
     row: Tensor
     item: Tensor
     last: Tensor
     count: Tensor
+    key: Tensor
 
 
 @dataclass(frozen=True)
@@ -38,144 +77,166 @@ class Cut:
     """The least item of each group that is still among the most recent ones, by (last, count, tie).
 
     Attributes:
-        last: -1 where all items are, later than any snapshot where none is, int64 (num_groups,).
+        last: -1 where all items are, `LATER` where none is, int64 (num_groups,).
         count, tie: int64 (num_groups,).
+        limit: How many items a group has at most from there on.
     """
 
     last: Tensor
     count: Tensor
     tie: Tensor
+    limit: int
 
 
 class RecencyIndex:
-    """The most recent distinct items of a group, as of any snapshot.
+    """The keys of each group from least to most recent.
+
+    A group has room for twice its distinct keys. A key that is seen again is written behind the others, and its old
+    place is dead; when the room is full the dead places are squeezed out. So a key is moved a constant number of times
+    on average, and the k most recent ones are found at the end, whatever the size of the group.
 
     Args:
-        group: int64 (num_rows,).
-        item: int64 (num_rows,).
-        time: Snapshot of each row, int64 (num_rows,), not negative.
-        tie: Gives numbers for items, int64 → int64, that order those alike in recency and count; None: their ids. It
+        seen: The keys, as `group * width + item`.
+        width: More than any item.
+        tie: Gives numbers for items, int64 → int64, that order those alike in recency and count; None: the items. It
             must not depend on the future, as ids by degree do.
     """
 
-    def __init__(
-        self, group: Tensor, item: Tensor, time: Tensor, tie: Callable[[Tensor], Tensor] | None = None
-    ) -> None:
+    def __init__(self, seen: SeenKeys, width: int, tie: Callable[[Tensor], Tensor] | None = None) -> None:
+        self._seen, self._width = seen, width
         self._tie = tie or (lambda item: item)
-        self._span = int(time.max()) + 1 if len(time) else 1
-        if len(group) and int(group.max()) >= _LATER // (self._span + 1):
-            raise ValueError(
-                f"{int(group.max())} groups over {self._span} snapshots do not fit 64 bits; use a larger time_unit"
-            )
-        order = torch.argsort(time, stable=True)
-        for column in (item, group):
-            order = order[torch.argsort(column[order], stable=True)]
-        group, item, time = group[order], item[order], time[order]
-        # Sorted by (group, item, time): repeats of an item stand next to each other.
-        same = torch.zeros(len(group), dtype=torch.bool, device=group.device)
-        same[1:] = (group[1:] == group[:-1]) & (item[1:] == item[:-1])
-        repeat = same.clone()
-        repeat[1:] &= time[1:] == time[:-1]
-        group, item, time, same = (column[~repeat] for column in (group, item, time, same))
-        position = torch.arange(len(group), device=group.device)
-        first = torch.cummax(torch.where(same, 0, position), 0).values if len(group) else position
-        following = torch.full_like(time, _LATER)
-        following[:-1] = torch.where(same[1:], time[1:], _LATER)
+        size, device = len(seen.keys), seen.keys.device
+        dtype = torch.int32 if 2 * size <= _MOST_INT32 else torch.int64
+        self._written = torch.zeros(2 * size, dtype=dtype, device=device)  # keys, in the room of their group
+        self._place = torch.full((size,), -1, dtype=dtype, device=device)  # where each key is written
+        self._used = torch.zeros(size + 1, dtype=dtype, device=device)  # room used, at the first key of each group
 
-        count = position - first + 1
-        order = torch.argsort(self._tie(item), stable=True)
-        order = order[torch.argsort(count[order], stable=True)]
-        order = order[torch.argsort((group * self._span + time)[order], stable=True)]
-        self._key = (group * self._span + time)[order]
-        self._item = item[order]
-        self._following = following[order]
-        self._count = count[order]
+    def clear(self) -> None:
+        """Forget what was seen."""
+        self._place.fill_(-1)
+        self._used.zero_()
 
-    def occurrences(self, groups: Tensor, as_of: int) -> Recent:
-        """Every time an item was seen with each group before `as_of`: `last` and `count` tell of that time.
+    def add(self, ids: Tensor) -> None:
+        """Take note that keys were seen in the newest snapshot, which `SeenKeys.add` has been told of.
 
         Args:
-            groups: int64 (num_groups,).
-            as_of: Only rows with time `< as_of` are seen.
+            ids: Their places, distinct and ascending, int64 (num_seen,).
         """
-        low, high = self._bounds(groups, as_of)
-        return self._at(*ragged_ranges(low, high - low))
+        if not len(ids):
+            return
+        keys = self._seen.keys[ids]
+        groups, of_key, length = torch.unique_consecutive(keys // self._width, return_inverse=True, return_counts=True)
+        order = torch.argsort(self._tie(keys % self._width))
+        weight = of_key * (2**32) + self._seen.count[ids]
+        order = order[torch.argsort(weight[order], stable=True)]
+        first, end = self._keys_of(groups)
+        used = self._used[first].long()
+        full = used + length > 2 * (end - first)
+        if bool(full.any()):
+            self._squeeze(first[full])
+            used = self._used[first].long()
+        _, position = ragged_ranges(2 * first + used, length)
+        self._write(ids[order], position)
+        self._used[first] = (used + length).to(self._used.dtype)
 
-    def recent(self, groups: Tensor, as_of: int, limit: int | Cut | None = None) -> Recent:
-        """The distinct items seen with each group before `as_of`, at most the `limit` most recent of each.
+    def recent(self, groups: Tensor, limit: int | Cut | None = None) -> Recent:
+        """The distinct items seen with each group, at most the `limit` most recent of each.
 
         At the limit, of items last seen at the same time the more frequent are kept, and `tie` decides the rest.
 
         Args:
             groups: int64 (num_groups,).
-            as_of: Only rows with time `< as_of` are seen.
             limit: Items a group; or the least item of each group; None for all.
         """
+        first, end = self._keys_of(groups)
+        used = torch.where(end > first, self._used[first], 0).long()
+        stop = 2 * first + used
+        if limit is None:
+            return self._at(*self._live(stop - used, used))
         if isinstance(limit, Cut):
-            return self._since(groups, as_of, limit)
-        low, high = self._bounds(groups, as_of)
-        available = high - low
-        width = available if limit is None else available.clamp(max=2 * limit)
-        while True:
-            row, position = self._live(high - width, width, as_of)
-            found = torch.bincount(row, minlength=len(groups))
-            if limit is None:
-                break
-            short = (found < limit) & (width < available)
-            if not bool(short.any()):
-                break
-            width = torch.where(short, torch.minimum(4 * width, available), width)
-        if limit is not None:
-            from_end = torch.cumsum(found, 0)[row] - 1 - torch.arange(len(row), device=row.device)
-            kept = from_end < limit
-            row, position = row[kept], position[kept]
-        return self._at(row, position)
+            return self._above(stop, used, limit)
+        row, ids = self._latest(stop, used, used.clamp(max=2 * limit), lambda row, _: _lengths(row, groups) >= limit)
+        from_end = torch.cumsum(_lengths(row, groups), 0)[row] - 1 - torch.arange(len(row), device=row.device)
+        kept = from_end < limit
+        return self._at(row[kept], ids[kept])
 
-    def cut(self, groups: Tensor, as_of: int, limit: int) -> Cut:
+    def cut(self, groups: Tensor, limit: int) -> Cut:
         """The least item of each group that `recent` finds with `limit`.
 
         An index that has part of each group's items gives with this cut just those that `recent` finds in the whole.
         """
-        cut = Cut(*(torch.full_like(groups, -1) for _ in range(3)))
+        cut = Cut(*(torch.full_like(groups, -1) for _ in range(3)), limit)
         if limit == 0:
-            cut.last.fill_(_LATER)
+            cut.last.fill_(LATER)
             return cut
-        low, high = self._bounds(groups, as_of)
-        crowded = torch.nonzero(high - low > limit)[:, 0]
+        first, end = self._keys_of(groups)
+        crowded = torch.nonzero(torch.where(end > first, self._used[first], 0) > limit)[:, 0]
         if len(crowded):
-            found = self.recent(groups[crowded], as_of, limit)
-            length = torch.bincount(found.row, minlength=len(crowded))
-            first = (torch.cumsum(length, 0) - length)[length == limit]
+            found = self.recent(groups[crowded], limit)
+            length = _lengths(found.row, crowded)
+            least = (torch.cumsum(length, 0) - length)[length == limit]
             full = crowded[length == limit]
-            cut.last[full], cut.count[full] = found.last[first], found.count[first]
-            cut.tie[full] = self._tie(found.item[first])
+            cut.last[full], cut.count[full] = found.last[least], found.count[least]
+            cut.tie[full] = self._tie(found.item[least])
         return cut
 
-    def _since(self, groups: Tensor, as_of: int, cut: Cut) -> Recent:
-        low, high = self._bounds(groups, as_of)
-        since = torch.searchsorted(self._key, groups * self._span + cut.last.clamp(0, self._span))
-        low = torch.minimum(torch.maximum(low, since), high)
-        row, position = self._live(low, high - low, as_of)
-        found = self._at(row, position)
-        at_cut = torch.nonzero(found.last == cut.last[row])[:, 0]
-        row, count = row[at_cut], found.count[at_cut]
-        tie = self._tie(found.item[at_cut])
-        below = (count < cut.count[row]) | ((count == cut.count[row]) & (tie < cut.tie[row]))
-        kept = torch.ones_like(found.row, dtype=torch.bool)
-        kept[at_cut[below]] = False
+    def _above(self, stop: Tensor, used: Tensor, cut: Cut) -> Recent:
+        used = torch.where(cut.last == LATER, 0, used)
+        width = torch.where(cut.last < 0, used, used.clamp(max=cut.limit))
+
+        def reached(row: Tensor, ids: Tensor) -> Tensor:
+            oldest = torch.full_like(cut.last, LATER)
+            return oldest.scatter_reduce_(0, row, self._seen.last[ids].long(), "amin") < cut.last
+
+        found = self._at(*self._latest(stop, used, width, reached))
+        last = cut.last[found.row]
+        kept = found.last > last
+        at_cut = torch.nonzero(found.last == last)[:, 0]
+        row, count = found.row[at_cut], found.count[at_cut]
+        above = (count == cut.count[row]) & (self._tie(found.item[at_cut]) >= cut.tie[row])
+        kept[at_cut] = above | (count > cut.count[row])
         return Recent(*(column[kept] for column in vars(found).values()))
 
-    def _live(self, low: Tensor, width: Tensor, as_of: int) -> tuple[Tensor, Tensor]:
-        """Rows of ranges that are their item's latest as of a snapshot."""
-        row, position = ragged_ranges(low, width)
-        live = self._following[position] >= as_of
-        return row[live], position[live]
+    def _latest(
+        self, stop: Tensor, used: Tensor, width: Tensor, enough: Callable[[Tensor, Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Live keys at the end of rooms, further back until there are enough of each."""
+        while True:
+            row, ids = self._live(stop - width, width)
+            short = ~enough(row, ids) & (width < used)
+            if not bool(short.any()):
+                return row, ids
+            width = torch.where(short, torch.minimum(4 * width + 1, used), width)
 
-    def _at(self, row: Tensor, position: Tensor) -> Recent:
-        return Recent(row, self._item[position], self._key[position] % self._span, self._count[position])
+    def _live(self, start: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        row, position = ragged_ranges(start, length)
+        ids = self._written[position].long()
+        live = self._place[ids] == position
+        return row[live], ids[live]
 
-    def _bounds(self, groups: Tensor, as_of: int) -> tuple[Tensor, Tensor]:
-        first = groups * self._span
-        return torch.searchsorted(self._key, first), torch.searchsorted(
-            self._key, first + min(max(as_of, 0), self._span)
-        )
+    def _at(self, row: Tensor, ids: Tensor) -> Recent:
+        seen = self._seen
+        return Recent(row, seen.keys[ids] % self._width, seen.last[ids].long(), seen.count[ids].long(), ids)
+
+    def _squeeze(self, first: Tensor) -> None:
+        """Move the live keys of groups, told by their first keys, to the start of their rooms."""
+        row, ids = self._live(2 * first, self._used[first].long())
+        length = _lengths(row, first)
+        _, position = ragged_ranges(2 * first, length)
+        self._write(ids, position)
+        self._used[first] = length.to(self._used.dtype)
+
+    def _write(self, ids: Tensor, position: Tensor) -> None:
+        self._written[position] = ids.to(self._written.dtype)
+        self._place[ids] = position.to(self._place.dtype)
+
+    def _keys_of(self, groups: Tensor) -> tuple[Tensor, Tensor]:
+        """First key of each group, and the key after its last."""
+        start = groups * self._width
+        bounds = torch.searchsorted(self._seen.keys, torch.cat([start, start + self._width]))
+        first, end = bounds.chunk(2)
+        return first, end
+
+
+def _lengths(row: Tensor, groups: Tensor) -> Tensor:
+    return torch.bincount(row, minlength=len(groups))

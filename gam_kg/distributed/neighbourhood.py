@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gam_kg.data.graph import Snapshot
 from gam_kg.data.partition import Partition
+from gam_kg.data.snapshot import Snapshot
 from gam_kg.distributed.rows import HaloPlan
 
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from gam_kg.config import HistoryConfig
-from gam_kg.data.graph import Queries, TemporalGraph
+from gam_kg.data.graph import TemporalGraph
 from gam_kg.data.history import Asked, HistoryIndex, Hops, Reach
-from gam_kg.data.recency import Cut, RecencyIndex, Recent
+from gam_kg.data.recency import Cut, RecencyIndex, Recent, SeenKeys
+from gam_kg.data.snapshot import Moment
 from gam_kg.distributed.topology import Topology
 
 # Plans depend on the data alone: this much of them is kept from epoch to epoch.
@@ -23,12 +24,12 @@ _NOTHING = torch.iinfo(torch.int64).min
 
 
 def build_history(graph: TemporalGraph, config: HistoryConfig, topology: Topology) -> HistoryIndex:
-    """The history index of a rank."""
+    """The history index of a rank. A collective."""
     return HistoryIndex(graph, config) if topology.world_size == 1 else ShardedHistory(graph, config, topology)
 
 
 class ShardedHistory(HistoryIndex):
-    """The history of a rank's candidates among several ranks; every look-up is a collective.
+    """The history of a rank's candidates among several ranks; every look-up that was not planned is a collective.
 
     Args:
         graph: The rank's facts.
@@ -38,123 +39,189 @@ class ShardedHistory(HistoryIndex):
 
     def __init__(self, graph: TemporalGraph, config: HistoryConfig, topology: Topology) -> None:
         super().__init__(graph, config)
-        self._partition, self._topology = graph.partition, topology
-        self._planned: dict[tuple[int, int], _Plan] = {}
+        self._topology, self._num_entities = topology, graph.num_entities
+        self._plans: dict[int, _Plan] = {}
         self._kept: dict[int, _Plan] = {}
         self._room = _KEPT_BYTES
-        self._num_entities = num_entities = graph.num_entities
-        subject, answer, time = graph.anchor, graph.other, graph.time
-        relation = graph.inverse(graph.relation)
+        keys = graph.distinct(lambda rows: _fact_key(rows.anchor, graph.inverse(rows.relation), rows.other, graph))
+        # The ends of paths are planned after their starts are known to all, so their past is kept apart.
+        self._starts = _OwnSubjects(keys, graph)
+        self._ends = _OwnSubjects(keys, graph)
+        self._relations = _OwnRelations(graph, topology)
 
-        def fact_tie(item: Tensor) -> Tensor:
-            return graph.fact_tie(item // num_entities, item % num_entities)
+    def reset(self) -> None:
+        super().reset()
+        self._plans.clear()
+        for part in (self._starts, self._ends, self._relations):
+            part.clear()
 
-        self._whole_by_subject = RecencyIndex(subject, relation * num_entities + answer, time, fact_tie)
-        self._whole_by_query = RecencyIndex(subject * self._num_relations + relation, answer, time, graph.answer_tie)
-        by_relation = self._sent_to_owner_of_relation(graph)
-        self._whole_by_relation = RecencyIndex(*by_relation, graph.answer_tie)
+    def remember(self, moment: Moment) -> None:
+        super().remember(moment)
+        self._plans.pop(moment.time, None)
+        for part in (self._starts, self._ends, self._relations):
+            part.remember(moment)
 
-    def plan(self, queries: Sequence[Queries]) -> None:
-        """Find out how far back to look for the queries of some snapshots, all of them in two messages."""
-        asked = [Asked.of(one, None) for one in queries if one.time not in self._kept]
-        self._planned = dict(zip([(one.queries.time, one.as_of) for one in asked], self._reaches(asked), strict=True))
-        for one, plan in zip(asked, self._planned.values(), strict=True):
+    def plan(self, moments: Sequence[Moment]) -> None:
+        """Find out how far back to look for the queries of the next snapshots, all of them in two messages."""
+        unknown = [moment for moment in moments if moment.time not in self._kept]
+        asked = [Asked.of(moment.queries) for moment in unknown]
+        found = []
+        left = list(asked)
+        for moment in moments:
+            if left and left[0].queries.time == moment.time:
+                found.append(self._first_cuts(left.pop(0)))
+            self._starts.remember(moment)
+            self._relations.remember(moment)
+        first = self._shared(found)
+        neighbours = [_neighbours(hops) for *_, hops in first]
+        ends = dict(zip([moment.time for moment in unknown], neighbours, strict=True))
+        found = []
+        for moment in moments:
+            if moment.time in ends:
+                found.append([self._second_cut(ends[moment.time])])
+            self._ends.remember(moment)
+        second = self._shared(found)
+        for one, cuts, near, (cut,) in zip(asked, first, neighbours, second, strict=True):
+            plan = _Plan.of(self, one, cuts, near, cut)
+            self._plans[one.queries.time] = plan
             self._room -= plan.num_bytes
             if self._room >= 0:
                 self._kept[one.queries.time] = plan
 
     def reach(self, asked: Asked) -> Reach:
-        plan = self._kept.get(asked.queries.time) if asked.as_of == asked.queries.time else None
-        plan = plan or self._planned.get((asked.queries.time, asked.as_of))
+        time = asked.queries.time
+        # A plan is of what is seen just before its snapshot, which may be asked about earlier, too.
+        plan = self._plans.get(time) or (self._kept.get(time) if self._starts.as_of > time else None)
         if plan is None:
-            (plan,) = self._reaches([asked])
+            assert self._starts.as_of == self._ends.as_of == self.as_of, "planned ahead, but not for these queries"
+            ((*cuts, hops),) = self._shared([self._first_cuts(asked)])
+            near = _neighbours(hops)
+            ((cut,),) = self._shared([[self._second_cut(near)]])
+            plan = _Plan.of(self, asked, [*cuts, hops], near, cut)
         return plan.select(asked, self.query_key(asked.queries))
 
-    def _reaches(self, asked: Sequence[Asked]) -> list["_Plan"]:
-        """How far back to look for each of some sets of queries. A collective."""
-        if not asked:
-            return []
-        config = self.config
-        keys, parts = [], []
-        for one in asked:
-            mine = self._mine(one.subjects)
-            relations_mine = self._owner_of_relation(one.relations) == self._topology.rank
-            key = torch.unique(self.query_key(one.queries))
-            keys.append(key)
-            queries_mine = self._mine(key // self._num_relations)
-            parts += [
-                self._cut(self._whole_by_subject, one.subjects, mine, one.as_of, config.recent),
-                self._cut(self._whole_by_query, key, queries_mine, one.as_of, config.same_relation),
-                self._cut(self._whole_by_relation, one.relations, relations_mine, one.as_of, config.popular),
-                self._hops(one, mine),
-            ]
-        found = self._shared(parts)
-        neighbours = [torch.unique(hops[..., 1][hops[..., 0] != _NOTHING]) for hops in found[3::4]]
-        second = self._shared(
-            [
-                self._cut(self._whole_by_subject, one, self._mine(one), each.as_of, config.two_hop_second)
-                for each, one in zip(asked, neighbours, strict=True)
-            ]
-        )
+    def recent_facts(self, subjects: Tensor, limit: int) -> Recent:
+        mine = self._mine(subjects)
+        ((cut,),) = self._shared([[_cuts(self._starts.by_subject, subjects, mine, limit)]])
+        return self.by_subject.recent(subjects, _cut_of(cut, limit))
+
+    def _first_cuts(self, asked: Asked) -> list[Tensor]:
+        config, starts, mine = self.config, self._starts, self._mine(asked.subjects)
+        key = torch.unique(self.query_key(asked.queries))
+        relations_mine = asked.relations % self._topology.world_size == self._topology.rank
         return [
-            _Plan(one.subjects, key, one.relations, *found[4 * i : 4 * i + 4], *ends)
-            for i, (one, key, *ends) in enumerate(zip(asked, keys, neighbours, second, strict=True))
+            _cuts(starts.by_subject, asked.subjects, mine, config.recent),
+            _cuts(starts.by_query, key, self._mine(key // self._num_relations), config.same_relation),
+            _cuts(self._relations.by_relation, asked.relations, relations_mine, config.popular),
+            self._hops(asked, mine),
         ]
 
-    def recent_facts(self, subjects: Tensor, as_of: int, limit: int) -> Recent:
-        return self.by_subject.recent(subjects, as_of, self._shared_cut(subjects, as_of, limit))
+    def _second_cut(self, neighbours: Tensor) -> Tensor:
+        return _cuts(self._ends.by_subject, neighbours, self._mine(neighbours), self.config.two_hop_second)
 
     def _mine(self, entities: Tensor) -> Tensor:
         return self._partition.owns(entities)
-
-    def _owner_of_relation(self, relations: Tensor) -> Tensor:
-        return relations % self._topology.world_size
-
-    def _shared_cut(self, subjects: Tensor, as_of: int, limit: int) -> Cut:
-        (cut,) = self._shared([self._cut(self._whole_by_subject, subjects, self._mine(subjects), as_of, limit)])
-        return _cut_of(cut)
-
-    def _cut(self, whole: RecencyIndex, groups: Tensor, mine: Tensor, as_of: int, limit: int) -> Tensor:
-        """Cuts of the groups whose facts are all here; int64 (num_groups, 3)."""
-        cuts = torch.full((len(groups), 3), _NOTHING, device=groups.device)
-        cut = whole.cut(groups[mine], as_of, limit)
-        cuts[mine] = torch.stack([cut.last, cut.count, cut.tie], 1)
-        return cuts
 
     def _hops(self, asked: Asked, mine: Tensor) -> Tensor:
         """First hops (relation, neighbour, last) of own subjects; int64 (num_subjects, two_hop_first, 3)."""
         limit = self.config.two_hop_first if self.config.two_hop_second else 0
         hops = torch.full((len(asked.subjects), limit, 3), _NOTHING, device=mine.device)
-        found = self._whole_by_subject.recent(asked.subjects[mine], asked.as_of, limit)
+        found = self._starts.by_subject.recent(asked.subjects[mine], limit)
         length = torch.bincount(found.row, minlength=int(mine.sum()))
         column = torch.arange(len(found.row), device=mine.device) - (torch.cumsum(length, 0) - length)[found.row]
         relation, neighbour = found.item // self._num_entities, found.item % self._num_entities
         hops[torch.nonzero(mine)[found.row, 0], column] = torch.stack([relation, neighbour, found.last], 1)
         return hops
 
-    def _shared(self, parts: list[Tensor]) -> list[Tensor]:
+    def _shared(self, found: list[list[Tensor]]) -> list[list[Tensor]]:
         """What each row's owner has found, on all ranks."""
+        parts = [part for one in found for part in one]
+        if not parts:
+            return found
         flat = self._topology.max(torch.cat([part.flatten() for part in parts]), "history")
-        return [one.view(part.shape) for one, part in zip(flat.split([p.numel() for p in parts]), parts, strict=True)]
+        shared = iter(flat.split([part.numel() for part in parts]))
+        return [[next(shared).view(part.shape) for part in one] for one in found]
 
-    def _sent_to_owner_of_relation(self, graph: TemporalGraph) -> tuple[Tensor, Tensor, Tensor]:
-        """The distinct (relation, candidate, snapshot) of the relations that this rank owns, from all ranks."""
-        rows = torch.unique(torch.stack([graph.relation, graph.anchor, graph.time], 1), dim=0)
-        owner = self._owner_of_relation(rows[:, 0])
-        world_size, rank = self._topology.world_size, self._topology.rank
-        counts = torch.zeros(world_size, world_size, dtype=torch.int64, device=rows.device)
+
+class _OwnSubjects:
+    """The whole past of the rank's own entities as subjects, wherever the answers are."""
+
+    def __init__(self, keys: Tensor, graph: TemporalGraph) -> None:
+        self.as_of = 0
+        self._graph = graph
+        self._seen = SeenKeys(keys)
+        num_entities = graph.num_entities
+
+        def fact_tie(item: Tensor) -> Tensor:
+            return graph.fact_tie(item // num_entities, item % num_entities)
+
+        self.by_subject = RecencyIndex(self._seen, 2 * graph.num_relations * num_entities, fact_tie)
+        self.by_query = RecencyIndex(self._seen, num_entities, graph.answer_tie)
+
+    def clear(self) -> None:
+        self.as_of = 0
+        for part in (self._seen, self.by_subject, self.by_query):
+            part.clear()
+
+    def remember(self, moment: Moment) -> None:
+        """Have a snapshot in the past; one that already is changes nothing."""
+        if moment.time < self.as_of:
+            return
+        self.as_of = moment.time + 1
+        rows, graph = moment.snapshot, self._graph
+        ids = self._seen.find(_fact_key(rows.anchor, graph.inverse(rows.relation), rows.other, graph))
+        self._seen.add(ids, moment.time)
+        self.by_subject.add(ids)
+        self.by_query.add(ids)
+
+
+class _OwnRelations:
+    """The whole past of the rank's own relations: their answers, wherever they are. Making it is a collective."""
+
+    def __init__(self, graph: TemporalGraph, topology: Topology) -> None:
+        self.as_of = 0
+        self._num_entities, self._topology = graph.num_entities, topology
+        keys = graph.distinct(lambda rows: rows.relation * graph.num_entities + rows.anchor)
+        self._seen = SeenKeys(torch.unique(self._sent_to_owners(keys)))
+        self.by_relation = RecencyIndex(self._seen, graph.num_entities, graph.answer_tie)
+
+    def clear(self) -> None:
+        self.as_of = 0
+        self._seen.clear()
+        self.by_relation.clear()
+
+    def remember(self, moment: Moment) -> None:
+        """Have a snapshot in the past; one that already is changes nothing."""
+        if moment.time < self.as_of:
+            return
+        self.as_of = moment.time + 1
+        queries = moment.queries
+        key = queries.relation[queries.answer_query] * self._num_entities + queries.answer
+        ids = self._seen.find(key[self._owner(key) == self._topology.rank])
+        self._seen.add(ids, moment.time)
+        self.by_relation.add(ids)
+
+    def _owner(self, key: Tensor) -> Tensor:
+        return key // self._num_entities % self._topology.world_size
+
+    def _sent_to_owners(self, keys: Tensor) -> Tensor:
+        owner, (world_size, rank) = self._owner(keys), (self._topology.world_size, self._topology.rank)
+        counts = torch.zeros(world_size, world_size, dtype=torch.int64, device=keys.device)
         counts[rank] = torch.bincount(owner, minlength=world_size)
         counts = self._topology.sum(counts, "history").tolist()
-        receive = [row[rank] for row in counts]
-        rows = rows[torch.argsort(owner, stable=True)]
-        relation, candidate, time = self._topology.all_to_all(rows, counts[rank], receive, "history").unbind(1)
-        return relation, candidate, time
+        keys = keys[torch.argsort(owner, stable=True)]
+        return self._topology.all_to_all(keys, counts[rank], [row[rank] for row in counts], "history")
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """How far back to look for the queries of a snapshot: cuts, int64 (num_groups, 3), by ascending group."""
+    """How far back to look for the queries of a snapshot.
 
+    Groups are ascending: distinct subjects, query keys, relations and neighbours. Of each there are columns of a `Cut`,
+    int64 (num_groups, 3), and of each subject its first hops.
+    """
+
+    config: HistoryConfig
     subjects: Tensor
     queries: Tensor
     relations: Tensor
@@ -165,25 +232,50 @@ class _Plan:
     neighbours: Tensor
     second: Tensor
 
+    @classmethod
+    def of(
+        cls, history: HistoryIndex, asked: Asked, first: list[Tensor], neighbours: Tensor, second: Tensor
+    ) -> "_Plan":
+        key = torch.unique(history.query_key(asked.queries))
+        return cls(history.config, asked.subjects, key, asked.relations, *first, neighbours, second)
+
     @property
     def num_bytes(self) -> int:
-        return sum(value.numel() * value.element_size() for value in vars(self).values())
+        return sum(value.numel() * value.element_size() for value in vars(self).values() if isinstance(value, Tensor))
 
     def select(self, asked: Asked, key: Tensor) -> Reach:
         """For some of the queries; `key` is their `HistoryIndex.query_key`."""
-        subject = torch.searchsorted(self.subjects, asked.subjects)
-        recent = _cut_of(self.recent[subject])
-        same_relation = _cut_of(self.same_relation[torch.searchsorted(self.queries, key)])
-        popular = _cut_of(self.popular[torch.searchsorted(self.relations, asked.relations)])
+        config, subject = self.config, torch.searchsorted(self.subjects, asked.subjects)
+        recent = _cut_of(self.recent[subject], config.recent)
+        same_relation = _cut_of(self.same_relation[torch.searchsorted(self.queries, key)], config.same_relation)
+        popular = _cut_of(self.popular[torch.searchsorted(self.relations, asked.relations)], config.popular)
         found = self.hops[subject]
         if not found.shape[1]:
             return Reach(recent, same_relation, popular, None, None, 0)
         row, column = torch.nonzero(found[..., 0] != _NOTHING, as_tuple=True)
         hops = Hops(row, *found[row, column].unbind(1))
         neighbours, neighbour_row = torch.unique(hops.neighbour, return_inverse=True)
-        second = _cut_of(self.second[torch.searchsorted(self.neighbours, neighbours)])
-        return Reach(recent, same_relation, popular, hops, (neighbours, neighbour_row), second)
+        second = self.second[torch.searchsorted(self.neighbours, neighbours)]
+        return Reach(
+            recent, same_relation, popular, hops, (neighbours, neighbour_row), _cut_of(second, config.two_hop_second)
+        )
 
 
-def _cut_of(columns: Tensor) -> Cut:
-    return Cut(*columns.unbind(1))
+def _cuts(whole: RecencyIndex, groups: Tensor, mine: Tensor, limit: int) -> Tensor:
+    """Cuts of the groups whose facts are all here; int64 (num_groups, 3)."""
+    cuts = torch.full((len(groups), 3), _NOTHING, device=groups.device)
+    cut = whole.cut(groups[mine], limit)
+    cuts[mine] = torch.stack([cut.last, cut.count, cut.tie], 1)
+    return cuts
+
+
+def _cut_of(columns: Tensor, limit: int) -> Cut:
+    return Cut(*columns.unbind(1), limit)
+
+
+def _neighbours(hops: Tensor) -> Tensor:
+    return torch.unique(hops[..., 1][hops[..., 0] != _NOTHING])
+
+
+def _fact_key(subject: Tensor, relation: Tensor, answer: Tensor, graph: TemporalGraph) -> Tensor:
+    return (subject * 2 * graph.num_relations + relation) * graph.num_entities + answer

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gam_kg.data.graph import Queries
 from gam_kg.data.partition import Partition
+from gam_kg.data.snapshot import Queries
 from gam_kg.distributed.topology import Topology
 
 

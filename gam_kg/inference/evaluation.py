@@ -7,14 +7,12 @@ import numpy as np
 import pyarrow as pa
 
 from gam_kg.config import EvaluateConfig
-from gam_kg.distributed.queries import all_queries
 from gam_kg.inference.trained_run import TrainedRun
-from gam_kg.metrics.baselines import Baseline, build_baselines
+from gam_kg.metrics.baselines import Baseline, StrictRecurrency, build_baselines
 from gam_kg.metrics.strata import Strata
 from gam_kg.metrics.tree import setting_metrics
 from gam_kg.schemas import DIRECTIONS, FILTERS, RANKS, STRATA
 from gam_kg.train.evaluate import AnswerRanks, ModelScorer, Scorer, Tick, rank_split, roll
-from gam_kg.train.step import query_blocks
 
 MODEL = "gam_lstm"
 _MAX_SCORES = 4_000_000
@@ -39,43 +37,46 @@ def count_ticks(run: TrainedRun, config: EvaluateConfig) -> int:
     """How often `evaluate_run` ticks."""
     graph = run.graph
     asked = sum(len(graph.times_in(split)) for split in config.splits) * len(config.settings)
-    return asked + len([time for time in graph.times if time < _first_asked(run, config)])
+    tuned = sum(time < graph.test_start for time in graph.times) if config.baselines else 0
+    return tuned + asked + sum(time < _first_asked(run, config) for time in graph.times)
 
 
 def evaluate_run(run: TrainedRun, config: EvaluateConfig, tick: Tick = lambda: None) -> Evaluation:
-    """Walk through time once and rank every answer of the asked splits in the asked settings. A collective.
+    """Walk through time and rank every answer of the asked splits in the asked settings. A collective.
 
     Raises:
         EvaluationError: A score is NaN or infinite.
     """
-    graph, topology = run.graph, run.model.topology
+    graph, history, topology = run.graph, run.history, run.model.topology
     baselines: dict[str, Baseline] = {}
     if config.baselines:
-        baselines = build_baselines(run.history, graph.partition, graph.num_relations, topology)
-        _tune(baselines, run)
-    scorers: dict[str, Scorer] = {MODEL: ModelScorer(run.model, run.history), **baselines}
-    roll(scorers.values(), graph, [time for time in graph.times if time < _first_asked(run, config)], tick)
+        decay = _best_decay(run, tick)
+        baselines = build_baselines(history, graph.partition, graph.num_relations, topology, decay)
+    history.reset()
+    scorers: dict[str, Scorer] = {MODEL: ModelScorer(run.model, history), **baselines}
+    roll(scorers.values(), history, run.moments(0, _first_asked(run, config)), tick)
     strata = Strata(graph, topology)
     found: dict[str, dict[str, AnswerRanks]] = {}
-    for split, start in (("valid", graph.valid_start), ("test", graph.test_start)):
+    for split, start, end in (("valid", graph.valid_start, graph.test_start), ("test", graph.test_start, graph.end)):
         if split not in config.splits:
             continue
-        times, found[split] = graph.times_in(split), {}
-        # Multi-step first: it leaves memories as they are at the start of the split.
-        for setting, frozen_at in (("multi_step", start), ("single_step", None)):
+        found[split] = {}
+        # Multi-step first: it leaves memories and history as they are at the start of the split.
+        for setting in ("multi_step", "single_step"):
             if setting in config.settings:
                 found[split][setting] = rank_split(
                     scorers,
-                    graph,
-                    times,
-                    frozen_at=frozen_at,
+                    history,
+                    run.moments(start, end),
+                    partition=graph.partition,
+                    frozen=setting == "multi_step",
                     strata=strata,
                     topology=topology,
                     max_scores=_MAX_SCORES,
                     tick=tick,
                 )
         if "single_step" not in config.settings:
-            roll(scorers.values(), graph, times)
+            roll(scorers.values(), history, run.moments(start, end))
     trees = {name: _tree(found, name, run) for name in scorers}
     metrics = {**trees[MODEL], "baselines": {name: trees[name] for name in baselines}}
     return Evaluation(metrics, pa.concat_tables([_rank_table(run, split, found[split]) for split in found]))
@@ -85,16 +86,20 @@ def _first_asked(run: TrainedRun, config: EvaluateConfig) -> int:
     return run.graph.valid_start if "valid" in config.splits else run.graph.test_start
 
 
-def _tune(baselines: dict[str, Baseline], run: TrainedRun) -> None:
-    blocks = [
-        block
-        for time in run.graph.times_in("valid")
-        for block in query_blocks(
-            all_queries(run.graph.snapshot(time), run.model.topology), run.graph.partition.most_rows, _MAX_SCORES
-        )
-    ]
-    for baseline in baselines.values():
-        baseline.tune(blocks)
+def _best_decay(run: TrainedRun, tick: Tick) -> float:
+    """The decay of strict recurrency with the best time-aware MRR on validation."""
+    graph, history, topology = run.graph, run.history, run.model.topology
+    history.reset()
+    tried: dict[str, Scorer] = {
+        str(decay): StrictRecurrency(history, graph.partition, graph.num_relations, topology, decay)
+        for decay in StrictRecurrency.decays
+    }
+    roll(tried.values(), history, run.moments(0, graph.valid_start), tick)
+    valid = run.moments(graph.valid_start, graph.test_start)
+    ranks = rank_split(
+        tried, history, valid, partition=graph.partition, topology=topology, max_scores=_MAX_SCORES, tick=tick
+    )
+    return float(max(tried, key=lambda decay: (1 / ranks.time_aware[decay]).sum()))
 
 
 def _tree(found: dict[str, dict[str, AnswerRanks]], scorer: str, run: TrainedRun) -> dict[str, Any]:

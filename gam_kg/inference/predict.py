@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from gam_kg.data.graph import Queries
+from gam_kg.data.snapshot import Queries
 from gam_kg.errors import DataError, GamKGError
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.schemas import PREDICTIONS
@@ -91,18 +91,19 @@ def answer_queries(run: TrainedRun, asked: Asked, top_k: int, tick: Tick = lambd
     if not len(asked):
         return answers
     times = np.unique(asked.snapshot).tolist()
-    scorer, before = run.scorer_before(times[0], tick), times[0]
+    scorer = run.scorer_before(times[0], tick)
+    moments = run.moments(times[0], times[-1])
+    following = next(moments, None)
     for time in times:
-        roll([scorer], run.graph, [known for known in run.graph.times if before <= known < time], tick)
-        before = time
+        while following is not None and following.time < time:
+            roll([scorer], run.history, [following], tick)
+            following = next(moments, None)
         rows = np.flatnonzero(asked.snapshot == time)
-        columns = [
-            torch.from_numpy(column[rows]).to(run.graph.time.device) for column in (asked.subject, asked.relation)
-        ]
-        nothing = torch.zeros(0, dtype=torch.int64, device=run.graph.time.device)
+        columns = [torch.from_numpy(column[rows]).to(run.graph.device) for column in (asked.subject, asked.relation)]
+        nothing = torch.zeros(0, dtype=torch.int64, device=run.graph.device)
         first = 0
         for block in query_blocks(Queries(time, *columns, nothing, nothing), len(run.entities), _MAX_SCORES):
-            scores = scorer.scores(block, time)
+            scores = scorer.scores(block)
             best = torch.topk(scores, top_k, dim=1)
             probability = (best.values - torch.logsumexp(scores, 1, keepdim=True)).exp()
             part = rows[first : first + len(block)]

@@ -1,5 +1,6 @@
 """A finished run, opened for questions: model, history, names and the memory as of any snapshot."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from gam_kg.artifacts import Manifest, read_manifest, require_same
 from gam_kg.data.graph import TemporalGraph, read_names
 from gam_kg.data.history import HistoryIndex
 from gam_kg.data.partition import Partition
+from gam_kg.data.snapshot import Moment
 from gam_kg.data.time_axis import TimeAxis
 from gam_kg.data.vocabulary import Vocabulary, vocabulary_hash
+from gam_kg.distributed.moments import read_moments
 from gam_kg.distributed.sharded_history import build_history
 from gam_kg.distributed.topology import Topology
 from gam_kg.errors import ArtifactError
@@ -32,7 +35,7 @@ class TrainedRun:
         path: Folder of the run.
         model: In evaluation mode.
         graph: The rank's facts, those after training included.
-        history: Index over the graph.
+        history: Of the graph, as far as a scorer was last rolled.
         entities, relations: Names by id.
         axis: Timestamps ↔ snapshots.
         graph_manifest, checkpoint_manifest: What the artifacts say of themselves.
@@ -85,8 +88,15 @@ class TrainedRun:
         """
         memory, after = self._stored_memory(snapshot)
         scorer = ModelScorer(self.model, self.history, memory)
-        roll([scorer], self.graph, [time for time in self.graph.times if after < time < snapshot], tick)
+        self.history.reset()
+        roll([], self.history, self.moments(0, after + 1))
+        roll([scorer], self.history, self.moments(after + 1, snapshot), tick)
         return scorer
+
+    def moments(self, first: int, end: int) -> Iterator[Moment]:
+        """The snapshots in `[first, end)`, in time order. A collective."""
+        times = [time for time in self.graph.times if first <= time < end]
+        return read_moments(self.graph, times, self.model.topology)
 
     def labels(self, snapshots: np.ndarray) -> pa.Array:
         """Snapshots as users write them, large_string; null for negative ones (never)."""
@@ -104,7 +114,7 @@ class TrainedRun:
         after = manifest.content["as_of_snapshot"]
         if after >= snapshot:
             return None, -1
-        return Memory(**load_rows(embeddings, _MEMORY, self.graph.partition, self.graph.time.device)), after
+        return Memory(**load_rows(embeddings, _MEMORY, self.graph.partition, self.graph.device)), after
 
 
 def save_memory(memory: Memory, folder: Path, partition: Partition) -> None:

@@ -1,28 +1,27 @@
 """Untrained baselines: what counting alone achieves, always reported beside the model.
 
-Each scores the queries of a snapshot from facts before `as_of`, like the model, and is ranked by the same code.
+Each scores the queries of a snapshot from what it and the history have been told of, like the model, and is ranked by
+the same code.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from gam_kg.data.graph import Queries, Snapshot
-from gam_kg.data.history import NUM_BUCKETS, HistoryIndex, log_bucket
+from gam_kg.data.history import HistoryIndex
 from gam_kg.data.partition import Partition
+from gam_kg.data.past import NUM_BUCKETS, log_bucket
 from gam_kg.data.ragged import offsets_of, ragged_ranges
-from gam_kg.distributed.queries import all_queries
+from gam_kg.data.snapshot import Moment, Queries
 from gam_kg.distributed.topology import Topology
-from gam_kg.metrics.ranks import rank_answers
 
 
 class Baseline(ABC):
     """A scorer that learns nothing, of one rank's candidates.
 
     Args:
-        history: The past, read as of any snapshot.
+        history: The past, told of each snapshot after the baseline is.
         partition: The rank's candidates.
         num_relations: Relations without inverses.
         topology: The ranks.
@@ -32,14 +31,11 @@ class Baseline(ABC):
         self.history, self.partition, self.num_relations, self.topology = history, partition, num_relations, topology
 
     @abstractmethod
-    def scores(self, queries: Queries, as_of: int) -> Tensor:
-        """Score the rank's candidates from facts before `as_of`; float64 (num_queries, num_rows). A collective."""
+    def scores(self, queries: Queries) -> Tensor:
+        """Score the rank's candidates from the past; float64 (num_queries, num_rows). A collective."""
 
-    def remember(self, snapshot: Snapshot) -> None:  # noqa: B027 -- optional
-        """Take note of a snapshot whose facts are now in the past; most need not."""
-
-    def tune(self, blocks: Sequence[Queries]) -> None:  # noqa: B027 -- optional
-        """Choose what is left open, on validation queries; most have nothing."""
+    def remember(self, moment: Moment) -> None:  # noqa: B027 -- optional
+        """Take note of a snapshot that is about to be in the past; most need not."""
 
     def _zeros(self, queries: Queries) -> Tensor:
         shape = (len(queries), self.partition.num_rows)
@@ -54,9 +50,9 @@ class Baseline(ABC):
 class Popularity(Baseline):
     """How many past snapshots have a fact (any, r, o)."""
 
-    def scores(self, queries: Queries, as_of: int) -> Tensor:
+    def scores(self, queries: Queries) -> Tensor:
         relations, row = torch.unique(queries.relation, return_inverse=True)
-        found = self.history.by_relation.recent(relations, as_of)
+        found = self.history.by_relation.recent(relations)
         counts = torch.zeros(len(relations), self.partition.num_rows, dtype=torch.float64, device=row.device)
         counts[found.row, found.item] = found.count.double()
         return counts[row]
@@ -65,32 +61,43 @@ class Popularity(Baseline):
 class StrictRecurrency(Baseline):
     """Past occurrences of (s, r, o), each fading with age: Σ 2^(−λ age); unseen facts score zero.
 
-    Source: Gastinger et al. 2024, "History repeats itself", strict recurrency with exponential decay. λ is found on
-    validation, once for all relations.
+    Source: Gastinger et al. 2024, "History repeats itself", strict recurrency with exponential decay; λ is one for all
+    relations here.
+
+    Args:
+        history, partition, num_relations, topology: As of `Baseline`.
+        decay: λ, per snapshot.
     """
 
-    decay = 0.03
-    """λ, per snapshot."""
     decays = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-    """What `tune` tries."""
+    """What is tried on validation."""
 
-    def scores(self, queries: Queries, as_of: int) -> Tensor:
+    def __init__(
+        self,
+        history: HistoryIndex,
+        partition: Partition,
+        num_relations: int,
+        topology: Topology,
+        decay: float = 0.03,
+    ) -> None:
+        super().__init__(history, partition, num_relations, topology)
+        self.decay = decay
+        # What each fact scores in the snapshot in which it was last seen.
+        self._faded = torch.zeros(len(history.facts.keys), dtype=torch.float64, device=history.device)
+
+    def scores(self, queries: Queries) -> Tensor:
         key = queries.subject * 2 * self.num_relations + queries.relation
-        found = self.history.by_query.occurrences(key, as_of)
-        faded = torch.exp2(-self.decay * (queries.time - found.last).double())
-        return self._zeros(queries).index_put_((found.row, found.item), faded, accumulate=True)
+        found = self.history.by_query.recent(key)
+        faded = self._faded[found.key] * self._fading(queries.time - found.last)
+        return self._zeros(queries).index_put_((found.row, found.item), faded)
 
-    def tune(self, blocks: Sequence[Queries]) -> None:
-        """Take the decay with the best time-aware MRR on queries, each block asked from the facts before its time."""
-        reciprocal = {}
-        for decay in self.decays:
-            self.decay = decay
-            ranks = [
-                rank_answers(self.scores(block, block.time), block, self.partition, self.topology).time_aware
-                for block in blocks
-            ]
-            reciprocal[decay] = float((1 / torch.cat(ranks)).sum())
-        self.decay = max(reciprocal, key=lambda decay: reciprocal[decay])
+    def remember(self, moment: Moment) -> None:
+        ids = self.history.seen_facts(moment.snapshot)
+        before = self._faded[ids] * self._fading(moment.time - self.history.facts.last[ids])
+        self._faded[ids] = before + 1
+
+    def _fading(self, age: Tensor) -> Tensor:
+        return torch.exp2(-self.decay * age.double())
 
 
 class CombinedRecurrency(Baseline):
@@ -104,8 +111,8 @@ class CombinedRecurrency(Baseline):
         super().__init__(strict.history, strict.partition, strict.num_relations, strict.topology)
         self._strict, self._popularity = strict, popularity
 
-    def scores(self, queries: Queries, as_of: int) -> Tensor:
-        return self._then(self._strict.scores(queries, as_of), self._popularity.scores(queries, as_of))
+    def scores(self, queries: Queries) -> Tensor:
+        return self._then(self._strict.scores(queries), self._popularity.scores(queries))
 
 
 class TypedPairCounts(Baseline):
@@ -127,19 +134,19 @@ class TypedPairCounts(Baseline):
         self._exposures = torch.zeros(0, dtype=torch.float64, device=device)
         self._hits = torch.zeros(0, dtype=torch.float64, device=device)
 
-    def scores(self, queries: Queries, as_of: int) -> Tensor:
-        query, other, kind = self._past(queries, as_of)
+    def scores(self, queries: Queries) -> Tensor:
+        query, other, kind = self._past(queries)
         if not len(self._kinds):
-            return self._popularity.scores(queries, as_of)
+            return self._popularity.scores(queries)
         position = torch.searchsorted(self._kinds, kind).clamp(max=len(self._kinds) - 1)
         rate = self._hits[position] / (self._exposures[position] + 1)
         rate = torch.where(self._kinds[position] == kind, rate, 0)
         scores = self._zeros(queries).index_put_((query, other), rate, accumulate=True)
-        return self._then(scores, self._popularity.scores(queries, as_of))
+        return self._then(scores, self._popularity.scores(queries))
 
-    def remember(self, snapshot: Snapshot) -> None:
-        queries = all_queries(snapshot, self.topology)
-        query, other, kind = self._past(queries, snapshot.time)
+    def remember(self, moment: Moment) -> None:
+        queries = moment.queries
+        query, other, kind = self._past(queries)
         owned = self.partition.owns(queries.answer)
         stride = max(1, self.partition.num_rows)
         answers = queries.answer_query[owned] * stride + self.partition.rows(queries.answer[owned])
@@ -153,10 +160,10 @@ class TypedPairCounts(Baseline):
         self._exposures = zeros.index_add(0, index, torch.cat([self._exposures, counts[0].double()]))
         self._hits = zeros.index_add(0, index, torch.cat([self._hits, counts[1].double()]))
 
-    def _past(self, queries: Queries, as_of: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _past(self, queries: Queries) -> tuple[Tensor, Tensor, Tensor]:
         """Query, row of the other and kind (relation asked, relation seen, recency) of each past fact of a subject."""
         subjects, subject_row = torch.unique(queries.subject, return_inverse=True)
-        found = self.history.recent_facts(subjects, as_of, self.limit)
+        found = self.history.recent_facts(subjects, self.limit)
         start, length = offsets_of(found.row, len(subjects))
         query, entry = ragged_ranges(start[subject_row], length[subject_row])
         seen, other = found.item[entry] // self.history.stride, found.item[entry] % self.history.stride
@@ -166,12 +173,16 @@ class TypedPairCounts(Baseline):
 
 
 def build_baselines(
-    history: HistoryIndex, partition: Partition, num_relations: int, topology: Topology | None = None
+    history: HistoryIndex,
+    partition: Partition,
+    num_relations: int,
+    topology: Topology | None = None,
+    decay: float = 0.03,
 ) -> dict[str, Baseline]:
-    """The baselines by name; tune and remember each, in this order. Arguments as of `Baseline`."""
+    """The baselines by name; remember with each, in this order. Arguments as of `StrictRecurrency`."""
     topology = topology or Topology()
     popularity = Popularity(history, partition, num_relations, topology)
-    strict = StrictRecurrency(history, partition, num_relations, topology)
+    strict = StrictRecurrency(history, partition, num_relations, topology, decay)
     return {
         "popularity": popularity,
         "recurrency_strict": strict,

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gam_kg.data.graph import Queries
 from gam_kg.data.partition import Partition
 from gam_kg.data.ragged import offsets_of, ragged_ranges
+from gam_kg.data.snapshot import Queries
 from gam_kg.distributed.topology import Topology
 from gam_kg.errors import EvaluationError
 

@@ -1,9 +1,14 @@
 """Strata of queries: how much of an answer had been seen before it was asked for."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from gam_kg.data.graph import Queries, TemporalGraph
+from gam_kg.data.fact_source import Rows
+from gam_kg.data.graph import TemporalGraph
+from gam_kg.data.recency import LATER
+from gam_kg.data.snapshot import Queries
 from gam_kg.distributed.topology import Topology
 from gam_kg.schemas import STRATA
 
@@ -22,9 +27,8 @@ class Strata:
     def __init__(self, graph: TemporalGraph, topology: Topology | None = None) -> None:
         self._partition, self._topology = graph.partition, topology or Topology()
         self._num_entities, self._num_relations = graph.num_entities, 2 * graph.num_relations
-        subject, relation, other = graph.other, graph.relation, graph.anchor
-        self._fact = _FirstSeen(self._fact_key(subject, relation, other), graph.time)
-        self._pair = _FirstSeen(subject * self._num_entities + other, graph.time)
+        self._fact = _FirstSeen(graph, lambda rows: self._fact_key(rows.other, rows.relation, rows.anchor))
+        self._pair = _FirstSeen(graph, lambda rows: rows.other * self._num_entities + rows.anchor)
 
     def of(self, queries: Queries) -> Tensor:
         """Index into `schemas.STRATA` of each answer, int64 (num_answers,). A collective."""
@@ -44,10 +48,18 @@ class Strata:
 
 
 class _FirstSeen:
-    def __init__(self, key: Tensor, time: Tensor) -> None:
-        self._key, index = torch.unique(key, return_inverse=True)
-        later = torch.iinfo(torch.int64).max
-        self._first = torch.full_like(self._key, later).scatter_reduce_(0, index, time, "amin")
+    """When each key of the rank's facts was first seen; facts of different anchors have different ones."""
+
+    def __init__(self, graph: TemporalGraph, key: Callable[[Rows], Tensor]) -> None:
+        none = torch.zeros(0, dtype=torch.int64, device=graph.device)
+        found = [(none, none)]
+        for rows in graph.facts.parts():
+            keys, index = torch.unique(key(rows.to(graph.device)), return_inverse=True)
+            first = torch.full_like(keys, LATER).scatter_reduce_(0, index, rows.time.to(graph.device), "amin")
+            found.append((keys, first))
+        keys, first = (torch.cat(columns) for columns in zip(*found, strict=True))
+        order = torch.argsort(keys)
+        self._key, self._first = keys[order], first[order]
 
     def before(self, key: Tensor, time: int) -> Tensor:
         if not len(self._key):

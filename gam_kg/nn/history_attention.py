@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from gam_kg.config import HistoryConfig
-from gam_kg.data.history import NUM_BUCKETS, PairHistory, PathHistory, Popularity
+from gam_kg.data.past import NUM_BUCKETS, PairHistory, PathHistory, Popularity
 from gam_kg.nn.vectors import segment_log_sum
 
 _MAX_LOG_WEIGHT = 12.0

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from gam_kg.config import ModelConfig
-from gam_kg.data.graph import Queries
-from gam_kg.data.history import History
 from gam_kg.data.names import NameWords
 from gam_kg.data.partition import Partition
+from gam_kg.data.past import History
 from gam_kg.data.ragged import ragged_ranges
+from gam_kg.data.snapshot import Queries
 from gam_kg.distributed.neighbourhood import Neighbourhood
 from gam_kg.distributed.rows import Layout, exchange_rows, gather_rows
 from gam_kg.distributed.topology import Topology

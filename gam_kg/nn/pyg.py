@@ -3,7 +3,7 @@
 import torch
 from torch_geometric.data import Data
 
-from gam_kg.data.graph import Snapshot
+from gam_kg.data.snapshot import Snapshot
 
 
 def to_data(snapshot: Snapshot) -> Data:

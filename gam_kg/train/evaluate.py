@@ -1,7 +1,7 @@
 """The evaluation protocol: scorers walk through time and every answer is ranked among all entities.
 
 Single-step: the facts before t are visible when t is asked. Multi-step: only those before the split starts are.
-Weights are frozen; memory and history are not.
+Weights are frozen; memory and history are not. What is seen is what scorers and history have been told of.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gam_kg.data.graph import Queries, Snapshot, TemporalGraph
+from gam_kg.data.graph import TemporalGraph
 from gam_kg.data.history import HistoryIndex
+from gam_kg.data.partition import Partition
+from gam_kg.data.snapshot import Moment, Queries
+from gam_kg.distributed.moments import read_moments
 from gam_kg.distributed.neighbourhood import Neighbourhood
-from gam_kg.distributed.queries import all_queries
 from gam_kg.distributed.topology import Topology
 from gam_kg.metrics.ranks import rank_answers
 from gam_kg.metrics.strata import Strata
@@ -30,12 +32,12 @@ Tick = Callable[[], None]
 class Scorer(Protocol):
     """What can be evaluated: it scores queries from the past and is told as the past grows."""
 
-    def scores(self, queries: Queries, as_of: int) -> Tensor:
-        """Scores of the rank's candidates from facts before `as_of`, (num_queries, num_rows)."""
+    def scores(self, queries: Queries) -> Tensor:
+        """Scores of the rank's candidates from the past, (num_queries, num_rows)."""
         ...
 
-    def remember(self, snapshot: Snapshot) -> None:
-        """The snapshot is in the past now."""
+    def remember(self, moment: Moment) -> None:
+        """The snapshot is in the past now; the history is told of it after the scorers."""
         ...
 
 
@@ -55,11 +57,11 @@ class ModelScorer:
         self._vectors: Tensor | None = None
 
     @torch.no_grad()
-    def scores(self, queries: Queries, as_of: int) -> Tensor:
-        return self.model.scores(self.vectors(), queries, self.history.look_up(queries, as_of))
+    def scores(self, queries: Queries) -> Tensor:
+        return self.model.scores(self.vectors(), queries, self.history.look_up(queries))
 
-    def remember(self, snapshot: Snapshot) -> None:
-        remember(self.model, self.memory, Neighbourhood.of(snapshot, self.model.partition))
+    def remember(self, moment: Moment) -> None:
+        remember(self.model, self.memory, Neighbourhood.of(moment.snapshot, self.model.partition))
         self._vectors = None
 
     @torch.no_grad()
@@ -88,22 +90,33 @@ class AnswerRanks:
     raw: dict[str, np.ndarray]
 
 
-def roll(scorers: Iterable[Scorer], graph: TemporalGraph, times: Iterable[int], tick: Tick = lambda: None) -> None:
-    """Tell scorers of the snapshots of some times."""
+def roll(
+    scorers: Iterable[Scorer], history: HistoryIndex | None, moments: Iterable[Moment], tick: Tick = lambda: None
+) -> None:
+    """Have snapshots in the past. A collective.
+
+    Args:
+        scorers: What is told of them.
+        history: Told as well; None where it knows them already.
+        moments: The snapshots, in time order.
+        tick: Called after each.
+    """
     scorers = list(scorers)
-    for time in times:
-        snapshot = graph.snapshot(time)
+    for moment in moments:
         for scorer in scorers:
-            scorer.remember(snapshot)
+            scorer.remember(moment)
+        if history is not None:
+            history.remember(moment)
         tick()
 
 
 def rank_split(
     scorers: dict[str, Scorer],
-    graph: TemporalGraph,
-    times: list[int],
+    history: HistoryIndex,
+    moments: Iterable[Moment],
     *,
-    frozen_at: int | None = None,
+    partition: Partition,
+    frozen: bool = False,
     strata: Strata | None = None,
     topology: Topology | None = None,
     max_scores: int = 32_000_000,
@@ -113,9 +126,10 @@ def rank_split(
 
     Args:
         scorers: By name; rolled to the start of the split.
-        graph: The rank's facts.
-        times: Snapshots of the split.
-        frozen_at: Multi-step: no fact at or after it is seen and nothing is remembered. None for single-step.
+        history: Rolled to the start of the split.
+        moments: Snapshots of the split, in time order.
+        partition: The rank's candidates.
+        frozen: Multi-step: nothing of the split is remembered.
         strata: Tells the stratum of each answer; None leaves them zero.
         topology: The ranks; None for a world of one.
         max_scores: Scores held at once.
@@ -128,22 +142,19 @@ def rank_split(
     columns: dict[str, list[Tensor]] = {name: [] for name in ("time", "subject", "relation", "answer", "stratum")}
     time_aware: dict[str, list[Tensor]] = {name: [] for name in scorers}
     raw: dict[str, list[Tensor]] = {name: [] for name in scorers}
-    for time in times:
-        snapshot = graph.snapshot(time)
-        as_of = time if frozen_at is None else frozen_at
-        for block in query_blocks(all_queries(snapshot, topology), graph.partition.most_rows, max_scores):
-            columns["time"].append(torch.full_like(block.answer, time))
+    for moment in moments:
+        for block in query_blocks(moment.queries, partition.most_rows, max_scores):
+            columns["time"].append(torch.full_like(block.answer, moment.time))
             columns["subject"].append(block.subject[block.answer_query])
             columns["relation"].append(block.relation[block.answer_query])
             columns["answer"].append(block.answer)
             columns["stratum"].append(torch.zeros_like(block.answer) if strata is None else strata.of(block))
             for name, scorer in scorers.items():
-                ranks = rank_answers(scorer.scores(block, as_of), block, graph.partition, topology)
+                ranks = rank_answers(scorer.scores(block), block, partition, topology)
                 time_aware[name].append(ranks.time_aware)
                 raw[name].append(ranks.raw)
-        if frozen_at is None:
-            for scorer in scorers.values():
-                scorer.remember(snapshot)
+        if not frozen:
+            roll(scorers.values(), history, [moment])
         tick()
     return AnswerRanks(
         **{name: _joined(parts) for name, parts in columns.items()},
@@ -155,11 +166,25 @@ def rank_split(
 def validation_mrr(
     model: GAMLSTM, graph: TemporalGraph, history: HistoryIndex, *, max_scores: int, tick: Tick = lambda: None
 ) -> dict[str, float]:
-    """Single-step time-aware metrics on validation, memory rolled from the first snapshot. A collective."""
-    scorer = ModelScorer(model, history)
-    roll([scorer], graph, graph.times_in("train"), tick)
+    """Single-step time-aware metrics on validation, memory rolled from the first snapshot. A collective.
+
+    Args:
+        model: Put into evaluation mode.
+        graph: The rank's facts.
+        history: Told of train; afterwards also of validation.
+        max_scores: Scores held at once.
+        tick: Called after each snapshot.
+    """
+    scorer, topology = ModelScorer(model, history), model.topology
+    roll([scorer], None, read_moments(graph, graph.times_in("train"), topology), tick)
     ranks = rank_split(
-        {"model": scorer}, graph, graph.times_in("valid"), topology=model.topology, max_scores=max_scores, tick=tick
+        {"model": scorer},
+        history,
+        read_moments(graph, graph.times_in("valid"), topology),
+        partition=graph.partition,
+        topology=topology,
+        max_scores=max_scores,
+        tick=tick,
     )
     return RankSummary.of(ranks.time_aware["model"]).compute()
 

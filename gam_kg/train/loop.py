@@ -8,6 +8,7 @@ is a function of (seed, step) and of what it is for, so that there is no generat
 import math
 import resource
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,10 +17,11 @@ import torch
 from torch import Tensor
 
 from gam_kg.config import Config
-from gam_kg.data.graph import Queries, TemporalGraph
+from gam_kg.data.graph import TemporalGraph
 from gam_kg.data.names import NameWords
+from gam_kg.data.snapshot import Moment, Queries
+from gam_kg.distributed.moments import read_batches, read_moments
 from gam_kg.distributed.neighbourhood import Neighbourhood
-from gam_kg.distributed.queries import QueryStream
 from gam_kg.distributed.sharded_history import build_history
 from gam_kg.distributed.topology import Topology
 from gam_kg.errors import GamKGError
@@ -133,9 +135,9 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, config.train)
         self._gradients = Gradients(self.model)
         self._watch = Stopwatch()
-        self._neighbourhoods: dict[int, Neighbourhood] = {}
+        # The snapshots just before the next one, whose updates of memory get gradients.
+        self._window: deque[Neighbourhood] = deque()
         self.times = self.graph.times_in("train")
-        self._queries = QueryStream(self.graph, self.times, self.topology, self.history.plan)
         self.position = Position()
         self.memory = self._empty_memory()
         self.best_weights: dict[str, Tensor] = {}
@@ -151,9 +153,17 @@ class Trainer:
         """Train until finished, from wherever the position is."""
         position, every = self.position, self.config.train.checkpoint_steps
         while not self.finished:
-            while position.index < len(self.times):
+            moments = self._moments()
+            while True:
+                started = time.perf_counter()
+                self.topology.traffic.take()
+                with self._watch.phase("read and plan"):
+                    moment = next(moments, None)
+                if moment is None:
+                    break
                 steps_before = position.step
-                took = self._train_snapshot()
+                self._train_snapshot(moment)
+                took = self._took(moment.queries, time.perf_counter() - started)
                 due = every > 0 and position.step // every > steps_before // every
                 due = due and position.index < len(self.times)
                 yield self._progress("train", position.index, checkpoint=due, snapshot=took)
@@ -161,21 +171,32 @@ class Trainer:
             metrics = self._end_epoch()
             yield self._progress("validate", 1, metrics=metrics, checkpoint=True)
 
-    def _train_snapshot(self) -> dict[str, Any]:
+    def _moments(self) -> Iterator[Moment]:
+        """What is left of the epoch; what came before is in the past already. A collective."""
+        self.history.reset()
+        self._window.clear()
+        past, left = self.times[: self.position.index], self.times[self.position.index :]
+        for moment in read_moments(self.graph, past, self.topology):
+            self._pass(moment)
+        for moments in read_batches(self.graph, left, self.topology):
+            self.history.plan(moments)
+            yield from moments
+
+    def _pass(self, moment: Moment) -> Neighbourhood | None:
+        """Have a snapshot in the past; gives the one that leaves the window for it."""
+        self.history.remember(moment)
+        self._window.append(Neighbourhood.of(moment.snapshot, self.graph.partition))
+        return self._window.popleft() if len(self._window) > self.config.train.window else None
+
+    def _train_snapshot(self, moment: Moment) -> None:
         position, config, watch = self.position, self.config.train, self._watch
-        started = time.perf_counter()
-        self.topology.traffic.take()
         self.model.train()
-        at = self.times[position.index]
-        window = [self._neighbourhood(before) for before in self._window()]
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, position.epoch + position.index / len(self.times))
-        with watch.phase("queries"):
-            queries = self._queries.at(at)
         settings = StepSettings(config.label_smoothing, config.max_logits, config.precision == "bf16")
-        for asked in step_queries(queries, config, self._seed()):
+        for asked in step_queries(moment.queries, config, self._seed()):
             loss = backward_snapshot(
-                self.model, self.memory, window, asked, self.history, self._noise(), settings, watch
+                self.model, self.memory, list(self._window), asked, self.history, self._noise(), settings, watch
             )
             with watch.phase("gradients"):
                 self._gradients.reduce(config.gradient_norm)
@@ -187,31 +208,15 @@ class Trainer:
             position.answers += len(asked.answer)
         if not math.isfinite(position.loss):
             raise GamKGError(
-                f"the loss is {position.loss} at epoch {position.epoch + 1}, snapshot {at}; "
+                f"the loss is {position.loss} at epoch {position.epoch + 1}, snapshot {moment.time}; "
                 f"lower train.learning_rate (found {config.learning_rate})"
             )
-        # The stored memory stays one window behind: the updates inside it are recomputed with gradients.
         with watch.phase("remember"):
-            if config.window == 0:
-                remember(self.model, self.memory, self._neighbourhood(at), self._noise())
-            elif len(window) == config.window:
-                remember(self.model, self.memory, window[0], self._noise())
+            # The stored memory stays one window behind: the updates inside it are recomputed with gradients.
+            leaving = self._pass(moment)
+            if leaving is not None:
+                remember(self.model, self.memory, leaving, self._noise())
         position.index += 1
-        took = self._took(queries, time.perf_counter() - started)
-        self._count(took)
-        return took
-
-    def _window(self) -> list[int]:
-        """The snapshots just before the next one, whose updates get gradients."""
-        return self.times[max(0, self.position.index - self.config.train.window) : self.position.index]
-
-    def _neighbourhood(self, at: int) -> Neighbourhood:
-        """Each is planned once, and kept while it is in the window."""
-        if at not in self._neighbourhoods:
-            kept = set(self._window())
-            self._neighbourhoods = {time: plan for time, plan in self._neighbourhoods.items() if time in kept}
-            self._neighbourhoods[at] = Neighbourhood.of(self.graph.snapshot(at), self.graph.partition)
-        return self._neighbourhoods[at]
 
     def _took(self, queries: Queries, seconds: float) -> dict[str, Any]:
         traffic, partition = self.topology.traffic, self.graph.partition
@@ -219,7 +224,7 @@ class Trainer:
         owner = partition.owner(queries.subject[queries.answer_query])
         edges = torch.bincount(owner, minlength=partition.world_size)
         halo_rows, traffic.halo_rows = traffic.halo_rows, 0
-        return {
+        took = {
             "step": self.position.step,
             "snapshot": queries.time,
             "answers": len(queries.answer),
@@ -229,6 +234,8 @@ class Trainer:
             "halo_rows": halo_rows,
             "edges_max_over_mean": float(edges.max()) * partition.world_size / max(1, int(edges.sum())),
         }
+        self._count(took)
+        return took
 
     def _count(self, took: dict[str, Any]) -> None:
         position = self.position

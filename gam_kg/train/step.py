@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from gam_kg.config import TrainConfig
-from gam_kg.data.graph import Queries
 from gam_kg.data.history import HistoryIndex
+from gam_kg.data.snapshot import Queries
 from gam_kg.distributed.neighbourhood import Neighbourhood
 from gam_kg.distributed.sharded_softmax import Targets, sharded_cross_entropy
 from gam_kg.nn.model import GAMLSTM

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gam_kg.data.graph import TemporalGraph
 from gam_kg.data.names import NameWords
+from gam_kg.distributed.moments import read_moments
 from gam_kg.distributed.rows import _GatherRows
 from gam_kg.distributed.topology import Topology
 from gam_kg.nn.model import ENTITY
@@ -36,6 +37,7 @@ CASES = {
     "uneven shards": (random_facts(1), {"buckets": 3}),
     "hub": (hub_facts(), {}),
     "ranks without facts": (facts_of_few(), {}),
+    "a gap in time": (np.array([row for row in random_facts(11) if row[3] not in (2, 3)]), {}),
     "duplicate facts": (np.repeat(random_facts(2, 40), 2, axis=0), {"buckets": 5}),
     "a shard without entities": (random_facts(4), {"buckets": 2}),
     "wide window": (random_facts(5), {"window": 4}),
@@ -95,10 +97,11 @@ def _train(trainer: Trainer) -> dict[str, Any]:
 
 def _evaluate(trainer: Trainer, graph: TemporalGraph) -> dict[str, Any]:
     scorer = ModelScorer(trainer.model, trainer.history)
-    roll([scorer], graph, graph.times_in("train"))
-    ranks = rank_split(
-        {"model": scorer}, graph, [*graph.times_in("valid"), *graph.times_in("test")], topology=trainer.topology
-    )
+    history, topology = trainer.history, trainer.topology
+    history.reset()
+    roll([scorer], history, read_moments(graph, graph.times_in("train"), topology))
+    asked = read_moments(graph, [*graph.times_in("valid"), *graph.times_in("test")], topology)
+    ranks = rank_split({"model": scorer}, history, asked, partition=graph.partition, topology=topology)
     asked = torch.from_numpy(np.stack([ranks.time, ranks.subject, ranks.relation, ranks.answer], 1))
     return {
         "asked": asked,

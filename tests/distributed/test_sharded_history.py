@@ -5,13 +5,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from graphs import HISTORY, NUM_ENTITIES, NUM_RELATIONS, all_queries, graph_of, queries_of, random_facts
+from graphs import HISTORY, NUM_ENTITIES, NUM_RELATIONS, all_queries, graph_of, moments_of, queries_of, random_facts
 from torch import Tensor
 
 from gam_kg.config import HistoryConfig
-from gam_kg.data.graph import Queries, TemporalGraph
-from gam_kg.data.history import History, HistoryIndex
+from gam_kg.data.graph import TemporalGraph
+from gam_kg.data.history import HistoryIndex
+from gam_kg.data.past import History
 from gam_kg.data.recency import Recent
+from gam_kg.data.snapshot import Queries
+from gam_kg.distributed.moments import read_moments
 from gam_kg.distributed.sharded_history import build_history
 from gam_kg.distributed.topology import Topology
 
@@ -29,8 +32,8 @@ def some_queries(time: int) -> Queries:
     return queries_of([(9, 1), (0, 0), (3, 2), (0, 4)], time)
 
 
-# Queries, time, and as of when.
-VIEWS = [(all_queries, 6, None), (all_queries, 8, 4), (some_queries, 5, 20), (some_queries, 0, None)]
+# Before which snapshot, queries, and about when.
+VIEWS = [(0, some_queries, 0), (4, all_queries, 8), (5, some_queries, 5), (6, all_queries, 6), (8, all_queries, 8)]
 
 
 def graphs() -> list[TemporalGraph]:
@@ -106,18 +109,21 @@ def compare(topology: Topology) -> Counter:
         for changes in LIMITS:
             config = HistoryConfig(**{**HISTORY, **changes})
             mine, whole = build_history(shard, config, topology), HistoryIndex(graph, config)
-            for queries, time, as_of in VIEWS:
+            for before, queries, time in VIEWS:
+                for moment in read_moments(shard, range(mine.as_of, before), topology):
+                    mine.remember(moment)
+                for moment in moments_of(graph, range(whole.as_of, before)):
+                    whole.remember(moment)
                 asked = queries(time)
-                found = told(mine.look_up(asked, as_of), ids)
-                expected = told(whole.look_up(asked, as_of), every)
+                found, expected = told(mine.look_up(asked), ids), told(whole.look_up(asked), every)
                 assert found.keys() == expected.keys()
                 for part, theirs in expected.items():
-                    case = f"graph {number}, {changes}, {part} of {time} as of {as_of}"
+                    case = f"graph {number}, {changes}, {part} of {time} before {before}"
                     assert found[part] == owned_part(theirs, owned), case
                     rows[part] += len(found[part])
         for limit in (0, 1, 3, 1000):
-            found = told_of_subjects(mine, mine.recent_facts(subjects, 7, limit), ids)
-            expected = told_of_subjects(whole, whole.recent_facts(subjects, 7, limit), every)
+            found = told_of_subjects(mine, mine.recent_facts(subjects, limit), ids)
+            expected = told_of_subjects(whole, whole.recent_facts(subjects, limit), every)
             assert found == owned_part(expected, owned), f"graph {number}, recent facts, {limit}"
     return rows
 
@@ -130,3 +136,38 @@ def test_ranks_look_up_together_what_one_index_finds(rank_pool, world_size: int)
     assert min(total.values()) > 1000
     # What is compared is a real division.
     assert sum(len(part) > 0 for part in parts) >= 2
+
+
+def compare_planned(topology: Topology) -> int:
+    """Two epochs of look-ups planned some snapshots ahead, as training does, against those of the whole."""
+    rows = 0
+    every = torch.arange(NUM_ENTITIES)
+    for seed in range(3):
+        graph = graph_of(random_facts(seed, 120), buckets=5)
+        shard = graph.shard(topology.rank, topology.world_size)
+        ids, owned = shard.partition.ids, shard.partition.owns(every).tolist()
+        config = HistoryConfig(**HISTORY)
+        mine, whole = build_history(shard, config, topology), HistoryIndex(graph, config)
+        for epoch in range(2):
+            mine.reset()
+            whole.reset()
+            moments = list(read_moments(shard, shard.times, topology))
+            for first in range(0, len(moments), 3):
+                mine.plan(moments[first : first + 3])
+                for moment, other in zip(
+                    moments[first : first + 3], moments_of(graph, graph.times)[first:], strict=False
+                ):
+                    assert torch.equal(moment.queries.answer, other.queries.answer)
+                    for asked in (moment.queries, moment.queries.select(torch.arange(0, len(moment.queries), 2))):
+                        found, expected = told(mine.look_up(asked), ids), told(whole.look_up(asked), every)
+                        for part, theirs in expected.items():
+                            assert found[part] == owned_part(theirs, owned), f"epoch {epoch}, {part} of {moment.time}"
+                            rows += len(found[part])
+                    mine.remember(moment)
+                    whole.remember(other)
+    return rows
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_planned_look_ups_find_what_one_index_finds_in_every_epoch(rank_pool, world_size: int) -> None:
+    assert sum(rank_pool.run(world_size, compare_planned)) > 1000

@@ -23,6 +23,7 @@ import gam_kg.train.loop
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import Config, EvaluateConfig, load_config
 from gam_kg.data.partition import Partition
+from gam_kg.data.snapshot import Moment
 from gam_kg.metrics.baselines import Popularity
 from gam_kg.train.checkpoint import load_rows, load_weights
 from gam_kg.train.loop import Trainer
@@ -72,10 +73,10 @@ def killed_once(marker: Path, place: str) -> Any:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def in_step(train_snapshot):
-        def wrapped(trainer: Trainer):
+        def wrapped(trainer: Trainer, moment: Moment):
             if trainer.position.step == KILLED_IN_STEP:
                 die()
-            return train_snapshot(trainer)
+            return train_snapshot(trainer, moment)
 
         return wrapped
 

@@ -14,8 +14,8 @@ from flows import SMALL, write_facts
 
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import load_config
-from gam_kg.data.graph import Queries
 from gam_kg.data.partition import Partition
+from gam_kg.data.snapshot import Queries
 from gam_kg.errors import ArtifactError, ConfigError, DataError
 from gam_kg.inference.embed import read_vectors
 from gam_kg.inference.trained_run import TrainedRun
@@ -101,7 +101,7 @@ def test_exported_embeddings_give_the_models_scores(finished):
     nothing = torch.zeros(0, dtype=torch.int64)
     queries = Queries(loaded.graph.end, subject, relation, nothing, nothing)
     history = loaded.history.look_up(queries)
-    from_model = scorer.scores(queries, loaded.graph.end)
+    from_model = scorer.scores(queries)
     with torch.no_grad():
         assert torch.equal(from_model, loaded.model.scores(exported, queries, history))
 
@@ -169,7 +169,7 @@ def test_predictions_are_the_models_best(finished, tmp_path):
         torch.from_numpy(loaded.relations.encode(["visits"])),
         *[torch.zeros(0, dtype=torch.int64)] * 2,
     )
-    scores = loaded.scorer_before(time).scores(one, time)[0]
+    scores = loaded.scorer_before(time).scores(one)[0]
     best = torch.topk(scores, 4)
     assert frame["answer_id"].tolist()[:4] == best.indices.tolist()
     np.testing.assert_allclose(frame["score"].to_numpy()[:4], best.values.numpy(), rtol=1e-5)

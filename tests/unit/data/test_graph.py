@@ -81,8 +81,9 @@ def test_selected_queries_keep_their_answers_in_the_order_asked(seed, wanted):
 def test_before_keeps_exactly_the_facts_before(seed, time):
     facts = random_facts(seed)
     found, expected = graph_of(facts).before(time), graph_of(facts[facts[:, 3] < time])
-    for column in ("time", "anchor", "relation", "other"):
-        assert torch.equal(getattr(found, column), getattr(expected, column))
+    for column, other in zip(found.rows(), expected.rows(), strict=True):
+        assert torch.equal(column, other)
+    assert found.times == expected.times
     assert (found.num_entities, found.valid_start) == (NUM_ENTITIES, VALID_START)
 
 
@@ -100,10 +101,10 @@ def test_trained_entities_are_those_with_a_fact_in_train():
 
 
 def write_graph(folder, graph, buckets, num_facts=None):
+    rows = graph.rows()
     for bucket in range(buckets):
-        mine = graph.anchor % buckets == bucket
-        names = ("time", "anchor", "relation", "other")
-        columns = [pa.array(getattr(graph, name)[mine].numpy()) for name in names]
+        mine = rows.anchor % buckets == bucket
+        columns = [pa.array(column[mine].numpy()) for column in rows]
         part = folder / "anchored" / f"bucket={bucket:03d}"
         part.mkdir(parents=True)
         table = pa.table(columns, names=ANCHORED.names).cast(ANCHORED)
@@ -114,15 +115,15 @@ def write_graph(folder, graph, buckets, num_facts=None):
     ):
         table = pa.table({kind: [f"{kind} {number}" for number in range(count)]})
         if kind == "entity":
-            first = [min(graph.time[graph.anchor == entity].tolist(), default=99) for entity in range(count)]
+            first = [min(rows.time[rows.anchor == entity].tolist(), default=99) for entity in range(count)]
             table = table.append_column("first_snapshot", pa.array(first))
         pq.write_table(table, folder / f"{plural}.parquet")
-    times, counts = graph.time.unique(return_counts=True)
+    times, counts = rows.time.unique(return_counts=True)
     timeline = pa.table([times.numpy(), counts.numpy() // 2], names=SNAPSHOTS.names).cast(SNAPSHOTS)
     pq.write_table(timeline, folder / "snapshots.parquet")
     content = {
         "buckets": buckets,
-        "num_facts": len(graph.time) // 2 if num_facts is None else num_facts,
+        "num_facts": len(rows.time) // 2 if num_facts is None else num_facts,
         "num_entities": graph.num_entities,
         "num_relations": graph.num_relations,
         "valid_start": graph.valid_start,
@@ -138,18 +139,17 @@ def test_ranks_share_out_a_stored_graph(tmp_path, world_size):
     parts = [TemporalGraph.load(tmp_path, rank=rank, world_size=world_size)[0] for rank in range(world_size)]
     rows = Counter()
     for part in parts:
-        rows.update(zip(*(getattr(part, name).tolist() for name in ("time", "anchor", "relation", "other"))))  # noqa: B905
-        order = np.lexsort((part.anchor.numpy(), part.time.numpy()))
+        mine = part.rows()
+        rows.update(zip(*(column.tolist() for column in mine), strict=True))
+        order = np.lexsort((mine.anchor.numpy(), mine.time.numpy()))
         assert order.tolist() == list(range(len(order)))
         for name in ("snapshots", "trained"):
             assert torch.equal(getattr(part, name), getattr(graph, name))
-        assert part.partition.owns(part.anchor).all()
-    assert rows == Counter(
-        zip(graph.time.tolist(), graph.anchor.tolist(), graph.relation.tolist(), graph.other.tolist(), strict=True)
-    )
-    assert len(set.intersection(*(set(part.anchor.tolist()) for part in parts))) == 0 or world_size == 1
+        assert part.partition.owns(mine.anchor).all()
+    assert rows == Counter(zip(*(column.tolist() for column in graph.rows()), strict=True))
+    assert len(set.intersection(*(set(part.rows().anchor.tolist()) for part in parts))) == 0 or world_size == 1
     if world_size == 1:
-        assert torch.equal(parts[0].other, graph.other)
+        assert torch.equal(parts[0].rows().other, graph.rows().other)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
@@ -160,13 +160,15 @@ def test_a_shard_in_memory_is_the_shard_that_is_stored(tmp_path, world_size):
         stored, _ = TemporalGraph.load(tmp_path, rank=rank, world_size=world_size)
         found = graph.shard(rank, world_size)
         assert found.partition == stored.partition
-        for name in ("time", "anchor", "relation", "other", "snapshots", "trained"):
+        for column, other in zip(found.rows(), stored.rows(), strict=True):
+            assert torch.equal(column, other)
+        for name in ("snapshots", "trained"):
             assert torch.equal(getattr(found, name), getattr(stored, name))
         assert found.times == graph.times
 
 
 def test_a_stored_graph_that_lost_rows_is_refused(tmp_path):
     graph = graph_of(random_facts(3))
-    write_graph(tmp_path, graph, buckets=2, num_facts=len(graph.time) // 2 + 1)
+    write_graph(tmp_path, graph, buckets=2, num_facts=len(graph.rows().time) // 2 + 1)
     with pytest.raises(ArtifactError, match="the manifest counts"):
         TemporalGraph.load(tmp_path)

@@ -1,14 +1,19 @@
 import math
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
-from graphs import HISTORY, NUM_RELATIONS, Past, all_queries, graph_of, queries_of
+from graphs import HISTORY, NUM_RELATIONS, Past, all_queries, graph_of, history_before, moments_of, queries_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gam_kg.config import HistoryConfig
-from gam_kg.data.history import NEVER, NUM_BUCKETS, HistoryIndex, log_bucket
+from gam_kg.data.history import HistoryIndex
+from gam_kg.data.partition import Partition
+from gam_kg.data.past import NEVER, NUM_BUCKETS, log_bucket
+from gam_kg.errors import DataError
 
 # Few entities, so that facts, pairs and whole paths recur.
 facts = st.lists(
@@ -47,7 +52,7 @@ def past_facts(past, subject, relation, config):
 def test_pairs_are_those_a_walk_through_the_facts_finds(rows, as_of, later, recent, same_relation):
     config = config_of(recent=recent, same_relation=same_relation)
     queries, past = all_queries(as_of + later), Past(rows, as_of)
-    found = HistoryIndex(graph_of(rows), config).look_up(queries, as_of).pairs
+    found = history_before(graph_of(rows), config, as_of).look_up(queries).pairs
     if recent == same_relation == 0:
         assert found is None
         return
@@ -88,8 +93,8 @@ def test_pairs_are_those_a_walk_through_the_facts_finds(rows, as_of, later, rece
 @settings(max_examples=60)
 def test_paths_are_those_a_walk_through_the_facts_finds(rows, as_of, later, first, second):
     queries, past = all_queries(as_of + later), Past(rows, as_of)
-    index = HistoryIndex(graph_of(rows), config_of(two_hop_first=first, two_hop_second=second))
-    found = index.look_up(queries, as_of).paths
+    index = history_before(graph_of(rows), config_of(two_hop_first=first, two_hop_second=second), as_of)
+    found = index.look_up(queries).paths
     if first == 0 or second == 0:
         assert found is None
         return
@@ -123,7 +128,7 @@ def test_paths_are_those_a_walk_through_the_facts_finds(rows, as_of, later, firs
 @settings(max_examples=60)
 def test_popularity_is_what_a_walk_through_the_facts_finds(rows, as_of, later, popular):
     queries, past = all_queries(as_of + later), Past(rows, as_of)
-    found = HistoryIndex(graph_of(rows), config_of(popular=popular)).look_up(queries, as_of).popularity
+    found = history_before(graph_of(rows), config_of(popular=popular), as_of).look_up(queries).popularity
     if popular == 0:
         assert found is None
         return
@@ -150,11 +155,37 @@ def same_look_up(one, two):
 @settings(max_examples=60)
 def test_facts_at_or_after_a_time_never_show(rows, others, time):
     altered = [row for row in rows if row[3] < time] + [row for row in others if row[3] >= time]
-    indices = [HistoryIndex(graph_of(each), config_of()) for each in (rows, altered)]
+    indices = [history_before(graph_of(each), config_of(), time) for each in (rows, altered)]
     assert same_look_up(*(index.look_up(all_queries(time)) for index in indices))
-    # Asking later with an earlier view is no way around it, nor is asking for a view after the query.
-    assert same_look_up(*(index.look_up(all_queries(time + 2), as_of=time) for index in indices))
-    assert same_look_up(*(index.look_up(all_queries(time), as_of=time + 5) for index in indices))
+    # Asking about later is no way around it.
+    assert same_look_up(*(index.look_up(all_queries(time + 2)) for index in indices))
+
+
+def test_questions_about_what_is_already_told_are_refused():
+    graph = graph_of([(0, 0, 1, 2), (0, 0, 1, 4)])
+    history = history_before(graph, config_of(), 3)
+    history.look_up(all_queries(3))
+    with pytest.raises(ValueError, match="about 2, when snapshot 2 is already told"):
+        history.look_up(all_queries(2))
+    with pytest.raises(ValueError, match="snapshot 2 is told after snapshot 2"):
+        history.remember(moments_of(graph, [2])[0])
+
+
+@given(facts, st.integers(0, 8))
+@settings(max_examples=30)
+def test_a_reset_index_is_as_new(rows, time):
+    graph = graph_of(rows)
+    used, fresh = history_before(graph, config_of(), 9), history_before(graph, config_of(), time)
+    used.reset()
+    for moment in moments_of(graph, [at for at in graph.times if at < time]):
+        used.remember(moment)
+    assert same_look_up(used.look_up(all_queries(time)), fresh.look_up(all_queries(time)))
+
+
+def test_keys_that_do_not_fit_64_bits_are_refused():
+    graph = replace(graph_of([(0, 0, 1, 2)]), partition=Partition(10**9), num_relations=100)
+    with pytest.raises(DataError, match="1000000000 entities with 100 relations"):
+        HistoryIndex(graph, config_of())
 
 
 @given(facts, st.randoms(use_true_random=False), st.integers(0, 8))
@@ -162,7 +193,7 @@ def test_facts_at_or_after_a_time_never_show(rows, others, time):
 def test_the_order_of_the_facts_does_not_matter(rows, random, time):
     shuffled = rows.copy()
     random.shuffle(shuffled)
-    indices = [HistoryIndex(graph_of(each), config_of()) for each in (rows, shuffled)]
+    indices = [history_before(graph_of(each), config_of(), time) for each in (rows, shuffled)]
     assert same_look_up(*(index.look_up(all_queries(time)) for index in indices))
 
 

@@ -3,12 +3,13 @@
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from graphs import history_before
 
 from gam_kg.artifacts import Manifest, write_manifest
 from gam_kg.config import HistoryConfig
 from gam_kg.data.anchored import anchored_facts
 from gam_kg.data.graph import TemporalGraph
-from gam_kg.data.history import HistoryIndex
 from gam_kg.data.vocabulary import Vocabulary
 from gam_kg.schemas import ANCHORED, SNAPSHOTS
 
@@ -49,15 +50,15 @@ def looked_up(folder, future):
     """Names that a query at `ASKED` reads, by part of the history, cut at ties."""
     graph, names = load(folder, PAST + future)
     config = HistoryConfig(recent=3, same_relation=3, popular=3, two_hop_first=3, two_hop_second=3)
-    index = HistoryIndex(graph, config)
+    index = history_before(graph, config, ASKED)
     team, first = names.encode(["team", "player 0"])
     found = {}
     for part, subject in (("forward", team), ("backward", first)):
-        recent = index.by_subject.recent(graph.anchor.new_tensor([subject]), ASKED, 3)
+        recent = index.by_subject.recent(torch.tensor([subject]), 3)
         found[part] = names.decode((recent.item % graph.num_entities).numpy()).to_pylist()
-    popular = index.by_relation.recent(graph.anchor.new_tensor([0]), ASKED, 3)
+    popular = index.by_relation.recent(torch.tensor([0]), 3)
     found["popular"] = names.decode(popular.item.numpy()).to_pylist()
-    same = index.by_query.recent(graph.anchor.new_tensor([team * 2]), ASKED, 3)
+    same = index.by_query.recent(torch.tensor([team * 2]), 3)
     found["same"] = names.decode(same.item.numpy()).to_pylist()
     return found
 
@@ -72,7 +73,7 @@ def test_ties_are_cut_alike_whatever_comes_later(tmp_path):
 def test_of_equally_recent_items_the_frequent_are_kept(tmp_path):
     facts = [("team", "hires", "player 4", 0), *[("team", "hires", f"player {number}", 1) for number in range(9)]]
     graph, names = load(tmp_path, [*facts, ("player 1", "hires", "player 2", 3)])
-    index = HistoryIndex(graph, HistoryConfig())
+    index = history_before(graph, HistoryConfig(), 2)
     team = names.encode(["team"])[0]
-    kept = index.by_subject.recent(graph.anchor.new_tensor([team]), 2, 1)
+    kept = index.by_subject.recent(torch.tensor([team]), 1)
     assert names.decode((kept.item % graph.num_entities).numpy()).to_pylist() == ["player 4"]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from graphs import moments_of
 
 from gam_kg.config import HistoryConfig
 from gam_kg.data.graph import TemporalGraph
@@ -13,7 +14,7 @@ from gam_kg.metrics.baselines import build_baselines
 from gam_kg.metrics.strata import Strata
 from gam_kg.metrics.summary import RankSummary
 from gam_kg.schemas import STRATA
-from gam_kg.train.evaluate import Scorer, rank_split
+from gam_kg.train.evaluate import Scorer, rank_split, roll
 
 FOLDER = Path(__file__).resolve().parents[4] / "shared" / "data" / "icews14"
 
@@ -41,7 +42,12 @@ def answer_ranks():
     history = HistoryIndex(graph, HistoryConfig())
     baselines = build_baselines(history, graph.partition, graph.num_relations)
     scorers: dict[str, Scorer] = {name: baselines[name] for name in ("recurrency_strict", "recurrency_combined")}
-    return rank_split(scorers, graph, graph.times_in("test"), strata=Strata(graph), max_scores=4_000_000)
+    past, test = (
+        moments_of(graph, [time for time in graph.times if (time >= graph.test_start) == is_test])
+        for is_test in (False, True)
+    )
+    roll(scorers.values(), history, past)
+    return rank_split(scorers, history, test, partition=graph.partition, strata=Strata(graph), max_scores=4_000_000)
 
 
 def percent_mrr(ranks):

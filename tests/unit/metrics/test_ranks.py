@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gam_kg.data.graph import Queries
+from gam_kg.data.snapshot import Queries
 from gam_kg.errors import EvaluationError
 from gam_kg.metrics.ranks import rank_answers
 

@@ -3,7 +3,7 @@ import torch
 from graphs import graph_of, queries_of, random_facts, tiny_model
 from torch.nn import functional
 
-from gam_kg.data.history import History
+from gam_kg.data.past import History
 from gam_kg.nn.decoder import DECODERS
 from gam_kg.nn.noise import Noise
 

@@ -1,11 +1,21 @@
 import pytest
 import torch
-from graphs import HISTORY, NUM_ENTITIES, Past, all_queries, graph_of, queries_of, random_facts, tiny_model
+from graphs import (
+    HISTORY,
+    NUM_ENTITIES,
+    Past,
+    all_queries,
+    graph_of,
+    history_before,
+    queries_of,
+    random_facts,
+    tiny_model,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gam_kg.config import HistoryConfig
-from gam_kg.data.history import NEVER, HistoryIndex, log_bucket
+from gam_kg.data.past import NEVER, log_bucket
 from gam_kg.nn.history_attention import PairScores, add_pair_scores
 
 CONFIG = HistoryConfig(**HISTORY)
@@ -92,7 +102,9 @@ def test_each_part_equals_a_loop_over_queries_and_facts(part, scale, seed, time)
     z = torch.randn(NUM_ENTITIES, 4, dtype=torch.float64)
     queries, past = all_queries(time), Past(facts, time)
     asked = model.query_vectors(z, queries)
-    found = model.history_scores(z, asked, queries, HistoryIndex(graph, model.config.history).look_up(queries))
+    found = model.history_scores(
+        z, asked, queries, history_before(graph, model.config.history, queries.time).look_up(queries)
+    )
     assert len(found) == 1
     scores = add_pair_scores(torch.zeros(len(queries), NUM_ENTITIES, dtype=torch.float64), found)
     expected = torch.stack(
@@ -109,7 +121,7 @@ def test_scores_are_the_sum_of_the_dense_part_and_all_others():
     graph = graph_of(facts)
     model = tiny_model(graph)
     z, queries, past = torch.randn(NUM_ENTITIES, 4, dtype=torch.float64), all_queries(6), Past(facts, 6)
-    scores = model.scores(z, queries, HistoryIndex(graph, model.config.history).look_up(queries))
+    scores = model.scores(z, queries, history_before(graph, model.config.history, queries.time).look_up(queries))
     for row in range(0, len(queries), 7):
         subject, relation = int(queries.subject[row]), int(queries.relation[row])
         expected = model.decoder(z[subject][None], model.relation[relation][None])[0] @ z.T
@@ -122,7 +134,9 @@ def test_nothing_is_added_where_nothing_was_seen():
     model = tiny_model(graph)
     z, queries = torch.randn(NUM_ENTITIES, 4, dtype=torch.float64), queries_of([(0, 0), (7, 1)], time=2)
     asked = model.query_vectors(z, queries)
-    found = model.history_scores(z, asked, queries, HistoryIndex(graph, model.config.history).look_up(queries))
+    found = model.history_scores(
+        z, asked, queries, history_before(graph, model.config.history, queries.time).look_up(queries)
+    )
     assert not add_pair_scores(torch.zeros(2, NUM_ENTITIES, dtype=torch.float64), found).any()
 
 

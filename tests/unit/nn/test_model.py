@@ -1,6 +1,17 @@
 import pytest
 import torch
-from graphs import NUM_ENTITIES, VALID_START, all_queries, graph_of, model_config, random_facts, tiny_config, tiny_model
+from graphs import (
+    NUM_ENTITIES,
+    VALID_START,
+    all_queries,
+    graph_of,
+    history_before,
+    model_config,
+    moments_of,
+    random_facts,
+    tiny_config,
+    tiny_model,
+)
 from torch.nn import functional
 
 from gam_kg.data.history import HistoryIndex
@@ -77,8 +88,8 @@ def test_own_rows_of_entities_never_trained_have_no_influence(decoder):
         with torch.no_grad():
             model.entity[SHARED_ROWS] = own_row
         scorer = ModelScorer(model, HistoryIndex(graph, model.config.history))
-        roll([scorer], graph, graph.times_in("train") + graph.times_in("valid"))
-        scores.append(scorer.scores(all_queries(7), 7))
+        roll([scorer], scorer.history, moments_of(graph, graph.times_in("train") + graph.times_in("valid")))
+        scores.append(scorer.scores(all_queries(7)))
     assert torch.isfinite(scores[0]).all()
     assert torch.equal(*scores)
 
@@ -89,7 +100,7 @@ def test_own_rows_of_entities_never_trained_get_no_gradient():
     memory = Memory.empty(NUM_ENTITIES, 4, like=model.entity.detach())
     times = (VALID_START - 1, VALID_START)
     window = [Neighbourhood.of(graph.snapshot(time), graph.partition) for time in times]
-    history = HistoryIndex(graph, model.config.history)
+    history = history_before(graph, model.config.history, VALID_START + 1)
     queries = graph.snapshot(VALID_START + 1).queries
     backward_snapshot(model, memory, window, queries, history, Noise(0, 0), StepSettings(0.1, 10**6))
     assert model.entity.grad is not None

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from graphs import graph_of, model_config, random_facts
+from graphs import graph_of, history_before, model_config, random_facts
 
 from gam_kg.data.history import HistoryIndex
 from gam_kg.distributed.neighbourhood import Neighbourhood
@@ -22,7 +22,7 @@ def gradients(decoder: str, *, bf16: bool) -> torch.Tensor:
     model = GAMLSTM(model_config(dim=32, decoder=decoder), graph.num_relations, graph.trained)
     memory = Memory.empty(graph.num_entities, 32, like=model.entity.detach())
     window = [Neighbourhood.of(graph.snapshot(time), graph.partition) for time in (1, 2)]
-    history = HistoryIndex(graph, model.config.history)
+    history = history_before(graph, model.config.history, 3)
     settings = StepSettings(0.1, 10_000, bf16)
     loss = backward_snapshot(model, memory, window, graph.snapshot(3).queries, history, Noise(0, 0), settings)
     assert loss.dtype == torch.float32
@@ -43,4 +43,4 @@ def test_evaluation_scores_are_single_precision() -> None:
     graph = graph_of(random_facts(0))
     model = GAMLSTM(model_config(), graph.num_relations, graph.trained)
     scorer = ModelScorer(model, HistoryIndex(graph, model.config.history))
-    assert scorer.scores(graph.snapshot(3).queries, 3).dtype == torch.float32
+    assert scorer.scores(graph.snapshot(3).queries).dtype == torch.float32

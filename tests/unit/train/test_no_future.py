@@ -3,10 +3,23 @@
 import numpy as np
 import pytest
 import torch
-from graphs import TEST_START, VALID_START, all_queries, graph_of, random_facts, tiny_config, tiny_model
+from graphs import (
+    HISTORY,
+    NUM_ENTITIES,
+    TEST_START,
+    VALID_START,
+    all_queries,
+    graph_of,
+    history_before,
+    moments_of,
+    random_facts,
+    tiny_config,
+    tiny_model,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gam_kg.config import HistoryConfig
 from gam_kg.data.history import HistoryIndex
 from gam_kg.metrics.baselines import build_baselines
 from gam_kg.nn.decoder import DECODERS
@@ -16,18 +29,16 @@ from gam_kg.train.loop import Trainer
 
 def scorers_of(model, graph):
     history = HistoryIndex(graph, model.config.history)
-    return {
-        "model": ModelScorer(model, history),
-        **build_baselines(history, graph.partition, graph.num_relations),
-    }
+    baselines = build_baselines(history, graph.partition, graph.num_relations)
+    return history, {"model": ModelScorer(model, history), **baselines}
 
 
 def scores_at(model, facts, time):
     """Scores of every query at a time, by scorers that were told of the snapshots before it."""
     graph = graph_of(facts)
-    scorers = scorers_of(model, graph)
-    roll(scorers.values(), graph, [at for at in graph.times if at < time])
-    return {name: scorer.scores(all_queries(time), time) for name, scorer in scorers.items()}
+    history, scorers = scorers_of(model, graph)
+    roll(scorers.values(), history, moments_of(graph, [at for at in graph.times if at < time]))
+    return {name: scorer.scores(all_queries(time)) for name, scorer in scorers.items()}
 
 
 def alterations(facts, time, seed):
@@ -65,33 +76,43 @@ def test_scores_do_depend_on_the_past():
 
 
 class Spy:
-    """A scorer that writes down what it is asked and told."""
+    """A scorer that writes down what it is asked and told, and what the history has been told of by then."""
 
-    def __init__(self, num_entities):
-        self.calls, self.num_entities = [], num_entities
+    def __init__(self, num_entities, history):
+        self.calls, self.num_entities, self.history = [], num_entities, history
 
-    def scores(self, queries, as_of):
-        self.calls.append(("asked", queries.time, as_of))
+    def scores(self, queries):
+        self.calls.append(("asked", queries.time, self.history.as_of))
         return torch.zeros(len(queries), self.num_entities)
 
-    def remember(self, snapshot):
-        self.calls.append(("told", snapshot.time, None))
+    def remember(self, moment):
+        self.calls.append(("told", moment.time, self.history.as_of))
+
+
+def spied_on(**settings):
+    graph = graph_of(random_facts(0))
+    history = history_before(graph, HistoryConfig(**HISTORY), 6)
+    spy = Spy(graph.num_entities, history)
+    rank_split({"spy": spy}, history, moments_of(graph, [6, 7]), partition=graph.partition, **settings)
+    return spy.calls
 
 
 def test_a_snapshot_is_told_after_all_its_queries_were_asked():
-    graph = graph_of(random_facts(0))
-    spy = Spy(graph.num_entities)
-    rank_split({"spy": spy}, graph, [6, 7], max_scores=5 * graph.num_entities)
-    order = list(dict.fromkeys(spy.calls))
-    assert order == [("asked", 6, 6), ("told", 6, None), ("asked", 7, 7), ("told", 7, None)]
-    assert len(spy.calls) > len(order)
+    calls = spied_on(max_scores=5 * NUM_ENTITIES)
+    order = list(dict.fromkeys(calls))
+    assert order == [("asked", 6, 6), ("told", 6, 6), ("asked", 7, 7), ("told", 7, 7)]
+    assert len(calls) > len(order)
 
 
 def test_in_the_multi_step_setting_nothing_is_told():
-    graph = graph_of(random_facts(0))
-    spy = Spy(graph.num_entities)
-    rank_split({"spy": spy}, graph, [6, 7], frozen_at=6)
-    assert spy.calls == [("asked", 6, 6), ("asked", 7, 6)]
+    assert spied_on(frozen=True) == [("asked", 6, 6), ("asked", 7, 6)]
+
+
+def ranks_of_test(model, graph, test=None, **settings):
+    history, scorers = scorers_of(model, graph)
+    roll(scorers.values(), history, moments_of(graph, range(TEST_START)))
+    test = moments_of(graph, graph.times_in("test")) if test is None else test
+    return rank_split(scorers, history, test, partition=graph.partition, **settings)
 
 
 def test_single_step_ranks_do_not_depend_on_later_snapshots():
@@ -100,9 +121,7 @@ def test_single_step_ranks_do_not_depend_on_later_snapshots():
     ranks = {}
     for end in (7, 8):
         graph = graph_of(facts[facts[:, 3] < end])
-        scorers = scorers_of(model, graph)
-        roll(scorers.values(), graph, range(TEST_START))
-        ranks[end] = rank_split(scorers, graph, graph.times_in("test"))
+        ranks[end] = ranks_of_test(model, graph)
     first = ranks[8].time == 6
     assert first.any()
     assert not first.all()
@@ -115,14 +134,9 @@ def test_multi_step_ranks_see_nothing_from_the_start_of_the_split_on():
     facts = random_facts(5)
     graph = graph_of(facts)
     model = tiny_model(graph)
-    found = []
-    for visible in (graph, graph.before(TEST_START)):
-        scorers = scorers_of(model, visible)
-        roll(scorers.values(), graph, range(TEST_START))
-        found.append(rank_split(scorers, graph, graph.times_in("test"), frozen_at=TEST_START))
-    single = scorers_of(model, graph)
-    roll(single.values(), graph, range(TEST_START))
-    single = rank_split(single, graph, graph.times_in("test"))
+    asked = moments_of(graph, graph.times_in("test"))
+    found = [ranks_of_test(model, seen, asked, frozen=True) for seen in (graph, graph.before(TEST_START))]
+    single = ranks_of_test(model, graph)
     last = single.time == 7
     for name in found[0].time_aware:
         assert np.array_equal(found[0].time_aware[name], found[1].time_aware[name])
@@ -134,10 +148,12 @@ def test_validation_does_not_see_test():
     facts = random_facts(5)
     graph = graph_of(facts)
     model = tiny_model(graph)
-    expected = validation_mrr(model, graph, HistoryIndex(graph, model.config.history), max_scores=10**6)
-    assert expected["count"] == 2 * (facts[:, 3] == VALID_START).sum()
-    cut = graph.before(TEST_START)
-    assert validation_mrr(model, cut, HistoryIndex(cut, model.config.history), max_scores=10**6) == expected
+    found = []
+    for seen in (graph, graph.before(TEST_START)):
+        history = history_before(seen, model.config.history, VALID_START)
+        found.append(validation_mrr(model, seen, history, max_scores=10**6))
+    assert found[0]["count"] == 2 * (facts[:, 3] == VALID_START).sum()
+    assert found[0] == found[1]
 
 
 def test_training_does_not_see_test_and_its_steps_do_not_see_validation():

@@ -1,8 +1,18 @@
 import numpy as np
 import pytest
 import torch
-from graphs import NUM_RELATIONS, TEST_START, graph_of, random_facts, tiny_model
+from graphs import (
+    NUM_RELATIONS,
+    TEST_START,
+    VALID_START,
+    graph_of,
+    history_before,
+    moments_of,
+    random_facts,
+    tiny_model,
+)
 
+from gam_kg.config import HistoryConfig
 from gam_kg.data.history import HistoryIndex
 from gam_kg.distributed.neighbourhood import Neighbourhood
 from gam_kg.errors import EvaluationError
@@ -19,18 +29,24 @@ class Constant:
     def __init__(self, num_entities, offset=0.0):
         self.row = torch.arange(num_entities, dtype=torch.float64) + offset
 
-    def scores(self, queries, as_of):
+    def scores(self, queries):
         return self.row.expand(len(queries), -1)
 
-    def remember(self, snapshot):
+    def remember(self, moment):
         pass
+
+
+def rank_test(graph, scorers, history=None, **settings):
+    history = history or history_before(graph, HistoryConfig(), TEST_START)
+    moments = moments_of(graph, graph.times_in("test"))
+    return rank_split(scorers, history, moments, partition=graph.partition, **settings)
 
 
 def test_every_fact_is_ranked_twice_in_time_order_with_its_stratum():
     facts = random_facts(3)
     graph = graph_of(facts)
     strata = Strata(graph)
-    found = rank_split({"ids": Constant(graph.num_entities)}, graph, graph.times_in("test"), strata=strata)
+    found = rank_test(graph, {"ids": Constant(graph.num_entities)}, strata=strata)
     rows = sorted(
         zip(found.time.tolist(), found.subject.tolist(), found.relation.tolist(), found.answer.tolist(), strict=True)
     )
@@ -51,8 +67,8 @@ def test_ranks_do_not_depend_on_how_many_scores_are_held_at_once():
     ranks = []
     for max_scores in (1, 7 * graph.num_entities, 10**6):
         scorer = ModelScorer(model, HistoryIndex(graph, model.config.history))
-        roll([scorer], graph, range(TEST_START))
-        ranks.append(rank_split({"model": scorer}, graph, graph.times_in("test"), max_scores=max_scores))
+        roll([scorer], scorer.history, moments_of(graph, range(TEST_START)))
+        ranks.append(rank_test(graph, {"model": scorer}, scorer.history, max_scores=max_scores))
     for other in ranks[1:]:
         assert np.array_equal(ranks[0].time_aware["model"], other.time_aware["model"])
         assert np.array_equal(ranks[0].answer, other.answer)
@@ -64,16 +80,17 @@ def test_validation_is_the_mean_over_a_walk_from_the_first_snapshot_on():
     history = HistoryIndex(graph, model.config.history)
     memory = Memory.empty(graph.num_entities, 4, like=model.entity.detach())
     found = []
-    for time in range(7):
-        snapshot = graph.snapshot(time)
-        if time >= 5:
+    for moment in moments_of(graph, range(7)):
+        snapshot = moment.snapshot
+        if moment.time >= 5:
             with torch.no_grad():
                 queries = snapshot.queries
                 scores = model.scores(entity_vectors(model, memory), queries, history.look_up(queries))
             found.append(1 / rank_answers(scores, queries).time_aware)
         remember(model, memory, Neighbourhood.of(snapshot, graph.partition))
+        history.remember(moment)
     expected = torch.cat(found)
-    result = validation_mrr(model, graph, history, max_scores=10**6)
+    result = validation_mrr(model, graph, history_before(graph, model.config.history, 5), max_scores=10**6)
     assert result["mrr"] == pytest.approx(float(expected.mean()), rel=1e-12)
     assert result["count"] == len(expected)
 
@@ -84,20 +101,20 @@ def test_a_model_of_nans_has_no_rank():
     with torch.no_grad():
         model.relation[:] = torch.nan
     with pytest.raises(EvaluationError, match="NaN"):
-        validation_mrr(model, graph, HistoryIndex(graph, model.config.history), max_scores=10**6)
+        validation_mrr(model, graph, history_before(graph, model.config.history, VALID_START), max_scores=10**6)
 
 
 def test_a_split_without_facts_has_no_ranks():
     graph = graph_of([(0, 0, 1, 0)])
-    found = rank_split({"ids": Constant(graph.num_entities)}, graph, graph.times_in("test"))
+    found = rank_test(graph, {"ids": Constant(graph.num_entities)})
     assert len(found.answer) == len(found.time_aware["ids"]) == 0
 
 
 def test_ticks_count_snapshots():
     graph, ticks = graph_of(random_facts(3)), []
     scorer = Constant(graph.num_entities)
-    roll([scorer], graph, range(TEST_START), lambda: ticks.append("roll"))
-    rank_split({"ids": scorer}, graph, graph.times_in("test"), tick=lambda: ticks.append("rank"))
+    roll([scorer], None, moments_of(graph, range(TEST_START)), lambda: ticks.append("roll"))
+    rank_test(graph, {"ids": scorer}, tick=lambda: ticks.append("rank"))
     assert ticks == ["roll"] * TEST_START + ["rank"] * 2
 
 
@@ -106,10 +123,10 @@ def test_a_scorer_may_start_from_a_stored_memory():
     model = tiny_model(graph)
     history = HistoryIndex(graph, model.config.history)
     whole, first = ModelScorer(model, history), ModelScorer(model, history)
-    roll([whole], graph, range(TEST_START))
-    roll([first], graph, range(3))
+    roll([whole], history, moments_of(graph, range(TEST_START)))
+    roll([first], None, moments_of(graph, range(3)))
     second = ModelScorer(model, history, first.memory)
-    roll([second], graph, range(3, TEST_START))
+    roll([second], None, moments_of(graph, range(3, TEST_START)))
     assert torch.equal(whole.vectors(), second.vectors())
     block = next(query_blocks(graph.snapshot(TEST_START).queries, graph.num_entities, 10**6))
-    assert torch.equal(whole.scores(block, TEST_START), second.scores(block, TEST_START))
+    assert torch.equal(whole.scores(block), second.scores(block))

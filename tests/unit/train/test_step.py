@@ -3,13 +3,12 @@ from itertools import chain
 
 import pytest
 import torch
-from graphs import NUM_ENTITIES, graph_of, queries_of, random_facts, tiny_model
+from graphs import NUM_ENTITIES, graph_of, history_before, queries_of, random_facts, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
 from gam_kg.config import TrainConfig
-from gam_kg.data.history import HistoryIndex
 from gam_kg.distributed.neighbourhood import Neighbourhood
 from gam_kg.nn.noise import Noise
 from gam_kg.nn.recurrence import Memory
@@ -108,7 +107,7 @@ def gradients_after(model, graph, time, window, *, smoothing=0.1, max_scores=10*
         memory,
         neighbourhoods(graph, range(time - window, time)),
         graph.snapshot(time).queries if queries is None else queries,
-        HistoryIndex(graph, model.config.history),
+        history_before(graph, model.config.history, time),
         Noise(7, 0),
         StepSettings(smoothing, max_scores),
     )
@@ -126,7 +125,7 @@ def test_a_step_has_the_loss_and_gradients_of_one_plain_graph(decoder, window):
     model.zero_grad()
     z = naive_vectors(model, graph, range(time), window)
     queries = graph.snapshot(time).queries
-    scores = model.scores(z, queries, HistoryIndex(graph, model.config.history).look_up(queries))
+    scores = model.scores(z, queries, history_before(graph, model.config.history, queries.time).look_up(queries))
     expected = functional.cross_entropy(scores[queries.answer_query], queries.answer, label_smoothing=smoothing)
     expected.backward()
     assert_exact(loss, expected.detach())

@@ -1,0 +1,149 @@
+"""Facts streamed from files are those in memory, in time order, whatever the size of files, slabs and batches."""
+
+import threading
+from itertools import pairwise
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from graphs import graph_of, random_facts
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gam_kg.data import fact_source
+from gam_kg.data.fact_source import Rows, StoredFacts, ahead, count_rows
+from gam_kg.data.graph import TemporalGraph
+from gam_kg.errors import ArtifactError
+from gam_kg.schemas import ANCHORED
+
+BUCKETS = 3
+
+
+def stored(folder, rows: Rows, row_group_size: int = 4) -> StoredFacts:
+    """Files of a bucket each; the first bucket has two."""
+    buckets: list[list] = [[] for _ in range(BUCKETS)]
+    place = torch.where(rows.anchor % 2 == 0, rows.anchor % BUCKETS, BUCKETS + rows.anchor % BUCKETS)
+    for number in range(2 * BUCKETS):
+        mine = rows.at(place == number)
+        if number < BUCKETS or len(mine.time):
+            path = folder / f"{number}.parquet"
+            table = pa.table([column.numpy() for column in mine], names=ANCHORED.names).cast(ANCHORED)
+            pq.write_table(table, path, row_group_size=row_group_size)
+            buckets[number % BUCKETS].append(path)
+    snapshots, counts = torch.unique(rows.time, return_counts=True)
+    return StoredFacts(buckets, snapshots.numpy(), counts.numpy())
+
+
+def same(found: Rows, expected: Rows) -> bool:
+    return all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
+
+
+@pytest.fixture
+def small_reads(monkeypatch):
+    monkeypatch.setattr(fact_source, "_SLAB_ROWS", 30)
+    monkeypatch.setattr(fact_source, "_BATCH_ROWS", 7)
+
+
+@given(seed=st.integers(0, 1000), size=st.integers(0, 120), slab=st.integers(1, 200), batch=st.integers(1, 50))
+@settings(max_examples=40)
+def test_slabs_are_all_rows_in_time_order(tmp_path_factory, seed, size, slab, batch):
+    rows = graph_of(random_facts(seed, size)).rows()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fact_source, "_SLAB_ROWS", slab)
+        patch.setattr(fact_source, "_BATCH_ROWS", batch)
+        slabs = list(stored(tmp_path_factory.mktemp("facts"), rows).slabs())
+    assert all(one.end == other.first for one, other in pairwise(slabs))
+    for found in slabs:
+        assert ((found.rows.time >= found.first) & (found.rows.time < found.end)).all()
+    columns = [torch.cat(parts) for parts in zip(*(found.rows for found in slabs), strict=True)] or Rows.of([])
+    assert same(Rows(*columns), rows)
+
+
+@pytest.mark.usefixtures("small_reads")
+def test_several_slabs_are_read_and_no_more_than_asked_for_is_held(tmp_path):
+    rows = graph_of(random_facts(0, 120)).rows()
+    slabs = list(stored(tmp_path, rows).slabs())
+    assert len(slabs) > 3
+    most = int(torch.bincount(rows.time).max())
+    assert max(len(found.rows.time) for found in slabs) <= 30 + most
+
+
+@pytest.mark.usefixtures("small_reads")
+@pytest.mark.parametrize("times", [[0, 1, 2, 3, 4, 5, 6, 7], [5], [3, 4], [2, 7, 9], [], [40, 41]])
+def test_a_stored_graph_reads_the_snapshots_of_one_in_memory(tmp_path, times):
+    graph = graph_of(random_facts(1, 120))
+    streamed = TemporalGraph(**{**vars(graph), "facts": stored(tmp_path, graph.rows())})
+    found, expected = list(streamed.read(times)), list(graph.read(times))
+    assert [snapshot.time for snapshot in found] == times
+    for mine, theirs in zip(found, expected, strict=True):
+        for name in ("anchor", "relation", "other"):
+            assert torch.equal(getattr(mine, name), getattr(theirs, name))
+    assert same(streamed.rows(), graph.rows())
+
+
+def test_distinct_keys_are_those_of_all_rows(tmp_path):
+    graph = graph_of(random_facts(1, 120))
+    streamed = TemporalGraph(**{**vars(graph), "facts": stored(tmp_path, graph.rows())})
+
+    def key(rows):
+        return rows.relation * 100 + rows.anchor
+
+    expected = torch.unique(key(graph.rows()))
+    assert torch.equal(streamed.distinct(key), expected)
+    assert torch.equal(graph.distinct(key), expected)
+
+
+def test_every_part_has_all_facts_of_its_anchors(tmp_path):
+    rows = graph_of(random_facts(2, 120)).rows()
+    parts = list(stored(tmp_path, rows).parts())
+    anchors = [set(part.anchor.tolist()) for part in parts]
+    assert sum(len(some) for some in anchors) == len(set().union(*anchors)) == len(set(rows.anchor.tolist()))
+    assert sum(len(part.time) for part in parts) == len(rows.time)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    facts = stored(tmp_path, graph_of(random_facts(0)).rows())
+    (tmp_path / "1.parquet").write_bytes(b"PAR1 not a table")
+    with pytest.raises(ArtifactError, match=r"1\.parquet: cannot be read"):
+        list(facts.slabs())
+    with pytest.raises(ArtifactError, match=r"1\.parquet: cannot be read"):
+        list(facts.parts())
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        count_rows([tmp_path / "1.parquet"])
+
+
+def test_one_item_is_made_ahead_and_no_more():
+    made, used = [], threading.Event()
+
+    def items():
+        for number in range(5):
+            made.append(number)
+            if number == 1:
+                used.set()
+            yield number
+
+    stream = ahead(items())
+    assert next(stream) == 0
+    assert used.wait(timeout=30)
+    assert made == [0, 1]
+    assert list(stream) == [1, 2, 3, 4]
+
+
+def test_an_error_on_the_way_comes_where_its_item_would():
+    def items():
+        yield 1
+        raise ArtifactError("damaged")
+
+    stream = ahead(items())
+    assert next(stream) == 1
+    with pytest.raises(ArtifactError, match="damaged"):
+        next(stream)
+
+
+def test_a_stream_left_early_ends_its_thread():
+    before = threading.active_count()
+    stream = ahead(iter(range(100)))
+    next(stream)
+    stream.close()
+    assert threading.active_count() == before
