@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from gam_kg.config import Config, load_config
+from gam_kg.data.synthetic_plan import SyntheticConfig
 from gam_kg.errors import GamKGError
 from pipelines.progress import console, results
 from pipelines.submit import Verb, submit
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+DEFAULT = SyntheticConfig()
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file of the run.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="a.b=value, over what the file says.")]
 Force = Annotated[bool, typer.Option("--force", help="Redo the stage even if its artifact is up to date.")]
@@ -53,6 +55,44 @@ def import_command(
 
     names = load_config(None, [f"data.columns.{column}" for column in columns or ()]).data.columns
     for line in import_facts(source, out, names).lines():
+        results.print(line, soft_wrap=True)
+
+
+@app.command("generate")
+def generate_command(
+    out: Annotated[Path, typer.Argument(help="Folder to write; `prepare` reads it as data.facts=OUT.")],
+    entities: Annotated[int, typer.Option(help="Entities; nearly all of them take part.")] = DEFAULT.entities,
+    relations: Annotated[int, typer.Option(help="Relations.")] = DEFAULT.relations,
+    facts: Annotated[int, typer.Option(help="Facts, exactly.")] = DEFAULT.facts,
+    snapshots: Annotated[int, typer.Option(help="Timestamps, from 0 on.")] = DEFAULT.snapshots,
+    seed: Annotated[int, typer.Option(help="Equal settings give equal facts.")] = DEFAULT.seed,
+    recurrent: Annotated[float, typer.Option(help="Share of facts that repeat the last.")] = DEFAULT.recurrent,
+    periodic: Annotated[float, typer.Option(help="Share of facts that take turns.")] = DEFAULT.periodic,
+    chained: Annotated[float, typer.Option(help="Share of leads and what follows from them.")] = DEFAULT.chained,
+    random: Annotated[float, typer.Option(help="Share of facts without a pattern.")] = DEFAULT.random,
+    noise: Annotated[float, typer.Option(help="Probability that a fact breaks its pattern.")] = DEFAULT.noise,
+    exponent: Annotated[float, typer.Option(help="Of the power law of degrees.")] = DEFAULT.exponent,
+    newcomers: Annotated[float, typer.Option(help="Share of entities that come later.")] = DEFAULT.newcomers,
+    force: Annotated[bool, typer.Option("--force", help="Replace a graph generated there before.")] = False,
+) -> None:
+    """Write a synthetic graph of any size whose best-possible MRR is known. Shares are relative to their sum."""
+    config = SyntheticConfig(
+        entities=entities,
+        relations=relations,
+        facts=facts,
+        snapshots=snapshots,
+        seed=seed,
+        recurrent=recurrent,
+        periodic=periodic,
+        chained=chained,
+        random=random,
+        noise=noise,
+        exponent=exponent,
+        newcomers=newcomers,
+    )
+    from pipelines.generate import generate, summary_lines
+
+    for line in summary_lines(out, generate(out, config, force=force)):
         results.print(line, soft_wrap=True)
 
 

@@ -1,0 +1,160 @@
+"""The generate verb: a synthetic graph in Parquet files that `prepare` reads, with its best-possible MRR beside them.
+
+Ray Data makes the files side by side. A task makes the groups of relations of one file, one after the other, and gives
+what is needed of them for the optimum; this process sees no fact. How the groups are divided over files depends on the
+settings alone, so the files are the same however many tasks run at once.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+
+from gam_kg.artifacts import Manifest, read_manifest, stage_key, write_manifest, writing
+from gam_kg.config import SplitConfig
+from gam_kg.data.splits import Timeline, choose_boundaries
+from gam_kg.data.synthetic import FACTS, World
+from gam_kg.data.synthetic_optimum import Optimum
+from gam_kg.data.synthetic_plan import SyntheticConfig, plan_groups
+from gam_kg.data.time_axis import TimeAxis, TimestampRange
+from gam_kg.errors import ArtifactError, ConfigError
+from pipelines.progress import progress
+from pipelines.ray_session import ray_session
+
+KIND = "synthetic"
+
+_FACTS_A_FILE = 250_000
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The groups [start, stop), which go into one file."""
+
+    index: int
+    start: int
+    stop: int
+
+
+def generate(out: Path, config: SyntheticConfig, *, force: bool = False) -> Manifest:
+    """Write a synthetic graph.
+
+    Args:
+        out: Folder to write: `part-*.parquet` with subject, relation, object (names) and timestamp (int64), and
+            `manifest.json`, whose content has the sizes and the optimum. It appears only when it is whole.
+        config: What to write.
+        force: Replace a graph that was generated there before.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ConfigError: `out` is there already, or cannot be written.
+    """
+    out = out.expanduser().absolute()  # tasks have other working directories
+    _require_free(out, force=force)
+    settings = asdict(config)
+    try:
+        with ray_session(), writing(out) as staging:
+            content = _write(staging, config)
+            key = stage_key(KIND, {}, settings)
+            return write_manifest(staging, Manifest(KIND, key, {}, settings, content))
+    except OSError as error:
+        raise ConfigError(f"OUT: cannot write {out}: {error.strerror or error}") from None
+
+
+def summary_lines(out: Path, manifest: Manifest) -> list[str]:
+    """What was written, in sentences for a terminal."""
+    content, best = manifest.content, manifest.content["optimum"]["test"]["all"]
+    sizes = [f"{content[f'num_{name}']:,} {name}" for name in ("facts", "entities", "relations", "snapshots")]
+    return [
+        f"{', '.join(sizes)} -> {out}",
+        f"best-possible test MRR (single-step, time-aware, from timestamp {content['test_start']} on): "
+        f"{100 * best['both']:.2f} % ± {100 * best['both_error']:.2f} "
+        f"(objects {100 * best['object']:.2f}, subjects {100 * best['subject']:.2f})",
+    ]
+
+
+def _require_free(out: Path, *, force: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not force:
+        raise ConfigError(
+            f"OUT: {out} is there already; name another folder, or replace a generated graph with --force"
+        )
+    try:
+        read_manifest(out, KIND)
+    except (ArtifactError, NotADirectoryError):
+        # What is there may be somebody's data.
+        raise ConfigError(f"OUT: {out} is there and is no generated graph; --force replaces nothing else") from None
+
+
+def _write(staging: Path, config: SyntheticConfig) -> dict[str, Any]:
+    """Write the files, and give the content of the manifest."""
+    parts = _parts(config)
+    items = ray.data.from_items([asdict(part) for part in parts], override_num_blocks=len(parts))
+    written = items.map_batches(_part_writer(config, staging), batch_size=None, batch_format="pyarrow")
+    optimum, seen = Optimum.empty(config.snapshots), np.zeros(-(-config.entities // 8), np.uint8)
+    with progress("generate", len(parts), unit="files") as advance:
+        for done, row in enumerate(written.iter_rows(), start=1):
+            sums = np.frombuffer(row["sums"]).reshape(optimum.sums.shape)
+            optimum = optimum.merge(Optimum(sums))
+            seen |= np.frombuffer(row["seen"], np.uint8)
+            advance(done)
+    valid_start, test_start = _boundaries(optimum)
+    num_facts = int(optimum.num_facts.sum())
+    assert num_facts == config.facts, f"{num_facts} facts written, {config.facts} expected"
+    return {
+        "num_facts": num_facts,
+        "num_entities": int(np.bitwise_count(seen).sum()),
+        "num_relations": config.relations,
+        "num_snapshots": int((optimum.num_facts > 0).sum()),
+        "valid_start": valid_start,
+        "test_start": test_start,
+        "optimum": {
+            "valid": optimum.compute(valid_start, test_start),
+            "test": optimum.compute(test_start, config.snapshots),
+        },
+    }
+
+
+def _parts(config: SyntheticConfig) -> list[_Part]:
+    """Cuts after every so many facts, between groups."""
+    ends = np.array(list(accumulate(group.num_facts for group in plan_groups(config))))
+    cuts = [0, *(np.flatnonzero(np.diff((ends - 1) // _FACTS_A_FILE)) + 1).tolist(), len(ends)]
+    return [_Part(index, start, stop) for index, (start, stop) in enumerate(pairwise(cuts))]
+
+
+def _part_writer(config: SyntheticConfig, folder: Path) -> Callable[[pa.Table], pa.Table]:
+    """A table of one part → its file; gives the sums of its optimum, and which entities it has, a bit each."""
+
+    def step(parts: pa.Table) -> pa.Table:
+        (values,) = parts.to_pylist()
+        part, world = _Part(**values), World(config)
+        optimum, seen = Optimum.empty(config.snapshots), np.zeros(config.entities, bool)
+        with pq.ParquetWriter(folder / f"part-{part.index:05d}.parquet", FACTS, compression="zstd") as writer:
+            for group in plan_groups(config)[part.start : part.stop]:
+                made = world.generate(group)
+                optimum = optimum.merge(Optimum.of(made, config.snapshots))
+                for facts in made.facts:
+                    seen[facts.subject] = seen[facts.object] = True
+                    writer.write_table(facts.table())
+        columns = {"sums": [optimum.sums.tobytes()], "seen": [np.packbits(seen).tobytes()]}
+        return pa.table({name: pa.array(value, pa.large_binary()) for name, value in columns.items()})
+
+    return step
+
+
+def _boundaries(optimum: Optimum) -> tuple[int, int]:
+    """Timestamps at which validation and test begin, where `prepare` is left to its own fractions."""
+    timestamps = np.flatnonzero(optimum.num_facts)
+    axis = TimeAxis.fit("integer", "auto", TimestampRange.of(timestamps))
+    snapshot, count = axis.snapshot(timestamps), optimum.num_facts[timestamps]
+    timeline = Timeline.merge([Timeline(snapshot, count), Timeline(snapshot + 1, -count)])
+    valid, test = choose_boundaries(SplitConfig(), axis, timeline, {}, [])
+    return int(axis.label(valid)), int(axis.label(test))
