@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from generated import SMALL, made_of, rows_of
-from graphs import graph_of
+from graphs import graph_of, moments_of
 
 from gam_kg.config import HistoryConfig
 from gam_kg.data.history import HistoryIndex
@@ -163,9 +163,10 @@ def test_no_untrained_baseline_is_better_than_the_oracle():
     rows, names = rows_of(config)
     sizes = {"num_entities": config.entities, "num_relations": len(names)}
     graph = graph_of(rows, valid_start=48, test_start=54, **sizes)
-    baselines = build_baselines(HistoryIndex(graph, HistoryConfig()), graph.partition, graph.num_relations)
-    roll(baselines.values(), graph, range(54))
-    found = rank_split(baselines, graph, list(range(54, 60)))
+    history = HistoryIndex(graph, HistoryConfig())
+    baselines = build_baselines(history, graph.partition, graph.num_relations)
+    roll(baselines.values(), history, moments_of(graph, range(54)))
+    found = rank_split(baselines, history, moments_of(graph, range(54, 60)), partition=graph.partition)
     best = optimum_of(config).compute(54, 60)["all"]
     mrr = {name: RankSummary.of(ranks).compute()["mrr"] for name, ranks in found.time_aware.items()}
     assert len(found.answer) == 2 * best["facts"]
