@@ -1,6 +1,6 @@
 """Snapshots in time order as a rank sees them: its own facts, and the questions of all ranks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -13,27 +13,28 @@ from gam_kg.distributed.topology import Topology
 _SNAPSHOTS_AHEAD = 16
 
 
-def read_moments(graph: TemporalGraph, times: Sequence[int], topology: Topology) -> Iterator[Moment]:
+def read_moments(
+    graph: TemporalGraph,
+    times: Sequence[int],
+    topology: Topology,
+    plan: Callable[[Sequence[Moment]], None] = lambda _: None,
+) -> Iterator[Moment]:
     """Snapshots in time order. A collective: all ranks ask for the same and go through them alike.
 
     Args:
         graph: The rank's facts.
         times: Ascending.
         topology: The ranks.
+        plan: Told of some snapshots together, before the first of them is given.
     """
-    for moments in read_batches(graph, times, topology):
-        yield from moments
-
-
-def read_batches(graph: TemporalGraph, times: Sequence[int], topology: Topology) -> Iterator[list[Moment]]:
-    """The same, in the batches in which they come."""
     found = graph.read(times)
     while snapshots := list(islice(found, _SNAPSHOTS_AHEAD)):
-        if topology.world_size == 1:
-            yield [Moment(snapshot) for snapshot in snapshots]
-        else:
+        moments = [Moment(snapshot) for snapshot in snapshots]
+        if topology.world_size > 1:
             rows = topology.gather(torch.cat([_asked(snapshot) for snapshot in snapshots]), "queries").T
-            yield [Moment(one, Queries.of(one.time, rows[1:, rows[0] == one.time])) for one in snapshots]
+            moments = [Moment(one, Queries.of(one.time, rows[1:, rows[0] == one.time])) for one in snapshots]
+        plan(moments)
+        yield from moments
 
 
 def _asked(snapshot: Snapshot) -> torch.Tensor:

@@ -5,7 +5,9 @@ s's own anchored facts: it finds the least of the k, and that is all that the ot
 are given owners for the same purpose. Everything sent here depends on the data alone.
 """
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +18,7 @@ from gam_kg.data.graph import TemporalGraph
 from gam_kg.data.history import Asked, HistoryIndex, Hops, Reach
 from gam_kg.data.recency import Cut, RecencyIndex, Recent, SeenKeys
 from gam_kg.data.snapshot import Moment
+from gam_kg.distributed.moments import read_moments
 from gam_kg.distributed.topology import Topology
 
 # Plans depend on the data alone: this much of them is kept from epoch to epoch.
@@ -39,68 +42,84 @@ class ShardedHistory(HistoryIndex):
 
     def __init__(self, graph: TemporalGraph, config: HistoryConfig, topology: Topology) -> None:
         super().__init__(graph, config)
-        self._topology, self._num_entities = topology, graph.num_entities
+        self._graph, self._topology, self._num_entities = graph, topology, graph.num_entities
         self._plans: dict[int, _Plan] = {}
         self._kept: dict[int, _Plan] = {}
         self._room = _KEPT_BYTES
         keys = graph.distinct(lambda rows: _fact_key(rows.anchor, graph.inverse(rows.relation), rows.other, graph))
         # The ends of paths are planned after their starts are known to all, so their past is kept apart.
-        self._starts = _OwnSubjects(keys, graph)
+        self._starts = _OwnQueries(keys, graph)
         self._ends = _OwnSubjects(keys, graph)
         self._relations = _OwnRelations(graph, topology)
+
+    @property
+    def _parts(self) -> tuple["_OwnPast", ...]:
+        return self._starts, self._ends, self._relations
 
     def reset(self) -> None:
         super().reset()
         self._plans.clear()
-        for part in (self._starts, self._ends, self._relations):
+        for part in self._parts:
             part.clear()
 
     def remember(self, moment: Moment) -> None:
+        before = self.as_of
         super().remember(moment)
         self._plans.pop(moment.time, None)
-        for part in (self._starts, self._ends, self._relations):
-            part.remember(moment)
+        for part in self._parts:
+            # What is behind, because all was planned in an earlier epoch, stays behind until it is needed.
+            if part.as_of >= before:
+                part.remember(moment)
 
     def plan(self, moments: Sequence[Moment]) -> None:
         """Find out how far back to look for the queries of the next snapshots, all of them in two messages."""
-        unknown = [moment for moment in moments if moment.time not in self._kept]
-        asked = [Asked.of(moment.queries) for moment in unknown]
+        if all(moment.time in self._kept for moment in moments):
+            return
+        self._catch_up(moments[0].time)
+        asked = {moment.time: Asked.of(moment.queries) for moment in moments if moment.time not in self._kept}
         found = []
-        left = list(asked)
         for moment in moments:
-            if left and left[0].queries.time == moment.time:
-                found.append(self._first_cuts(left.pop(0)))
+            if moment.time in asked:
+                found.append(self._first_cuts(asked[moment.time]))
             self._starts.remember(moment)
             self._relations.remember(moment)
-        first = self._shared(found)
-        neighbours = [_neighbours(hops) for *_, hops in first]
-        ends = dict(zip([moment.time for moment in unknown], neighbours, strict=True))
+        first = dict(zip(asked, self._shared(found), strict=True))
+        neighbours = {time: _neighbours(hops) for time, (*_, hops) in first.items()}
         found = []
         for moment in moments:
-            if moment.time in ends:
-                found.append([self._second_cut(ends[moment.time])])
+            if moment.time in asked:
+                found.append([self._second_cut(neighbours[moment.time])])
             self._ends.remember(moment)
-        second = self._shared(found)
-        for one, cuts, near, (cut,) in zip(asked, first, neighbours, second, strict=True):
-            plan = _Plan.of(self, one, cuts, near, cut)
-            self._plans[one.queries.time] = plan
+        second = dict(zip(asked, self._shared(found), strict=True))
+        for time, one in asked.items():
+            plan = self._plans[time] = _Plan.of(self, one, first[time], neighbours[time], *second[time])
             self._room -= plan.num_bytes
             if self._room >= 0:
-                self._kept[one.queries.time] = plan
+                self._kept[time] = plan
 
     def reach(self, asked: Asked) -> Reach:
         time = asked.queries.time
-        # A plan is of what is seen just before its snapshot, which may be asked about earlier, too.
-        plan = self._plans.get(time) or (self._kept.get(time) if self._starts.as_of > time else None)
-        if plan is None:
-            assert self._starts.as_of == self._ends.as_of == self.as_of, "planned ahead, but not for these queries"
+        plan = self._plans.get(time) or self._kept.get(time)
+        # A plan is of all that is before its snapshot; in the multi-step setting, less than that is seen.
+        if plan is None or bisect_left(self._graph.times, self.as_of) < bisect_left(self._graph.times, time):
+            self._catch_up(self.as_of)
             ((*cuts, hops),) = self._shared([self._first_cuts(asked)])
             near = _neighbours(hops)
             ((cut,),) = self._shared([[self._second_cut(near)]])
             plan = _Plan.of(self, asked, [*cuts, hops], near, cut)
         return plan.select(asked, self.query_key(asked.queries))
 
+    def _catch_up(self, time: int) -> None:
+        """Have all before a snapshot in the past of own entities and relations, and no more."""
+        behind = min(part.as_of for part in self._parts)
+        missing = [other for other in self._graph.times if behind <= other < time]
+        for moment in read_moments(self._graph, missing, self._topology):
+            for part in self._parts:
+                part.remember(moment)
+        assert all(part.as_of <= time for part in self._parts), "planned further ahead than is asked"
+
     def recent_facts(self, subjects: Tensor, limit: int) -> Recent:
+        self._catch_up(self.as_of)
         mine = self._mine(subjects)
         ((cut,),) = self._shared([[_cuts(self._starts.by_subject, subjects, mine, limit)]])
         return self.by_subject.recent(subjects, _cut_of(cut, limit))
@@ -143,24 +162,17 @@ class ShardedHistory(HistoryIndex):
         return [[next(shared).view(part.shape) for part in one] for one in found]
 
 
-class _OwnSubjects:
-    """The whole past of the rank's own entities as subjects, wherever the answers are."""
+class _OwnPast(ABC):
+    """The whole past of what a rank owns, wherever the answers are; as `HistoryIndex`, it is told of snapshots."""
 
-    def __init__(self, keys: Tensor, graph: TemporalGraph) -> None:
+    def __init__(self, keys: Tensor) -> None:
         self.as_of = 0
-        self._graph = graph
         self._seen = SeenKeys(keys)
-        num_entities = graph.num_entities
-
-        def fact_tie(item: Tensor) -> Tensor:
-            return graph.fact_tie(item // num_entities, item % num_entities)
-
-        self.by_subject = RecencyIndex(self._seen, 2 * graph.num_relations * num_entities, fact_tie)
-        self.by_query = RecencyIndex(self._seen, num_entities, graph.answer_tie)
+        self._indices: list[RecencyIndex] = []
 
     def clear(self) -> None:
         self.as_of = 0
-        for part in (self._seen, self.by_subject, self.by_query):
+        for part in (self._seen, *self._indices):
             part.clear()
 
     def remember(self, moment: Moment) -> None:
@@ -168,38 +180,58 @@ class _OwnSubjects:
         if moment.time < self.as_of:
             return
         self.as_of = moment.time + 1
-        rows, graph = moment.snapshot, self._graph
-        ids = self._seen.find(_fact_key(rows.anchor, graph.inverse(rows.relation), rows.other, graph))
+        ids = self._seen.find(self._keys(moment))
         self._seen.add(ids, moment.time)
-        self.by_subject.add(ids)
-        self.by_query.add(ids)
+        for index in self._indices:
+            index.add(ids)
+
+    @abstractmethod
+    def _keys(self, moment: Moment) -> Tensor:
+        """Keys that are seen in a snapshot."""
+
+    def _index(self, width: int, tie: Callable[[Tensor], Tensor]) -> RecencyIndex:
+        self._indices.append(RecencyIndex(self._seen, width, tie))
+        return self._indices[-1]
 
 
-class _OwnRelations:
-    """The whole past of the rank's own relations: their answers, wherever they are. Making it is a collective."""
+class _OwnSubjects(_OwnPast):
+    """The facts of the rank's entities as subjects."""
+
+    def __init__(self, keys: Tensor, graph: TemporalGraph) -> None:
+        super().__init__(keys)
+        self._graph, num_entities = graph, graph.num_entities
+
+        def fact_tie(item: Tensor) -> Tensor:
+            return graph.fact_tie(item // num_entities, item % num_entities)
+
+        self.by_subject = self._index(2 * graph.num_relations * num_entities, fact_tie)
+
+    def _keys(self, moment: Moment) -> Tensor:
+        rows, graph = moment.snapshot, self._graph
+        return _fact_key(rows.anchor, graph.inverse(rows.relation), rows.other, graph)
+
+
+class _OwnQueries(_OwnSubjects):
+    """The same, also by (subject, relation)."""
+
+    def __init__(self, keys: Tensor, graph: TemporalGraph) -> None:
+        super().__init__(keys, graph)
+        self.by_query = self._index(graph.num_entities, graph.answer_tie)
+
+
+class _OwnRelations(_OwnPast):
+    """The answers of the rank's relations. Making it is a collective."""
 
     def __init__(self, graph: TemporalGraph, topology: Topology) -> None:
-        self.as_of = 0
         self._num_entities, self._topology = graph.num_entities, topology
         keys = graph.distinct(lambda rows: rows.relation * graph.num_entities + rows.anchor)
-        self._seen = SeenKeys(torch.unique(self._sent_to_owners(keys)))
-        self.by_relation = RecencyIndex(self._seen, graph.num_entities, graph.answer_tie)
+        super().__init__(torch.unique(self._sent_to_owners(keys)))
+        self.by_relation = self._index(graph.num_entities, graph.answer_tie)
 
-    def clear(self) -> None:
-        self.as_of = 0
-        self._seen.clear()
-        self.by_relation.clear()
-
-    def remember(self, moment: Moment) -> None:
-        """Have a snapshot in the past; one that already is changes nothing."""
-        if moment.time < self.as_of:
-            return
-        self.as_of = moment.time + 1
+    def _keys(self, moment: Moment) -> Tensor:
         queries = moment.queries
         key = queries.relation[queries.answer_query] * self._num_entities + queries.answer
-        ids = self._seen.find(key[self._owner(key) == self._topology.rank])
-        self._seen.add(ids, moment.time)
-        self.by_relation.add(ids)
+        return key[self._owner(key) == self._topology.rank]
 
     def _owner(self, key: Tensor) -> Tensor:
         return key // self._num_entities % self._topology.world_size

@@ -180,7 +180,7 @@ def validation_mrr(
     ranks = rank_split(
         {"model": scorer},
         history,
-        read_moments(graph, graph.times_in("valid"), topology),
+        read_moments(graph, graph.times_in("valid"), topology, history.plan),
         partition=graph.partition,
         topology=topology,
         max_scores=max_scores,

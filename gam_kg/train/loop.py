@@ -20,7 +20,7 @@ from gam_kg.config import Config
 from gam_kg.data.graph import TemporalGraph
 from gam_kg.data.names import NameWords
 from gam_kg.data.snapshot import Moment, Queries
-from gam_kg.distributed.moments import read_batches, read_moments
+from gam_kg.distributed.moments import read_moments
 from gam_kg.distributed.neighbourhood import Neighbourhood
 from gam_kg.distributed.sharded_history import build_history
 from gam_kg.distributed.topology import Topology
@@ -178,9 +178,7 @@ class Trainer:
         past, left = self.times[: self.position.index], self.times[self.position.index :]
         for moment in read_moments(self.graph, past, self.topology):
             self._pass(moment)
-        for moments in read_batches(self.graph, left, self.topology):
-            self.history.plan(moments)
-            yield from moments
+        yield from read_moments(self.graph, left, self.topology, self.history.plan)
 
     def _pass(self, moment: Moment) -> Neighbourhood | None:
         """Have a snapshot in the past; gives the one that leaves the window for it."""

@@ -1,6 +1,7 @@
 """What ranks look up of the past is together what one index of all facts finds, each rank its own candidates."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from gam_kg.data.graph import TemporalGraph
 from gam_kg.data.history import HistoryIndex
 from gam_kg.data.past import History
 from gam_kg.data.recency import Recent
-from gam_kg.data.snapshot import Queries
+from gam_kg.data.snapshot import Moment, Queries
 from gam_kg.distributed.moments import read_moments
 from gam_kg.distributed.sharded_history import build_history
 from gam_kg.distributed.topology import Topology
@@ -138,36 +139,47 @@ def test_ranks_look_up_together_what_one_index_finds(rank_pool, world_size: int)
     assert sum(len(part) > 0 for part in parts) >= 2
 
 
-def compare_planned(topology: Topology) -> int:
-    """Two epochs of look-ups planned some snapshots ahead, as training does, against those of the whole."""
+def compare_planned(topology: Topology, seed: int, room: int) -> int:
+    """Look-ups planned some snapshots ahead in three epochs, as training does, against those of the whole.
+
+    Between the epochs it is asked without a plan, about later than is told, as multi-step evaluation does.
+    """
+    graph, config = graph_of(random_facts(seed, 120), buckets=5), HistoryConfig(**HISTORY)
+    shard, every = graph.shard(topology.rank, topology.world_size), torch.arange(NUM_ENTITIES)
+    owned = shard.partition.owns(every).tolist()
+    mine, whole = build_history(shard, config, topology), HistoryIndex(graph, config)
+    mine._room = room
+
+    def look_up(asked: Queries, case: str) -> int:
+        found, expected = told(mine.look_up(asked), shard.partition.ids), told(whole.look_up(asked), every)
+        for part, theirs in expected.items():
+            assert found[part] == owned_part(theirs, owned), f"{part}, {case}"
+        return sum(len(part) for part in found.values())
+
     rows = 0
-    every = torch.arange(NUM_ENTITIES)
-    for seed in range(3):
-        graph = graph_of(random_facts(seed, 120), buckets=5)
-        shard = graph.shard(topology.rank, topology.world_size)
-        ids, owned = shard.partition.ids, shard.partition.owns(every).tolist()
-        config = HistoryConfig(**HISTORY)
-        mine, whole = build_history(shard, config, topology), HistoryIndex(graph, config)
-        for epoch in range(2):
-            mine.reset()
-            whole.reset()
-            moments = list(read_moments(shard, shard.times, topology))
-            for first in range(0, len(moments), 3):
-                mine.plan(moments[first : first + 3])
-                for moment, other in zip(
-                    moments[first : first + 3], moments_of(graph, graph.times)[first:], strict=False
-                ):
-                    assert torch.equal(moment.queries.answer, other.queries.answer)
-                    for asked in (moment.queries, moment.queries.select(torch.arange(0, len(moment.queries), 2))):
-                        found, expected = told(mine.look_up(asked), ids), told(whole.look_up(asked), every)
-                        for part, theirs in expected.items():
-                            assert found[part] == owned_part(theirs, owned), f"epoch {epoch}, {part} of {moment.time}"
-                            rows += len(found[part])
-                    mine.remember(moment)
-                    whole.remember(other)
+    for epoch in range(3):
+        mine.reset()
+        whole.reset()
+        times = graph.times[: len(graph.times) - epoch]
+        both = zip(read_moments(shard, times, topology, by_three(mine.plan)), moments_of(graph, times), strict=True)
+        for moment, other in both:
+            assert torch.equal(moment.queries.answer, other.queries.answer)
+            for asked in (moment.queries, moment.queries.select(torch.arange(0, len(moment.queries), 2))):
+                rows += look_up(asked, f"epoch {epoch}, {moment.time}")
+            mine.remember(moment)
+            whole.remember(other)
+        rows += look_up(all_queries(graph.end + 3), f"after epoch {epoch}")
     return rows
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_planned_look_ups_find_what_one_index_finds_in_every_epoch(rank_pool, world_size: int) -> None:
-    assert sum(rank_pool.run(world_size, compare_planned)) > 1000
+def by_three(plan: Callable[[list[Moment]], None]) -> Callable[[list[Moment]], None]:
+    return lambda moments: [plan(moments[first : first + 3]) for first in range(0, len(moments), 3)]
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("room", [0, 30_000, 2**30])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_planned_look_ups_find_what_one_index_finds_in_every_epoch(
+    rank_pool, world_size: int, room: int, seed: int
+) -> None:
+    assert sum(rank_pool.run(world_size, compare_planned, seed, room)) > 1000
