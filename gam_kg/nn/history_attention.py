@@ -131,11 +131,11 @@ class PairAttention(nn.Module):
         """
         return self.query[relation] + self.subject(subject)
 
-    def forward(self, z: Tensor, query: Tensor, relation: Tensor, past: PairHistory) -> PairScores:
+    def forward(self, other: Tensor, query: Tensor, relation: Tensor, past: PairHistory) -> PairScores:
         """Score the pairs of the past.
 
         Args:
-            z: Vectors of the candidates, (num_candidates, dim).
+            other: V z of the candidates, (num_candidates, width).
             query: `queries`, (num_queries, width).
             relation: The queries' relations, int64 (num_queries,).
             past: What the history index found.
@@ -146,7 +146,7 @@ class PairAttention(nn.Module):
         key = _rows_at(self.key, seen) * (1 + _rows_at(self.key_recency, recency)) + _rows_at(self.key_count, count)
         extra = _rows_at(self.recency, recency) + _rows_at(self.count, count)
         extra = extra + (_rows_at(self.same_recency, recency) + _rows_at(self.same_count, count)) * same
-        key = _rows_at(key, kind) + _rows_at(self.other(z), past.entry_other)
+        key = _rows_at(key, kind) + _rows_at(other, past.entry_other)
         row, offsets = link_runs(past.link_query)
         weight = linked_products(_rows_at(query, row), key, offsets, past.link_entry)
         weight = weight + _rows_at(extra, _rows_at(kind, past.link_entry))
@@ -185,12 +185,12 @@ class PathAttention(nn.Module):
         """What the queries match with paths, (num_queries, width); arguments as of `PairAttention.queries`."""
         return self.query[relation] + self.subject(subject)
 
-    def forward(self, z: Tensor, query: Tensor, past: PathHistory) -> PairScores:
+    def forward(self, other: Tensor, query: Tensor, past: PathHistory) -> PairScores:
         """Score the pairs that paths join; arguments as of `PairAttention.forward`."""
         first = _rows_at(self.first, past.first_relation) * (1 + _rows_at(self.first_recency, past.first_recency))
         second = _rows_at(self.second, past.second_relation)
         ending = second + _rows_at(self.second_recency, past.second_recency)
-        ending = ending + _rows_at(self.second_count, past.second_count) + _rows_at(self.other(z), past.second_other)
+        ending = ending + _rows_at(self.second_count, past.second_count) + _rows_at(other, past.second_other)
         # ⟨query, first∘(1 + second) + ending⟩ = ⟨[query∘first, query], [1 + second, ending]⟩: paths need no keys of
         # their own, and the paths of a query over one first fact share the left side.
         num_first = max(1, len(first))
