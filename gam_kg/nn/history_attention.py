@@ -129,7 +129,7 @@ class PairAttention(nn.Module):
             subject: z of the queries' subjects, (num_queries, dim).
             relation: The queries' relations, int64 (num_queries,).
         """
-        return self.query[relation] + self.subject(subject)
+        return _rows_at(self.query, relation) + self.subject(subject)
 
     def forward(self, other: Tensor, query: Tensor, relation: Tensor, past: PairHistory) -> PairScores:
         """Score the pairs of the past.
@@ -183,7 +183,7 @@ class PathAttention(nn.Module):
 
     def queries(self, subject: Tensor, relation: Tensor) -> Tensor:
         """What the queries match with paths, (num_queries, width); arguments as of `PairAttention.queries`."""
-        return self.query[relation] + self.subject(subject)
+        return _rows_at(self.query, relation) + self.subject(subject)
 
     def forward(self, other: Tensor, query: Tensor, past: PathHistory) -> PairScores:
         """Score the pairs that paths join; arguments as of `PairAttention.forward`."""

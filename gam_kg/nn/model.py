@@ -135,7 +135,7 @@ class GAMLSTM(nn.Module):
         key = neighbourhood.entity + neighbourhood.time * self.partition.num_entities
         row_noise = None if noise is None else noise.rows(key)
         # Only the relations of this snapshot are projected: of many, few are in any one.
-        relations = self.relation[neighbourhood.relations]
+        relations = self.relation.index_select(0, neighbourhood.relations)
         attended, weights = self.gam.attend(x, sent, neighbourhood.edges, neighbourhood.edge_type, relations, row_noise)
         return weights, self.lstm(attended, memory, neighbourhood.time)
 
@@ -168,7 +168,7 @@ class GAMLSTM(nn.Module):
         # A sparse gradient is added in place to the dense one that the scores give z.
         of_subject = functional.embedding(self.partition.rows(subject), z, sparse=True)
         parts = (
-            self.decoder(of_subject, self.relation[relation], row_noise),
+            self.decoder(of_subject, self.relation.index_select(0, relation), row_noise),
             self.pair_attention.queries(of_subject, relation),
             self.path_attention.queries(of_subject, relation),
         )
