@@ -82,7 +82,7 @@ def named_rows(
 
 
 class _NamedRows(torch.autograd.Function):
-    """Autograd's own takes three times as long, and this runs over all entities at every step."""
+    """Autograd's own backward takes twice as long, and this runs over all entities at every step."""
 
     @staticmethod
     def forward(

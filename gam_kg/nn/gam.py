@@ -15,6 +15,8 @@ class GraphAttention(MessagePassing):
     edges and −∞ elsewhere and keys and values carry the edge's relation: k = W_k x_u + W_kr x_r,
     v = W_v x_u + W_vr x_r. Then a self-loop W_s x_v and a randomised leaky ReLU.
 
+    Edges are walked by `edge_attention`, not by `propagate`, which takes longer.
+
     Source: Vaswani et al. 2017, eq. 1, with the relational keys and values of Shaw et al. 2018, eq. 3 and 4.
 
     Args:

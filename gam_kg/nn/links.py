@@ -36,7 +36,7 @@ def link_offsets(row: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     Returns:
         The order, int64 (num_links,), and the rows' offsets in it, int64 (num_rows + 1,).
     """
-    # 32 bits sort in half the time of 64.
+    # Tens of thousands of 32 bits sort in half the time of 64.
     order = torch.sort(row.int(), stable=True).indices
     return order, _offsets(torch.bincount(row, minlength=num_rows))
 
