@@ -2,17 +2,18 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from gam_kg.config import ModelConfig
 from gam_kg.data.names import NameWords
 from gam_kg.data.partition import Partition
 from gam_kg.data.past import History
-from gam_kg.data.ragged import ragged_ranges
 from gam_kg.data.snapshot import Queries
 from gam_kg.distributed.neighbourhood import Neighbourhood
 from gam_kg.distributed.rows import Layout, exchange_rows, gather_rows
 from gam_kg.distributed.topology import Topology
 from gam_kg.nn.decoder import DECODERS
+from gam_kg.nn.entity_rows import WordLinks, named_rows
 from gam_kg.nn.gam import GraphAttention
 from gam_kg.nn.history_attention import PairAttention, PairScores, PathAttention, PopularityScore, add_pair_scores
 from gam_kg.nn.noise import Noise, normal_rows
@@ -41,8 +42,12 @@ class GAMLSTM(nn.Module):
 
     entity_id: Tensor
     trained: Tensor
-    word_offsets: Tensor
     word_index: Tensor
+    word_offsets: Tensor
+    word_length: Tensor
+    named_index: Tensor
+    named_offsets: Tensor
+    named_length: Tensor
 
     def __init__(
         self,
@@ -72,8 +77,10 @@ class GAMLSTM(nn.Module):
         if words is not None and len(words.words):
             self.word = nn.Parameter(torch.randn(len(words.words), dim) * 0.05)
             own = words.select(ids)
-            self.register_buffer("word_offsets", own.offsets, persistent=False)
-            self.register_buffer("word_index", own.word, persistent=False)
+            links = WordLinks.of(own.word, own.offsets)
+            for side, found in (("word", links), ("named", links.turned(len(self.word)))):
+                for name, value in found._asdict().items():
+                    self.register_buffer(f"{side}_{name}", value, persistent=False)
         self.gam = GraphAttention(dim, config.heads, config.dropout)  # ty: ignore[abstract-class-instantiation]
         self.lstm = EntityLSTM(dim)
         self.decoder = DECODERS[config.decoder](dim, config.dropout)
@@ -93,17 +100,19 @@ class GAMLSTM(nn.Module):
             (num_rows, dim), or (num_asked, dim).
         """
         own = self.trained if dropped is None else self.trained & ~dropped
-        entity, own = (self.entity, own) if index is None else (self.entity[index], own[index])
-        rows = torch.where(own[:, None], entity, self.shared)
+        words, named = self._word_links()
+        if index is None:
+            return named_rows(self.entity, self.shared, own, self.word, words, named)
+        rows = torch.where(own[index, None], self.entity[index], self.shared)
+        return rows if self.word is None or words is None else rows + words.select(index).sums(self.word)
+
+    def _word_links(self) -> tuple[WordLinks | None, WordLinks | None]:
         if self.word is None:
-            return rows
-        word, offsets = self.word_index, self.word_offsets
-        if index is not None:
-            first, length = offsets[index], offsets[index + 1] - offsets[index]
-            _, position = ragged_ranges(first, length)
-            word, offsets = word[position], torch.cat([length.new_zeros(1), torch.cumsum(length, 0)])
-        words = nn.functional.embedding_bag(word, self.word, offsets, mode="mean", include_last_offset=True)
-        return rows + words
+            return None, None
+        return (
+            WordLinks(self.word_index, self.word_offsets, self.word_length),
+            WordLinks(self.named_index, self.named_offsets, self.named_length),
+        )
 
     def update(
         self, rows: Tensor, memory: Memory, neighbourhood: Neighbourhood, noise: Noise | None = None
@@ -126,7 +135,7 @@ class GAMLSTM(nn.Module):
         key = neighbourhood.entity + neighbourhood.time * self.partition.num_entities
         row_noise = None if noise is None else noise.rows(key)
         # Only the relations of this snapshot are projected: of many, few are in any one.
-        relations = self.relation[neighbourhood.relations]
+        relations = self.relation.index_select(0, neighbourhood.relations)
         attended, weights = self.gam.attend(x, sent, neighbourhood.edges, neighbourhood.edge_type, relations, row_noise)
         return weights, self.lstm(attended, memory, neighbourhood.time)
 
@@ -156,9 +165,10 @@ class GAMLSTM(nn.Module):
             layout = Layout.of(self.partition.owner(subject), self.topology)
             relation, subject = relation[layout.own], subject[layout.own]
         row_noise = None if noise is None else noise.rows(subject * 2 * self.num_relations + relation)
-        of_subject = z[self.partition.rows(subject)]
+        # A sparse gradient is added in place to the dense one that the scores give z.
+        of_subject = functional.embedding(self.partition.rows(subject), z, sparse=True)
         parts = (
-            self.decoder(of_subject, self.relation[relation], row_noise),
+            self.decoder(of_subject, self.relation.index_select(0, relation), row_noise),
             self.pair_attention.queries(of_subject, relation),
             self.path_attention.queries(of_subject, relation),
         )
@@ -174,10 +184,13 @@ class GAMLSTM(nn.Module):
         """The sparse part of the scores, by part; `asked` is what `query_vectors` gives, the rest as of `scores`."""
         _, pair, path = asked
         parts = []
+        # One product for both, since it runs over all candidates.
+        other = functional.linear(z, torch.cat([self.pair_attention.other.weight, self.path_attention.other.weight]))
+        pair_other, path_other = other.chunk(2, 1)
         if history.pairs is not None:
-            parts.append(self.pair_attention(z, pair, queries.relation, history.pairs))
+            parts.append(self.pair_attention(pair_other, pair, queries.relation, history.pairs))
         if history.paths is not None:
-            parts.append(self.path_attention(z, path, history.paths))
+            parts.append(self.path_attention(path_other, path, history.paths))
         if history.popularity is not None:
             parts.append(self.popularity(history.popularity))
         return parts

@@ -7,6 +7,7 @@ on any number of ranks and on any device, and a resumed run the same as an unint
 import math
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -57,8 +58,7 @@ class RowNoise:
         """Hashes, int32 (num_rows, columns). Source: Wellons 2018, "lowbias32", on (row hash + column hash)."""
         start = (self.noise.seed * 1_000_003 + self.noise.step) * 2**20 + zlib.crc32(site.encode())
         row = _mix64(self.key + _signed64(start * 0x9E3779B97F4A7C15))
-        column = _mix64(torch.arange(1, columns + 1, device=row.device) * 0x632BE59BD9B4E019)
-        x = _low32(row)[:, None] + _low32(column)
+        x = _low32(row)[:, None] + _column_hashes(columns, row.device)
         x ^= x >> 16
         x *= 0x7FEB352D
         x ^= x >> 15
@@ -99,6 +99,12 @@ def normal_rows(key: Tensor, columns: int, seed: int, site: str) -> Tensor:
         angle = 2 * math.pi * row_noise.uniform(columns, f"{site} angle")
         out[rows] = (radius * torch.cos(angle)).to(out.dtype)
     return out
+
+
+@lru_cache(maxsize=64)
+def _column_hashes(columns: int, device: torch.device) -> Tensor:
+    """The same at every step and site; int32 (columns,)."""
+    return _low32(_mix64(torch.arange(1, columns + 1, device=device) * 0x632BE59BD9B4E019))
 
 
 def _mix64(x: Tensor) -> Tensor:

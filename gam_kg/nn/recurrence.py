@@ -29,7 +29,7 @@ class Memory:
 
     def rows(self, index: Tensor) -> "Memory":
         """A copy of some rows."""
-        return Memory(self.hidden[index], self.cell[index], self.last_seen[index])
+        return Memory(*(state.index_select(0, index) for state in vars(self).values()))
 
     def replaced(self, index: Tensor, rows: "Memory") -> "Memory":
         """A copy with some rows replaced; gradients flow through both."""

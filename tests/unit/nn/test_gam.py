@@ -9,7 +9,8 @@ from torch.nn import functional
 from torch_geometric.data import Data
 from torch_geometric.nn import GCNConv, MessagePassing
 
-from gam_kg.nn.gam import GraphAttention, edge_softmax
+from gam_kg.nn.gam import GraphAttention
+from gam_kg.nn.sparse_attention import edge_softmax
 
 DIM, NUM_TYPES = 4, 3
 EVAL_SLOPE = (1 / 8 + 1 / 3) / 2

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from graphs import (
@@ -11,11 +13,11 @@ from graphs import (
     random_facts,
     tiny_model,
 )
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gam_kg.config import HistoryConfig
-from gam_kg.data.past import NEVER, log_bucket
+from gam_kg.data.past import NEVER, History, log_bucket
 from gam_kg.nn.history_attention import PairScores, add_pair_scores
 
 CONFIG = HistoryConfig(**HISTORY)
@@ -114,6 +116,83 @@ def test_each_part_equals_a_loop_over_queries_and_facts(part, scale, seed, time)
         ]
     )
     torch.testing.assert_close(scores, expected, rtol=1e-10, atol=1e-10)
+
+
+def naive_pairs(part, z, query, relation, past):
+    """`PairAttention` with vectors for all links and pairs."""
+    key = part.key[past.entry_relation] * (1 + part.key_recency[past.entry_recency])
+    key = key + part.key_count[past.entry_count] + part.other(z)[past.entry_other]
+    extra = part.recency[past.entry_recency] + part.count[past.entry_count]
+    same = part.same_recency[past.entry_recency] + part.same_count[past.entry_count]
+    extra = extra + torch.where(past.entry_same, same, 0)
+    weight = (query[past.link_query] * key[past.link_entry]).sum(-1) + extra[past.link_entry]
+    total = torch.zeros(len(past.pair_query), dtype=z.dtype)
+    pointer = torch.log1p(total.index_add(0, past.link_pair, weight.clamp(max=12).exp()))
+    hidden = sum(rows[column] for rows, column in zip(part.features, past.pair_features.unbind(1), strict=True))
+    asked = relation[past.pair_query]
+    return pointer + torch.relu(hidden * (1 + part.gain[asked]) + part.bias[asked]) @ part.out
+
+
+def naive_paths(part, z, query, relation, past):
+    first = part.first[past.first_relation] * (1 + part.first_recency[past.first_recency])
+    second = part.second[past.second_relation]
+    ending = second + part.second_recency[past.second_recency] + part.second_count[past.second_count]
+    ending = ending + part.other(z)[past.second_other]
+    key = first[past.path_first] * (1 + second)[past.path_second] + ending[past.path_second]
+    weight = (query[past.link_query] * key[past.link_path]).sum(-1) + part.bias
+    total = torch.zeros(len(past.pair_query), dtype=z.dtype)
+    return torch.log1p(total.index_add(0, past.link_pair, weight.clamp(max=10).exp()))
+
+
+def naive_popularity(part, z, query, relation, past):
+    features = part.recency[past.recency] + part.count[past.count]
+    score = (part.relation[past.relation] * features).sum(-1)
+    return (score + part.recency_bias[past.recency] + part.count_bias[past.count])[past.link_row]
+
+
+NAIVE = {"pairs": naive_pairs, "paths": naive_paths, "popularity": naive_popularity}
+
+
+def shuffled(past, random):
+    """The same past with its links in another order, and a third of them twice."""
+    (size,) = {len(value) for name, value in vars(past).items() if name.startswith("link_")}
+    order = [*range(size), *range(0, size, 3)]
+    random.shuffle(order)
+    return replace(past, **{name: value[order] for name, value in vars(past).items() if name.startswith("link_")})
+
+
+@pytest.mark.parametrize("part", NAIVE)
+@given(st.integers(0, 1000), st.integers(0, 9), st.booleans(), st.randoms(use_true_random=False))
+@example(0, 0, False, None)  # nothing is past
+@settings(max_examples=12, deadline=None)
+def test_scores_and_gradients_are_those_of_vectors_for_all_links(part, seed, time, shuffle, random):
+    graph = graph_of(random_facts(seed))
+    off = {key: value for name, changes in OFF.items() if name != part for key, value in changes.items()}
+    model = tiny_model(graph, seed, history=off)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)  # some start from zero
+    queries = all_queries(time)
+    past = getattr(history_before(graph, model.config.history, queries.time).look_up(queries), part)
+    past = shuffled(past, random) if shuffle and random else past
+    z = torch.randn(NUM_ENTITIES, 4, dtype=torch.float64, requires_grad=True)
+    asked = model.query_vectors(z, queries)
+    asked, layer = {
+        "pairs": (asked[1], model.pair_attention),
+        "paths": (asked[2], model.path_attention),
+        "popularity": (asked[0], model.popularity),
+    }[part]
+    histories = {"pairs": None, "paths": None, "popularity": None, part: past}
+    (found,) = model.history_scores(z, (asked, asked, asked), queries, History(**histories))
+    expected = NAIVE[part](layer, z, asked, queries.relation, past)
+    torch.testing.assert_close(found.score, expected, rtol=1e-10, atol=1e-10)
+    grad, inputs = torch.randn_like(expected), (z, *layer.parameters())
+    gradients = [
+        torch.autograd.grad(score, inputs, grad, retain_graph=True, allow_unused=True, materialize_grads=True)
+        for score in (found.score, expected)
+    ]
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
 
 
 def test_scores_are_the_sum_of_the_dense_part_and_all_others():
