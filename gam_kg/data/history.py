@@ -13,7 +13,7 @@ from torch import Tensor
 from gam_kg.config import HistoryConfig
 from gam_kg.data.graph import TemporalGraph
 from gam_kg.data.past import NEVER, History, PairHistory, PathHistory, Popularity, log_bucket
-from gam_kg.data.ragged import offsets_of, ragged_ranges
+from gam_kg.data.ragged import offsets_of, ragged_ranges, where
 from gam_kg.data.recency import LATER, Cut, RecencyIndex, Recent, SeenKeys
 from gam_kg.data.snapshot import Moment, Queries, Snapshot
 from gam_kg.errors import DataError
@@ -213,14 +213,14 @@ class HistoryIndex:
 
         start, length = offsets_of(recent.row, len(asked.subjects))
         link_query, link_entry = ragged_ranges(start[subject_row], length[subject_row])
-        # The query's own relation is looked up apart, further back, unless that is switched off.
-        different = relation[link_entry] != queries.relation[link_query]
-        if self.config.same_relation == 0:
-            different = torch.ones_like(different)
+        if self.config.same_relation > 0:
+            # The query's own relation is looked up apart, further back.
+            different = relation.index_select(0, link_entry) != queries.relation.index_select(0, link_query)
+            link_query, link_entry = where(different, link_query, link_entry)
         same_entry = torch.arange(num_recent, len(relation), device=relation.device)
-        link_query = torch.cat([link_query[different], same.row])
-        link_entry = torch.cat([link_entry[different], same_entry])
-        pair_query, pair_other, link_pair = self._distinct_pairs(link_query, other[link_entry])
+        link_query = torch.cat([link_query, same.row])
+        link_entry = torch.cat([link_entry, same_entry])
+        pair_query, pair_other, link_pair = self._distinct_pairs(link_query, other.index_select(0, link_entry))
 
         num_pairs = len(pair_query)
         same_pair = link_pair[len(link_pair) - len(same_entry) :]
@@ -229,7 +229,7 @@ class HistoryIndex:
         same_count = torch.zeros(num_pairs, dtype=torch.int64, device=relation.device)
         same_count[same_pair] = count[same_entry]
         any_recency = torch.full((num_pairs,), NEVER, device=relation.device)
-        any_recency.scatter_reduce_(0, link_pair, recency[link_entry], "amin")
+        any_recency.scatter_reduce_(0, link_pair, recency.index_select(0, link_entry), "amin")
         num_links = log_bucket(torch.bincount(link_pair, minlength=num_pairs))
         features = torch.stack([same_recency, same_count, any_recency, num_links], 1)
         return PairHistory(
@@ -254,12 +254,15 @@ class HistoryIndex:
 
         start, length = offsets_of(second.row, len(neighbours))
         path_first, path_second = ragged_ranges(start[neighbour_row], length[neighbour_row])
-        path_subject = hops.row[path_first]
-        returns = self._ids[second_other[path_second]] == asked.subjects[path_subject]
-        path_first, path_second, path_subject = path_first[~returns], path_second[~returns], path_subject[~returns]
+        path_subject = hops.row.index_select(0, path_first)
+        ends = self._ids.index_select(0, second_other).index_select(0, path_second)
+        kept = ends != asked.subjects.index_select(0, path_subject)
+        path_first, path_second, path_subject = where(kept, path_first, path_second, path_subject)
         start, length = offsets_of(path_subject, len(asked.subjects))
         link_query, link_path = ragged_ranges(start[asked.subject_row], length[asked.subject_row])
-        pair_query, pair_other, link_pair = self._distinct_pairs(link_query, second_other[path_second[link_path]])
+        pair_query, pair_other, link_pair = self._distinct_pairs(
+            link_query, second_other.index_select(0, path_second.index_select(0, link_path))
+        )
         time = asked.queries.time
         return PathHistory(
             hops.relation,
@@ -279,10 +282,8 @@ class HistoryIndex:
 
     def _popularity(self, asked: Asked, reach: Reach) -> Popularity:
         found = self.by_relation.recent(asked.relations, reach.popular)
-        start, length = offsets_of(found.row, len(asked.relations))
-        link_query, link_row = ragged_ranges(start[asked.relation_row], length[asked.relation_row])
         recency, count = log_bucket(asked.queries.time - found.last), log_bucket(found.count)
-        return Popularity(asked.relations[found.row], found.item, recency, count, link_query, link_row)
+        return Popularity(asked.relations, asked.relation_row, found.row, found.item, recency, count)
 
     def _distinct_pairs(self, query: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pair, link_pair = torch.unique(query * self.stride + other, return_inverse=True)

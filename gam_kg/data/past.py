@@ -78,19 +78,21 @@ class PathHistory:
 
 @dataclass(frozen=True)
 class Popularity:
-    """The most recent objects of each relation asked about.
+    """The most recent objects of each relation asked about, whoever the subject.
 
     Attributes:
-        relation, other, recency, count: One row a (relation, object), int64 (num_rows,).
-        link_query, link_row: Which query reads which row, int64 (num_links,).
+        relations: The distinct relations, int64 (num_relations,).
+        query_row: Which of them each query asks about, int64 (num_queries,).
+        row, other, recency, count: Relation, object and buckets of what each relation has, int64 (num_rows,); `row`
+            ascending, objects of a row distinct.
     """
 
-    relation: Tensor
+    relations: Tensor
+    query_row: Tensor
+    row: Tensor
     other: Tensor
     recency: Tensor
     count: Tensor
-    link_query: Tensor
-    link_row: Tensor
 
 
 @dataclass(frozen=True)

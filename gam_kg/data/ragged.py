@@ -15,10 +15,9 @@ def ragged_ranges(start: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         row: Which range each position belongs to, int64 (total,), ascending.
         position: The positions, int64 (total,).
     """
-    ends = torch.cumsum(length, 0)
-    row = torch.repeat_interleave(torch.arange(len(length), device=length.device), length)
-    within = torch.arange(len(row), device=row.device) - (ends - length)[row]
-    return row, start[row] + within
+    row = torch.repeat_interleave(length)
+    shift = start + length - torch.cumsum(length, 0)
+    return row, shift.index_select(0, row).add_(torch.arange(len(row), device=row.device))
 
 
 def offsets_of(row: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
@@ -33,3 +32,14 @@ def offsets_of(row: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     """
     length = torch.bincount(row, minlength=num_rows)
     return torch.cumsum(length, 0) - length, length
+
+
+def where(mask: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
+    """The rows of columns at which a mask is true, found once for all columns.
+
+    Args:
+        mask: bool (num_rows,).
+        columns: (num_rows, ...) each.
+    """
+    index = torch.nonzero(mask)[:, 0]
+    return tuple(column.index_select(0, index) for column in columns)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gam_kg.data.ragged import ragged_ranges
+from gam_kg.data.ragged import ragged_ranges, where
 
 LATER = torch.iinfo(torch.int64).max
 _MOST_INT32 = torch.iinfo(torch.int32).max
@@ -124,7 +124,7 @@ class RecencyIndex:
         """
         if not len(ids):
             return
-        keys = self._seen.keys[ids]
+        keys = self._seen.keys.index_select(0, ids)
         groups, of_key, length = torch.unique_consecutive(keys // self._width, return_inverse=True, return_counts=True)
         order = torch.argsort(self._tie(keys % self._width))
         weight = of_key * (2**32) + self._seen.count[ids]
@@ -157,8 +157,7 @@ class RecencyIndex:
             return self._above(stop, used, limit)
         row, ids = self._latest(stop, used, used.clamp(max=2 * limit), lambda row, _: _lengths(row, groups) >= limit)
         from_end = torch.cumsum(_lengths(row, groups), 0)[row] - 1 - torch.arange(len(row), device=row.device)
-        kept = from_end < limit
-        return self._at(row[kept], ids[kept])
+        return self._at(*where(from_end < limit, row, ids))
 
     def cut(self, groups: Tensor, limit: int) -> Cut:
         """The least item of each group that `recent` finds with `limit`.
@@ -195,7 +194,7 @@ class RecencyIndex:
         row, count = found.row[at_cut], found.count[at_cut]
         above = (count == cut.count[row]) & (self._tie(found.item[at_cut]) >= cut.tie[row])
         kept[at_cut] = above | (count > cut.count[row])
-        return Recent(*(column[kept] for column in vars(found).values()))
+        return Recent(*where(kept, *vars(found).values()))
 
     def _latest(
         self, stop: Tensor, used: Tensor, width: Tensor, enough: Callable[[Tensor, Tensor], Tensor]
@@ -210,13 +209,13 @@ class RecencyIndex:
 
     def _live(self, start: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         row, position = ragged_ranges(start, length)
-        ids = self._written[position].long()
-        live = self._place[ids] == position
-        return row[live], ids[live]
+        ids = self._written.index_select(0, position).long()
+        row, ids = where(self._place.index_select(0, ids) == position, row, ids)
+        return row, ids
 
     def _at(self, row: Tensor, ids: Tensor) -> Recent:
-        seen = self._seen
-        return Recent(row, seen.keys[ids] % self._width, seen.last[ids].long(), seen.count[ids].long(), ids)
+        key, last, count = (column.index_select(0, ids) for column in vars(self._seen).values())
+        return Recent(row, key % self._width, last.long(), count.long(), ids)
 
     def _squeeze(self, first: Tensor) -> None:
         """Move the live keys of groups, told by their first keys, to the start of their rooms."""

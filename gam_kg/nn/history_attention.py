@@ -1,6 +1,6 @@
 """What the past says of a candidate: attention over the subject's facts, two-hop paths and popularity.
 
-Each part gives scores to (query, candidate) pairs only; they are added to the dense scores.
+The first two give scores to (query, candidate) pairs only; popularity gives all queries of a relation the same.
 """
 
 from collections.abc import Sequence
@@ -135,7 +135,7 @@ class PairAttention(nn.Module):
         """Score the pairs of the past.
 
         Args:
-            other: V z of the candidates, (num_candidates, width).
+            other: V z of each entry's candidate, (num_entries, width).
             query: `queries`, (num_queries, width).
             relation: The queries' relations, int64 (num_queries,).
             past: What the history index found.
@@ -146,7 +146,7 @@ class PairAttention(nn.Module):
         key = _rows_at(self.key, seen) * (1 + _rows_at(self.key_recency, recency)) + _rows_at(self.key_count, count)
         extra = _rows_at(self.recency, recency) + _rows_at(self.count, count)
         extra = extra + (_rows_at(self.same_recency, recency) + _rows_at(self.same_count, count)) * same
-        key = _rows_at(key, kind) + _rows_at(other, past.entry_other)
+        key = _rows_at(key, kind) + other
         row, offsets = link_runs(past.link_query)
         weight = linked_products(_rows_at(query, row), key, offsets, past.link_entry)
         weight = weight + _rows_at(extra, _rows_at(kind, past.link_entry))
@@ -186,11 +186,17 @@ class PathAttention(nn.Module):
         return _rows_at(self.query, relation) + self.subject(subject)
 
     def forward(self, other: Tensor, query: Tensor, past: PathHistory) -> PairScores:
-        """Score the pairs that paths join; arguments as of `PairAttention.forward`."""
+        """Score the pairs that paths join.
+
+        Args:
+            other: W_k z of each second hop's end, (num_second, width).
+            query: `queries`, (num_queries, width).
+            past: What the history index found.
+        """
         first = _rows_at(self.first, past.first_relation) * (1 + _rows_at(self.first_recency, past.first_recency))
         second = _rows_at(self.second, past.second_relation)
         ending = second + _rows_at(self.second_recency, past.second_recency)
-        ending = ending + _rows_at(self.second_count, past.second_count) + _rows_at(other, past.second_other)
+        ending = ending + _rows_at(self.second_count, past.second_count) + other
         # ⟨query, first∘(1 + second) + ending⟩ = ⟨[query∘first, query], [1 + second, ending]⟩: paths need no keys of
         # their own, and the paths of a query over one first fact share the left side.
         num_first = max(1, len(first))
@@ -215,11 +221,18 @@ class PopularityScore(nn.Module):
         self.count = _rows(NUM_BUCKETS, width, 0.1)
         self.recency_bias, self.count_bias = _scalars(NUM_BUCKETS), _scalars(NUM_BUCKETS)
 
-    def forward(self, past: Popularity) -> PairScores:
-        """Score the popular objects of the queries' relations."""
+    def forward(self, past: Popularity, num_candidates: int) -> Tensor:
+        """Scores of all candidates for each relation asked about, (num_relations, num_candidates).
+
+        Args:
+            past: What the history index found.
+            num_candidates: Number of candidates.
+        """
         features = (self.recency[:, None] + self.count).flatten(0, 1)
         extra = (self.recency_bias[:, None] + self.count_bias).flatten()
         kind = past.recency * NUM_BUCKETS + past.count
-        row, offsets = link_runs(past.relation)
-        score = linked_products(_rows_at(self.relation, row), features, offsets, kind) + _rows_at(extra, kind)
-        return PairScores(past.link_query, _rows_at(past.other, past.link_row), _rows_at(score, past.link_row))
+        run, offsets = link_runs(past.row)
+        asked = _rows_at(self.relation, _rows_at(past.relations, run))
+        score = linked_products(asked, features, offsets, kind) + _rows_at(extra, kind)
+        table = score.new_zeros(len(past.relations) * num_candidates)
+        return table.scatter(0, past.row * num_candidates + past.other, score).view(len(past.relations), num_candidates)

@@ -1,5 +1,7 @@
 """GAM_LSTM: entity rows and memory, graph attention, LSTM, decoder and history attention in one module."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -152,7 +154,13 @@ class GAMLSTM(nn.Module):
             (num_queries, num_rows).
         """
         asked = self.query_vectors(z, queries, noise)
-        dense = (asked[0] @ z.T).to(z.dtype)
+        popular = self.popularity_scores(history, len(z))
+        if popular is None:
+            dense = (asked[0] @ z.T).to(z.dtype)
+        elif torch.is_autocast_enabled(z.device.type):
+            dense = popular + (asked[0] @ z.T).to(z.dtype)
+        else:
+            dense = torch.addmm(popular, asked[0], z.T)  # a pass over all scores less
         return add_pair_scores(dense, self.history_scores(z, asked, queries, history))
 
     def query_vectors(self, z: Tensor, queries: Queries, noise: Noise | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -178,19 +186,41 @@ class GAMLSTM(nn.Module):
         dense, pair, path = gathered.split([part.shape[1] for part in parts], 1)
         return dense, pair, path
 
+    def popularity_scores(self, history: History, num_candidates: int) -> Tensor | None:
+        """How popular the candidates are for the queries' relations, (num_queries, num_candidates)."""
+        past = history.popularity
+        return None if past is None else self.popularity(past, num_candidates).index_select(0, past.query_row)
+
     def history_scores(
         self, z: Tensor, asked: tuple[Tensor, Tensor, Tensor], queries: Queries, history: History
     ) -> list[PairScores]:
-        """The sparse part of the scores, by part; `asked` is what `query_vectors` gives, the rest as of `scores`."""
+        """The scores of pairs, by part; `asked` is what `query_vectors` gives, the rest as of `scores`."""
         _, pair, path = asked
-        parts = []
-        # One product for both, since it runs over all candidates.
-        other = functional.linear(z, torch.cat([self.pair_attention.other.weight, self.path_attention.other.weight]))
-        pair_other, path_other = other.chunk(2, 1)
-        if history.pairs is not None:
-            parts.append(self.pair_attention(pair_other, pair, queries.relation, history.pairs))
-        if history.paths is not None:
-            parts.append(self.path_attention(path_other, path, history.paths))
-        if history.popularity is not None:
-            parts.append(self.popularity(history.popularity))
+        pairs, paths = history.pairs, history.paths
+        ends = []
+        if pairs is not None:
+            ends.append((self.pair_attention.other.weight, pairs.entry_other))
+        if paths is not None:
+            ends.append((self.path_attention.other.weight, paths.second_other))
+        others, parts = iter(_mapped_rows(z, ends)), []
+        if pairs is not None:
+            parts.append(self.pair_attention(next(others), pair, queries.relation, pairs))
+        if paths is not None:
+            parts.append(self.path_attention(next(others), path, paths))
         return parts
+
+
+def _mapped_rows(x: Tensor, wanted: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Rows of several linear maps of x: of each map its own, (num_rows, width).
+
+    Args:
+        x: (num_rows, dim).
+        wanted: The weight (width, dim) of each map, and which rows of x are wanted, int64 (num_wanted,).
+    """
+    if sum(len(rows) for _, rows in wanted) < len(x):
+        return [functional.linear(x.index_select(0, rows), weight) for weight, rows in wanted]
+    if not wanted:
+        return []
+    weights = [weight for weight, _ in wanted]
+    mapped = functional.linear(x, torch.cat(weights)).split([len(weight) for weight in weights], 1)
+    return [one.index_select(0, rows) for one, (_, rows) in zip(mapped, wanted, strict=True)]

@@ -84,9 +84,7 @@ def told(history: History, ids: Tensor) -> dict[str, Counter]:
         )
         found["ends of paths"] = counted(paths.pair_query, ids[paths.pair_other])
     if (popular := history.popularity) is not None:
-        row = popular.link_row
-        columns = (popular.relation[row], popular.recency[row], popular.count[row])
-        found["popular"] = counted(popular.link_query, ids[popular.other[row]], *columns)
+        found["popular"] = counted(popular.relations[popular.row], ids[popular.other], popular.recency, popular.count)
     return found
 
 

@@ -134,12 +134,12 @@ def test_popularity_is_what_a_walk_through_the_facts_finds(rows, as_of, later, p
         return
     assert found is not None
     expected = Counter(
-        (query, relation, other, bucket(queries.time - last), bucket(count))
-        for query, relation in enumerate(queries.relation.tolist())
+        (relation, other, bucket(queries.time - last), bucket(count))
+        for relation in set(queries.relation.tolist())
         for other, last, count in past.popular(relation, popular)
     )
-    row = found.link_row
-    columns = (found.link_query, found.relation[row], found.other[row], found.recency[row], found.count[row])
+    assert torch.equal(found.relations[found.query_row], queries.relation)
+    columns = (found.relations[found.row], found.other, found.recency, found.count)
     assert Counter(zip(*(column.tolist() for column in columns), strict=True)) == expected
 
 
