@@ -64,6 +64,40 @@ class _AddAt(torch.autograd.Function):
         return grad, None, grad.reshape(-1)[index]
 
 
+def popular_products(query: Tensor, candidates: Tensor, popularity: Tensor, query_row: Tensor) -> Tensor:
+    """Inner products of queries and candidates, plus the popularity that each query's relation gives the candidates.
+
+    Args:
+        query: (num_queries, dim).
+        candidates: (num_candidates, dim).
+        popularity: (num_relations, num_candidates).
+        query_row: Which of its rows each query takes, int64 (num_queries,).
+
+    Returns:
+        (num_queries, num_candidates), of the dtype of `candidates`.
+    """
+    if torch.is_autocast_enabled(candidates.device.type):
+        return (query @ candidates.T).to(candidates.dtype) + popularity.index_select(0, query_row)
+    return _PopularProducts.apply(query, candidates, popularity, query_row)
+
+
+class _PopularProducts(torch.autograd.Function):
+    """Products added in place to the popularity: autograd's own takes two passes more over all scores."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, candidates: Tensor, popularity: Tensor, query_row: Tensor) -> Tensor:
+        ctx.save_for_backward(query, candidates, query_row)
+        ctx.num_relations = len(popularity)
+        return popularity.index_select(0, query_row).addmm_(query, candidates.T)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        query, candidates, query_row = ctx.saved_tensors
+        of_popularity = grad.new_zeros(ctx.num_relations, grad.shape[1]).index_add_(0, query_row, grad)
+        return grad @ candidates, grad.T @ query, of_popularity, None
+
+
 def _rows(num_rows: int, dim: int, std: float) -> nn.Parameter:
     return nn.Parameter(torch.randn(num_rows, dim) * std)
 

@@ -17,7 +17,14 @@ from gam_kg.distributed.topology import Topology
 from gam_kg.nn.decoder import DECODERS
 from gam_kg.nn.entity_rows import WordLinks, named_rows
 from gam_kg.nn.gam import GraphAttention
-from gam_kg.nn.history_attention import PairAttention, PairScores, PathAttention, PopularityScore, add_pair_scores
+from gam_kg.nn.history_attention import (
+    PairAttention,
+    PairScores,
+    PathAttention,
+    PopularityScore,
+    add_pair_scores,
+    popular_products,
+)
 from gam_kg.nn.noise import Noise, normal_rows
 from gam_kg.nn.recurrence import EntityLSTM, Memory
 from gam_kg.nn.vectors import unit
@@ -154,13 +161,11 @@ class GAMLSTM(nn.Module):
             (num_queries, num_rows).
         """
         asked = self.query_vectors(z, queries, noise)
-        popular = self.popularity_scores(history, len(z))
-        if popular is None:
+        past = history.popularity
+        if past is None:
             dense = (asked[0] @ z.T).to(z.dtype)
-        elif torch.is_autocast_enabled(z.device.type):
-            dense = popular + (asked[0] @ z.T).to(z.dtype)
         else:
-            dense = torch.addmm(popular, asked[0], z.T)  # a pass over all scores less
+            dense = popular_products(asked[0], z, self.popularity(past, len(z)), past.query_row)
         return add_pair_scores(dense, self.history_scores(z, asked, queries, history))
 
     def query_vectors(self, z: Tensor, queries: Queries, noise: Noise | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -185,11 +190,6 @@ class GAMLSTM(nn.Module):
         gathered = gather_rows(torch.cat(parts, 1), layout, self.topology, "queries")
         dense, pair, path = gathered.split([part.shape[1] for part in parts], 1)
         return dense, pair, path
-
-    def popularity_scores(self, history: History, num_candidates: int) -> Tensor | None:
-        """How popular the candidates are for the queries' relations, (num_queries, num_candidates)."""
-        past = history.popularity
-        return None if past is None else self.popularity(past, num_candidates).index_select(0, past.query_row)
 
     def history_scores(
         self, z: Tensor, asked: tuple[Tensor, Tensor, Tensor], queries: Queries, history: History

@@ -32,6 +32,34 @@ class _Unit(torch.autograd.Function):
         return torch.addcmul(grad, out, along, value=-1).div_(length)
 
 
+def tapped(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """All rows, and beside them some of them, whose gradients are added in place to those of all.
+
+    The gradient of all rows must be nobody else's when it arrives here, as that of `unit` is.
+
+    Args:
+        x: (num_rows, dim).
+        index: int64 (num_some,).
+
+    Returns:
+        (num_rows, dim) and (num_some, dim).
+    """
+    return _Tapped.apply(x, index)
+
+
+class _Tapped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(index)
+        return x.view_as(x), x.index_select(0, index)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_all: Tensor, of_some: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return of_all.index_add_(0, index, of_some), None
+
+
 def segment_log_sum(weight: Tensor, segment: Tensor, num_segments: int) -> Tensor:
     """log(1 + sum of exp(weight) over each segment); (num_links,) → (num_segments,)."""
     total = torch.zeros(num_segments, dtype=weight.dtype, device=weight.device)

@@ -18,7 +18,7 @@ from gam_kg.distributed.sharded_softmax import Targets, sharded_cross_entropy
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.noise import Noise
 from gam_kg.nn.recurrence import Memory
-from gam_kg.nn.vectors import unit
+from gam_kg.nn.vectors import tapped, unit
 from gam_kg.train.stopwatch import Stopwatch
 
 _MOST_QUERIES = 4000
@@ -44,16 +44,17 @@ def entity_vectors(
         (num_rows, dim).
     """
     rows = model.entity_rows(dropped)
-    hidden = memory.hidden
-    if window:
-        touched = torch.unique(torch.cat([snapshot.active for snapshot in window]))
-        compact, compact_rows = memory.rows(touched), rows[touched]
-        for snapshot in window:
-            active = torch.searchsorted(touched, snapshot.active)
-            _, after = model.update(compact_rows[active], compact.rows(active), snapshot, noise)
-            compact = compact.replaced(active, after)
-        hidden = hidden.index_copy(0, touched, compact.hidden)
-    return unit(rows + hidden)
+    if not window:
+        return unit(rows + memory.hidden)
+    touched = torch.unique(torch.cat([snapshot.active for snapshot in window]))
+    before = compact = memory.rows(touched)
+    rows, compact_rows = tapped(rows, touched)
+    for snapshot in window:
+        active = torch.searchsorted(touched, snapshot.active)
+        _, after = model.update(compact_rows[active], compact.rows(active), snapshot, noise)
+        compact = compact.replaced(active, after)
+    # Adding what has changed makes no copy of all rows, forward or backward.
+    return unit((rows + memory.hidden).index_add_(0, touched, compact.hidden - before.hidden))
 
 
 @torch.no_grad()

@@ -3,7 +3,8 @@
     python tests/performance/scaling.py RUN_FOLDER [--ranks 2] [--rounds 3] [--snapshots 40] [--first 200]
 
 RUN_FOLDER holds a prepared `graph/`. Each round trains the same snapshots in fresh processes, on one rank and then on
-several. Plans of the history are made in the steps measured, as in a first epoch.
+several, twice: as in a first epoch, in which plans of the history are made, and as in a later one, for which they are
+kept.
 """
 
 import argparse
@@ -37,24 +38,36 @@ def measure(folder: Path, first: int, snapshots: int) -> dict[str, Any]:
         graph, _ = TemporalGraph.load(path, rank=topology.rank, world_size=topology.world_size)
         words = NameWords.of(read_names(path, "entity").to_pylist(), known=graph.trained.tolist())
         trainer = Trainer(config, graph, words, topology=topology, device=device)
-        trainer.position.index = first
-        told = [step.snapshot for _, step in zip(range(WARM_UP + snapshots), trainer.run(), strict=False)][WARM_UP:]
-        steps = [step for step in told if step is not None]
+        epochs = [_steps(trainer, first, snapshots) for _ in range(2)]
         own = [trainer.model.entity, *trainer.optimizer.state[trainer.model.entity].values()]
         own += [*vars(trainer.memory).values(), trainer.model.entity_id, trainer.model.trained]
         shared = [value for name, value in trainer.model.named_parameters() if name != ENTITY]
         return {
             "rank": topology.rank,
-            "ms_a_step": 1000 * sum(step["seconds"] for step in steps) / len(steps),
-            "facts_a_second": sum(step["answers"] for step in steps) / 2 / sum(step["seconds"] for step in steps),
-            "phases": _mean([step["phases"] for step in steps], 1000),
-            "traffic_ms": _mean([{k: v[2] for k, v in step["traffic"].items()} for step in steps], 1000),
-            "traffic_kb": _mean([{k: v[0] for k, v in step["traffic"].items()} for step in steps], 1e-3),
-            "collectives": sum(v[1] for step in steps for v in step["traffic"].values()) / len(steps),
-            "edges_max_over_mean": statistics.mean(step["edges_max_over_mean"] for step in steps),
+            "first_epoch": _summary(epochs[0]),
+            "later_epoch": _summary(epochs[1]),
             "entity_mb": sum(value.numel() * value.element_size() for value in own) / 1e6,
             "shared_mb": 3 * sum(value.numel() * value.element_size() for value in shared) / 1e6,
         }
+
+
+def _steps(trainer: Trainer, first: int, snapshots: int) -> list[dict[str, Any]]:
+    trainer.position.index, trainer.memory = first, trainer._empty_memory()
+    told = [step.snapshot for _, step in zip(range(WARM_UP + snapshots), trainer.run(), strict=False)][WARM_UP:]
+    return [step for step in told if step is not None]
+
+
+def _summary(steps: list[dict[str, Any]]) -> dict[str, Any]:
+    seconds = sum(step["seconds"] for step in steps)
+    return {
+        "ms_a_snapshot": 1000 * seconds / len(steps),
+        "facts_a_second": sum(step["answers"] for step in steps) / 2 / seconds,
+        "phases": _mean([step["phases"] for step in steps], 1000),
+        "traffic_ms": _mean([{k: v[2] for k, v in step["traffic"].items()} for step in steps], 1000),
+        "traffic_kb": _mean([{k: v[0] for k, v in step["traffic"].items()} for step in steps], 1e-3),
+        "collectives": sum(v[1] for step in steps for v in step["traffic"].values()) / len(steps),
+        "edges_max_over_mean": statistics.mean(step["edges_max_over_mean"] for step in steps),
+    }
 
 
 def _mean(steps: list[dict[str, float]], scale: float) -> dict[str, float]:
@@ -77,7 +90,7 @@ def _run(arguments: argparse.Namespace, ranks: int) -> dict[str, Any]:
     ]
     command = [sys.executable, *(launcher if ranks > 1 else []), *own]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, env=environment, check=False)
     if done.returncode:
         sys.exit(done.stderr)
     return next(found for line in done.stdout.splitlines() if (found := json.loads(line))["rank"] == 0)
@@ -97,14 +110,14 @@ def main() -> None:
         sys.stdout.write(json.dumps(measure(arguments.run, arguments.first, arguments.snapshots)) + "\n")
         return
     found = [(_run(arguments, 1), _run(arguments, arguments.ranks)) for _ in range(arguments.rounds)]
-    for one, several in found:
-        ratio = several["facts_a_second"] / one["facts_a_second"]
-        line = f"{one['facts_a_second']:.0f} facts/s on one rank, {several['facts_a_second']:.0f} on {arguments.ranks}"
-        sys.stdout.write(f"{line}: {ratio:.2f} times\n")
-    ratios = sorted(several["facts_a_second"] / one["facts_a_second"] for one, several in found)
-    sys.stdout.write(
-        f"median {statistics.median(ratios):.2f}\n{json.dumps(found[-1][0])}\n{json.dumps(found[-1][1])}\n"
-    )
+    for epoch in ("first_epoch", "later_epoch"):
+        facts = [[ranks[epoch]["facts_a_second"] for ranks in pair] for pair in found]
+        ratios = [several / one for one, several in facts]
+        for (one, several), ratio in zip(facts, ratios, strict=True):
+            line = f"{one:.0f} facts/s on one rank, {several:.0f} on {arguments.ranks}: {ratio:.2f} times"
+            sys.stdout.write(f"{epoch}: {line}\n")
+        sys.stdout.write(f"{epoch}: median {statistics.median(ratios):.2f}\n")
+    sys.stdout.write(f"{json.dumps(found[-1][0])}\n{json.dumps(found[-1][1])}\n")
 
 
 if __name__ == "__main__":

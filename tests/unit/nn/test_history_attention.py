@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from gam_kg.config import HistoryConfig
 from gam_kg.data.past import NEVER, History, log_bucket
-from gam_kg.nn.history_attention import PairScores, add_pair_scores
+from gam_kg.nn.history_attention import PairScores, add_pair_scores, popular_products
 
 CONFIG = HistoryConfig(**HISTORY)
 OFF = {
@@ -63,9 +63,10 @@ def pair_scores(model, z, past, subject, relation, time):
 def scores_of_the_past(model, z, queries, graph):
     """All but the dense part of the scores."""
     history = history_before(graph, model.config.history, queries.time).look_up(queries)
-    popular = model.popularity_scores(history, NUM_ENTITIES)
-    popular = torch.zeros(len(queries), NUM_ENTITIES, dtype=torch.float64) if popular is None else popular
-    return add_pair_scores(popular, model.history_scores(z, model.query_vectors(z, queries), queries, history))
+    past, scores = history.popularity, torch.zeros(len(queries), NUM_ENTITIES, dtype=torch.float64)
+    if past is not None:
+        scores = model.popularity(past, NUM_ENTITIES)[past.query_row]
+    return add_pair_scores(scores, model.history_scores(z, model.query_vectors(z, queries), queries, history))
 
 
 def path_scores(model, z, past, subject, relation, time):
@@ -190,7 +191,7 @@ def test_scores_and_gradients_are_those_of_vectors_for_all_links(part, seed, tim
     histories = {"pairs": None, "paths": None, "popularity": None, part: past}
     history = History(**histories)
     if part == "popularity":
-        found = model.popularity_scores(history, NUM_ENTITIES)
+        found = model.popularity(past, NUM_ENTITIES)[past.query_row]
     else:
         (pairs,) = model.history_scores(z, (asked, asked, asked), queries, history)
         found = pairs.score
@@ -223,6 +224,20 @@ def test_nothing_is_added_where_nothing_was_seen():
     model = tiny_model(graph)
     z, queries = torch.randn(NUM_ENTITIES, 4, dtype=torch.float64), queries_of([(0, 0), (7, 1)], time=2)
     assert not scores_of_the_past(model, z, queries, graph).any()
+
+
+def test_popularity_is_added_to_products_with_its_gradients():
+    torch.manual_seed(0)
+    sizes = (5, 3), (4, 3), (2, 4)
+    inputs = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in sizes]
+    row = torch.tensor([0, 1, 1, 0, 1])
+    query, candidates, popularity = inputs
+    torch.testing.assert_close(popular_products(*inputs, row), query @ candidates.T + popularity[row])
+    assert torch.autograd.gradcheck(lambda *values: popular_products(*values, row), inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = popular_products(*(each.float() for each in inputs), row)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), query @ candidates.T + popularity[row], rtol=0.05, atol=0.05)
 
 
 def test_pair_scores_are_added_with_their_gradients():
