@@ -136,7 +136,11 @@ class TrainConfig(Section):
     window: int = Field(2, ge=0, description="how many memory updates gradients flow through")
     answers_per_step: int = Field(1000, ge=1, description="answers a step aims at; a larger snapshot is several steps")
     max_steps_per_snapshot: int = Field(8, ge=1, description="steps a snapshot is divided into at most")
-    candidates: Literal["one_vs_all"] = "one_vs_all"
+    candidates: Literal["one_vs_all", "sampled"] = Field(
+        "one_vs_all", description="what an answer is told apart from in training: all entities, or a sample of them"
+    )
+    num_negatives: int = Field(2000, ge=0, description="entities drawn a step for candidates=sampled")
+    valid_facts: int = Field(0, ge=0, description="about how many validation facts are ranked an epoch; 0: all")
     max_logits: int = Field(32_000_000, ge=1, description="scores held at once; a snapshot above it is cut by queries")
     patience: int = Field(2, ge=1, description="epochs without a better validation MRR before training stops")
     checkpoint_steps: int = Field(0, ge=0, description="also checkpoint every so many steps; 0: at epoch ends only")
@@ -168,6 +172,7 @@ class EvaluateConfig(Section):
     splits: tuple[Literal["valid", "test"], ...] = Field(("valid", "test"), min_length=1)
     settings: tuple[Literal["single_step", "multi_step"], ...] = Field(("single_step", "multi_step"), min_length=1)
     baselines: bool = True
+    facts: int = Field(0, ge=0, description="about how many facts of a split are ranked, drawn at random; 0: all")
 
 
 class EmbedConfig(Section):

@@ -87,7 +87,7 @@ def tiny_config(model: dict[str, Any] | None = None, **train: Any) -> Config:
 def tiny_model(graph: TemporalGraph, seed: int = 0, **changes: Any) -> GAMLSTM:
     """A float64 model in evaluation mode whose every parameter is random, those that start at zero included."""
     torch.manual_seed(seed)
-    words = NameWords.of(NAMES[: graph.num_entities])
+    words = NameWords.of([NAMES[number % len(NAMES)] for number in range(graph.num_entities)])
     model = GAMLSTM(model_config(**changes), graph.num_relations, graph.trained, words).double()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -19,7 +19,7 @@ from gam_kg.data.partition import Partition
 from gam_kg.data.snapshot import Snapshot, inverse_relation
 from gam_kg.errors import ArtifactError
 
-_TENSORS = ("trained", "snapshots", "entity_tie", "relation_tie")
+_TENSORS = ("trained", "snapshots", "num_facts", "entity_tie", "relation_tie")
 _MIX = 0x1E3779B97F4A7C15  # an odd number; products wrap around
 
 
@@ -32,6 +32,7 @@ class TemporalGraph:
         num_relations: Relations of the whole graph, without inverses.
         facts: Where the rank's facts are read from.
         snapshots: Snapshots in which any rank has facts, ascending, int64 (num_snapshots,).
+        num_facts: Facts of all ranks in each of them, int64 (num_snapshots,).
         trained: Whether each entity has a fact in train, bool (num_entities,).
         valid_start: First snapshot of validation.
         test_start: First snapshot of test.
@@ -43,6 +44,7 @@ class TemporalGraph:
     num_relations: int
     facts: FactSource
     snapshots: Tensor
+    num_facts: Tensor
     trained: Tensor
     valid_start: int
     test_start: int
@@ -71,13 +73,15 @@ class TemporalGraph:
         subject, relation, other, time = np.asarray(facts, dtype=np.int64).reshape(-1, 4).T
         columns = np.concatenate([time, time]), *anchored_facts(subject, relation, other, num_relations)
         rows = Rows(*(torch.as_tensor(column) for column in columns)).sorted()
+        snapshots, counts = torch.unique(rows.time, return_counts=True)
         trained = torch.zeros(num_entities, dtype=torch.bool)
         trained[rows.anchor[rows.time < valid_start]] = True
         return cls(
             Partition(num_entities),
             num_relations,
             MemoryFacts(rows),
-            torch.unique(rows.time),
+            snapshots,
+            counts // 2,
             trained,
             valid_start,
             test_start,
@@ -102,6 +106,7 @@ class TemporalGraph:
             content["num_relations"],
             StoredFacts(_bucket_files(path, partition, content["num_facts"]), snapshots, 2 * num_facts // world_size),
             torch.from_numpy(snapshots.copy()),
+            torch.from_numpy(num_facts.copy()),
             torch.from_numpy(first < content["valid_start"]),
             content["valid_start"],
             content["test_start"],
@@ -117,9 +122,12 @@ class TemporalGraph:
 
     def before(self, time: int) -> "TemporalGraph":
         """The same graph without the facts at or after `time`, in memory."""
-        rows = self.rows()
+        rows, kept = self.rows(), self.snapshots < time
         return replace(
-            self, snapshots=self.snapshots[self.snapshots < time], facts=MemoryFacts(rows.at(rows.time < time))
+            self,
+            snapshots=self.snapshots[kept],
+            num_facts=self.num_facts[kept],
+            facts=MemoryFacts(rows.at(rows.time < time)),
         )
 
     @property
@@ -153,12 +161,21 @@ class TemporalGraph:
 
     def times_in(self, split: str) -> list[int]:
         """Snapshots with facts in "train", "valid" or "test"."""
-        first, last = {
+        first, last = self._bounds(split)
+        return [time for time in self.times if first <= time < last]
+
+    def share_of(self, split: str, num_facts: int) -> float:
+        """What share of a split's facts a number of facts is; 1 for 0, which stands for all, and for more than all."""
+        first, last = self._bounds(split)
+        total = int(self.num_facts[(self.snapshots >= first) & (self.snapshots < last)].sum())
+        return num_facts / total if 0 < num_facts < total else 1.0
+
+    def _bounds(self, split: str) -> tuple[int, int]:
+        return {
             "train": (-1, self.valid_start),
             "valid": (self.valid_start, self.test_start),
             "test": (self.test_start, self.end),
         }[split]
-        return [time for time in self.times if first <= time < last]
 
     @property
     def end(self) -> int:

@@ -50,7 +50,7 @@ def evaluate_run(run: TrainedRun, config: EvaluateConfig, tick: Tick = lambda: N
     graph, history, topology = run.graph, run.history, run.model.topology
     baselines: dict[str, Baseline] = {}
     if config.baselines:
-        decay = _best_decay(run, tick)
+        decay = _best_decay(run, config.facts, tick)
         baselines = build_baselines(history, graph.partition, graph.num_relations, topology, decay)
     history.reset()
     scorers: dict[str, Scorer] = {MODEL: ModelScorer(run.model, history), **baselines}
@@ -73,6 +73,7 @@ def evaluate_run(run: TrainedRun, config: EvaluateConfig, tick: Tick = lambda: N
                     strata=strata,
                     topology=topology,
                     max_scores=_MAX_SCORES,
+                    share=graph.share_of(split, config.facts),
                     tick=tick,
                 )
         if "single_step" not in config.settings:
@@ -86,7 +87,7 @@ def _first_asked(run: TrainedRun, config: EvaluateConfig) -> int:
     return run.graph.valid_start if "valid" in config.splits else run.graph.test_start
 
 
-def _best_decay(run: TrainedRun, tick: Tick) -> float:
+def _best_decay(run: TrainedRun, num_facts: int, tick: Tick) -> float:
     """The decay of strict recurrency with the best time-aware MRR on validation."""
     graph, history, topology = run.graph, run.history, run.model.topology
     history.reset()
@@ -97,7 +98,14 @@ def _best_decay(run: TrainedRun, tick: Tick) -> float:
     roll(tried.values(), history, run.moments(0, graph.valid_start), tick)
     valid = run.moments(graph.valid_start, graph.test_start)
     ranks = rank_split(
-        tried, history, valid, partition=graph.partition, topology=topology, max_scores=_MAX_SCORES, tick=tick
+        tried,
+        history,
+        valid,
+        partition=graph.partition,
+        topology=topology,
+        max_scores=_MAX_SCORES,
+        share=graph.share_of("valid", num_facts),
+        tick=tick,
     )
     return float(max(tried, key=lambda decay: (1 / ranks.time_aware[decay]).sum()))
 

@@ -64,6 +64,20 @@ class _AddAt(torch.autograd.Function):
         return grad, None, grad.reshape(-1)[index]
 
 
+def popularity_table(row: Tensor, other: Tensor, score: Tensor, num_relations: int, num_candidates: int) -> Tensor:
+    """Scores of entries (row, other), each at most once, as a table with zeros elsewhere.
+
+    Args:
+        row: int64 (num_entries,).
+        other: int64 (num_entries,).
+        score: (num_entries,).
+        num_relations: Rows of the table.
+        num_candidates: Columns of the table.
+    """
+    table = score.new_zeros(num_relations * num_candidates)
+    return table.scatter(0, row * num_candidates + other, score).view(num_relations, num_candidates)
+
+
 def popular_products(query: Tensor, candidates: Tensor, popularity: Tensor, query_row: Tensor) -> Tensor:
     """Inner products of queries and candidates, plus the popularity that each query's relation gives the candidates.
 
@@ -255,18 +269,11 @@ class PopularityScore(nn.Module):
         self.count = _rows(NUM_BUCKETS, width, 0.1)
         self.recency_bias, self.count_bias = _scalars(NUM_BUCKETS), _scalars(NUM_BUCKETS)
 
-    def forward(self, past: Popularity, num_candidates: int) -> Tensor:
-        """Scores of all candidates for each relation asked about, (num_relations, num_candidates).
-
-        Args:
-            past: What the history index found.
-            num_candidates: Number of candidates.
-        """
+    def forward(self, past: Popularity) -> Tensor:
+        """The score of each entry, (num_rows,)."""
         features = (self.recency[:, None] + self.count).flatten(0, 1)
         extra = (self.recency_bias[:, None] + self.count_bias).flatten()
         kind = past.recency * NUM_BUCKETS + past.count
         run, offsets = link_runs(past.row)
         asked = _rows_at(self.relation, _rows_at(past.relations, run))
-        score = linked_products(asked, features, offsets, kind) + _rows_at(extra, kind)
-        table = score.new_zeros(len(past.relations) * num_candidates)
-        return table.scatter(0, past.row * num_candidates + past.other, score).view(len(past.relations), num_candidates)
+        return linked_products(asked, features, offsets, kind) + _rows_at(extra, kind)

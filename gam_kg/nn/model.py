@@ -14,6 +14,15 @@ from gam_kg.data.snapshot import Queries
 from gam_kg.distributed.neighbourhood import Neighbourhood
 from gam_kg.distributed.rows import Layout, exchange_rows, gather_rows
 from gam_kg.distributed.topology import Topology
+from gam_kg.nn.candidates import (
+    Candidates,
+    DividedPairs,
+    SampledScores,
+    held_history,
+    place,
+    popular_among,
+    popularity_of,
+)
 from gam_kg.nn.decoder import DECODERS
 from gam_kg.nn.entity_rows import WordLinks, named_rows
 from gam_kg.nn.gam import GraphAttention
@@ -24,7 +33,9 @@ from gam_kg.nn.history_attention import (
     PopularityScore,
     add_pair_scores,
     popular_products,
+    popularity_table,
 )
+from gam_kg.nn.links import link_runs, linked_products
 from gam_kg.nn.noise import Noise, normal_rows
 from gam_kg.nn.recurrence import EntityLSTM, Memory
 from gam_kg.nn.vectors import unit
@@ -102,18 +113,24 @@ class GAMLSTM(nn.Module):
         """What is known of the rank's entities apart from memory: learned or shared row, plus the words of the name.
 
         Args:
-            dropped: Entities that get the shared row this step, bool (num_rows,).
-            index: Only these rows, int64 (num_asked,); None for all.
+            dropped: Which of the rows asked for get the shared row this step, bool (num_asked,).
+            index: Only these rows, each once, int64 (num_asked,): the learned rows then get a sparse gradient. None for
+                all.
 
         Returns:
             (num_rows, dim), or (num_asked, dim).
         """
-        own = self.trained if dropped is None else self.trained & ~dropped
+        own = self.trained if index is None else self.trained.index_select(0, index)
+        own = own if dropped is None else own & ~dropped
         words, named = self._word_links()
         if index is None:
             return named_rows(self.entity, self.shared, own, self.word, words, named)
-        rows = torch.where(own[index, None], self.entity[index], self.shared)
-        return rows if self.word is None or words is None else rows + words.select(index).sums(self.word)
+        entity = functional.embedding(index, self.entity, sparse=True)
+        if self.word is None or words is None:
+            return named_rows(entity, self.shared, own)
+        words = words.select(index)
+        named = words.turned(len(self.word)) if torch.is_grad_enabled() else None
+        return named_rows(entity, self.shared, own, self.word, words, named)
 
     def _word_links(self) -> tuple[WordLinks | None, WordLinks | None]:
         if self.word is None:
@@ -165,13 +182,56 @@ class GAMLSTM(nn.Module):
         if past is None:
             dense = (asked[0] @ z.T).to(z.dtype)
         else:
-            dense = popular_products(asked[0], z, self.popularity(past, len(z)), past.query_row)
+            table = popularity_table(past.row, past.other, self.popularity(past), len(past.relations), len(z))
+            dense = popular_products(asked[0], z, table, past.query_row)
         return add_pair_scores(dense, self.history_scores(z, asked, queries, history))
 
-    def query_vectors(self, z: Tensor, queries: Queries, noise: Noise | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def sampled_scores(
+        self,
+        z: Tensor,
+        held: Tensor,
+        candidates: Candidates,
+        queries: Queries,
+        history: History,
+        noise: Noise | None = None,
+    ) -> SampledScores:
+        """Score some of the rank's candidates for every query, as `scores` does for all. A collective.
+
+        Args:
+            z: Vectors of some of the rank's entities, (num_held, dim).
+            held: Their rows in the shard, ascending, int64 (num_held,): those of the candidates, of own subjects and of
+                what pairs and paths of the history end in.
+            candidates: Those that all queries share.
+            queries: The questions, alike on all ranks.
+            history: What the history index found for them.
+            noise: Of the step; None: torch's.
+        """
+        asked = self.query_vectors(z, queries, noise, held)
+        column = place(held, candidates.rows)[0]
+        shared = z.index_select(0, column)
+        pairs = self.history_scores(z, asked, queries, held_history(history, held))
+        divided = DividedPairs.of(pairs, candidates, column, len(held))
+        row, offsets = link_runs(divided.query)
+        extra = divided.score + linked_products(asked[0].index_select(0, row), z, offsets, divided.other)
+        past = history.popularity
+        if past is None:
+            dense = (asked[0] @ shared.T).to(z.dtype)
+        else:
+            score = self.popularity(past)
+            table = popularity_table(*popular_among(past, score, candidates.rows), len(past.relations), len(column))
+            dense = popular_products(asked[0], shared, table, past.query_row)
+            rows = held.index_select(0, divided.other)
+            extra = extra + popularity_of(past, score, divided.query, rows, self.partition.num_rows)
+        dense = add_pair_scores(dense, divided.shared)
+        return SampledScores(dense, candidates.log_weight, divided.query, extra, divided.replaced)
+
+    def query_vectors(
+        self, z: Tensor, queries: Queries, noise: Noise | None = None, held: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """What the queries match with candidates, with their past and with paths, each (num_queries, ...).
 
-        The owner of the subject computes them, all ranks get them; arguments as of `scores`.
+        The owner of the subject computes them, all ranks get them; arguments as of `scores`, and `held` the rows of the
+        shard that z is of, None for all.
         """
         relation, subject, layout = queries.relation, queries.subject, None
         if self.topology.world_size > 1:
@@ -179,7 +239,8 @@ class GAMLSTM(nn.Module):
             relation, subject = relation[layout.own], subject[layout.own]
         row_noise = None if noise is None else noise.rows(subject * 2 * self.num_relations + relation)
         # A sparse gradient is added in place to the dense one that the scores give z.
-        of_subject = functional.embedding(self.partition.rows(subject), z, sparse=True)
+        rows = self.partition.rows(subject)
+        of_subject = functional.embedding(rows if held is None else place(held, rows)[0], z, sparse=True)
         parts = (
             self.decoder(of_subject, self.relation.index_select(0, relation), row_noise),
             self.pair_attention.queries(of_subject, relation),

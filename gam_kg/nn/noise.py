@@ -33,6 +33,10 @@ class Noise:
         """The noise of rows told apart by key, int64 (num_rows,)."""
         return RowNoise(self, key)
 
+    def integer(self, site: str) -> int:
+        """A number in [0, 2^32), to seed a generator with."""
+        return int(RowNoise(self, torch.zeros(1, dtype=torch.int64)).bits(1, site)) % 2**32
+
     def uniform(self, key: Tensor, site: str) -> Tensor:
         """One number in [0, 1) a row, float32 (num_rows,)."""
         return RowNoise(self, key).uniform(1, site)[:, 0]

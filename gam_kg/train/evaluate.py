@@ -23,6 +23,7 @@ from gam_kg.metrics.ranks import rank_answers
 from gam_kg.metrics.strata import Strata
 from gam_kg.metrics.summary import RankSummary
 from gam_kg.nn.model import GAMLSTM
+from gam_kg.nn.noise import Noise
 from gam_kg.nn.recurrence import Memory
 from gam_kg.train.step import entity_vectors, query_blocks, remember
 
@@ -120,6 +121,7 @@ def rank_split(
     strata: Strata | None = None,
     topology: Topology | None = None,
     max_scores: int = 32_000_000,
+    share: float = 1.0,
     tick: Tick = lambda: None,
 ) -> AnswerRanks:
     """Rank all answers of a split. A collective, that gives all ranks the same.
@@ -133,6 +135,7 @@ def rank_split(
         strata: Tells the stratum of each answer; None leaves them zero.
         topology: The ranks; None for a world of one.
         max_scores: Scores held at once.
+        share: Of the queries that are ranked, drawn by what they ask, alike for all scorers and numbers of ranks.
         tick: Called after each snapshot.
 
     Raises:
@@ -143,7 +146,7 @@ def rank_split(
     time_aware: dict[str, list[Tensor]] = {name: [] for name in scorers}
     raw: dict[str, list[Tensor]] = {name: [] for name in scorers}
     for moment in moments:
-        for block in query_blocks(moment.queries, partition.most_rows, max_scores):
+        for block in query_blocks(_drawn(moment.queries, share), partition.most_rows, max_scores):
             columns["time"].append(torch.full_like(block.answer, moment.time))
             columns["subject"].append(block.subject[block.answer_query])
             columns["relation"].append(block.relation[block.answer_query])
@@ -164,7 +167,13 @@ def rank_split(
 
 
 def validation_mrr(
-    model: GAMLSTM, graph: TemporalGraph, history: HistoryIndex, *, max_scores: int, tick: Tick = lambda: None
+    model: GAMLSTM,
+    graph: TemporalGraph,
+    history: HistoryIndex,
+    *,
+    max_scores: int,
+    num_facts: int = 0,
+    tick: Tick = lambda: None,
 ) -> dict[str, float]:
     """Single-step time-aware metrics on validation, memory rolled from the first snapshot. A collective.
 
@@ -173,6 +182,7 @@ def validation_mrr(
         graph: The rank's facts.
         history: Told of train; afterwards also of validation.
         max_scores: Scores held at once.
+        num_facts: About how many facts are ranked; 0: all.
         tick: Called after each snapshot.
     """
     scorer, topology = ModelScorer(model, history), model.topology
@@ -184,9 +194,17 @@ def validation_mrr(
         partition=graph.partition,
         topology=topology,
         max_scores=max_scores,
+        share=graph.share_of("valid", num_facts),
         tick=tick,
     )
     return RankSummary.of(ranks.time_aware["model"]).compute()
+
+
+def _drawn(queries: Queries, share: float) -> Queries:
+    if share >= 1:
+        return queries
+    key = queries.subject * 2**31 + queries.relation
+    return queries.select(torch.nonzero(Noise(0, queries.time).uniform(key, "asked") < share)[:, 0])
 
 
 def _joined(parts: list[Tensor]) -> np.ndarray:

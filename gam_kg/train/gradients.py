@@ -33,12 +33,14 @@ class Gradients:
         """
         if self._entity.grad is None:
             self._entity.grad = torch.zeros_like(self._entity)
-        self._buffer[-1] = torch.linalg.vector_norm(self._entity.grad) ** 2
+        # Of a sparse gradient each row stands there once.
+        own = self._entity.grad._values() if self._entity.grad.is_sparse else self._entity.grad
+        self._buffer[-1] = torch.linalg.vector_norm(own) ** 2
         self._topology.sum(self._buffer, "gradients")
         norm = torch.sqrt(torch.linalg.vector_norm(self._buffer[:-1]) ** 2 + self._buffer[-1])
         scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
         self._buffer.mul_(scale)
-        self._entity.grad.mul_(scale)
+        own.mul_(scale)
         return float(norm)
 
     def clear(self) -> None:

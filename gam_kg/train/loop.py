@@ -191,7 +191,8 @@ class Trainer:
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, position.epoch + position.index / len(self.times))
-        settings = StepSettings(config.label_smoothing, config.max_logits, config.precision == "bf16")
+        num_negatives = config.num_negatives if config.candidates == "sampled" else None
+        settings = StepSettings(config.label_smoothing, config.max_logits, config.precision == "bf16", num_negatives)
         for asked in step_queries(moment.queries, config, self._seed()):
             loss = backward_snapshot(
                 self.model, self.memory, list(self._window), asked, self.history, self._noise(), settings, watch
@@ -247,7 +248,10 @@ class Trainer:
 
     def _end_epoch(self) -> dict[str, Any]:
         position = self.position
-        valid = validation_mrr(self.model, self.graph, self.history, max_scores=self.config.train.max_logits)
+        config = self.config.train
+        valid = validation_mrr(
+            self.model, self.graph, self.history, max_scores=config.max_logits, num_facts=config.valid_facts
+        )
         metrics = {
             "epoch": position.epoch + 1,
             "step": position.step,

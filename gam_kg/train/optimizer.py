@@ -1,16 +1,55 @@
 """The optimizer and its learning-rate schedule, a pure function of the step."""
 
 import math
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from gam_kg.config import TrainConfig
 from gam_kg.nn.model import GAMLSTM
 
 
-def build_optimizer(model: GAMLSTM, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over all parameters. Source: Loshchilov & Hutter 2019, algorithm 2."""
-    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+class RowAdamW(torch.optim.AdamW):
+    """AdamW that changes only the rows that a sparse gradient has, at a cost that does not depend on the others.
+
+    Moments and weights of the other rows stay as they are; they decay when they have a gradient again. Where no
+    gradient is sparse it is AdamW.
+
+    Source: Loshchilov & Hutter 2019, algorithm 2, made lazy as `torch.optim.SparseAdam` is.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # ty: ignore[incompatible-method-override] -- nobody passes a closure
+        """One step."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and parameter.grad.is_sparse:
+                    self._step_rows(parameter, group)
+                    parameter.grad = None
+        super().step()
+
+    def _step_rows(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        state, grad, (low, high) = self.state[parameter], parameter.grad, group["betas"]
+        assert grad is not None
+        rows, values = grad._indices()[0], grad._values()  # each row once, so there is nothing to coalesce
+        if not state:
+            state["step"] = torch.zeros((), device=parameter.device)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        state["step"] += 1
+        step = float(state["step"])
+        mean = state["exp_avg"].index_select(0, rows).lerp_(values, 1 - low)
+        square = state["exp_avg_sq"].index_select(0, rows).mul_(high).addcmul_(values, values, value=1 - high)
+        state["exp_avg"].index_copy_(0, rows, mean)
+        state["exp_avg_sq"].index_copy_(0, rows, square)
+        scale = square.sqrt_().mul_((1 - high**step) ** -0.5).add_(group["eps"])
+        own = parameter.index_select(0, rows).mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.index_copy_(0, rows, own.addcdiv_(mean, scale, value=-group["lr"] / (1 - low**step)))
+
+
+def build_optimizer(model: GAMLSTM, config: TrainConfig) -> RowAdamW:
+    """AdamW over all parameters, lazy where gradients are sparse."""
+    return RowAdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def learning_rate(config: TrainConfig, epochs: float) -> float:

@@ -5,7 +5,7 @@ queries included.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,9 @@ from gam_kg.config import TrainConfig
 from gam_kg.data.history import HistoryIndex
 from gam_kg.data.snapshot import Queries
 from gam_kg.distributed.neighbourhood import Neighbourhood
+from gam_kg.distributed.sampled_softmax import Sample, sampled_cross_entropy
 from gam_kg.distributed.sharded_softmax import Targets, sharded_cross_entropy
+from gam_kg.nn.candidates import Candidates, place, rows_of
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.noise import Noise
 from gam_kg.nn.recurrence import Memory
@@ -30,6 +32,7 @@ def entity_vectors(
     window: Sequence[Neighbourhood] = (),
     dropped: Tensor | None = None,
     noise: Noise | None = None,
+    held: Tensor | None = None,
 ) -> Tensor:
     """Vectors z of the rank's entities after the stored memory and the updates of a window. A collective.
 
@@ -39,22 +42,30 @@ def entity_vectors(
         window: Snapshots to remember, in time order; gradients flow through them.
         dropped: Entities that get the shared row, bool (num_rows,).
         noise: Of the step; None: torch's.
+        held: Rows that are wanted, those active in the window among them, ascending, int64 (num_held,); None for all.
 
     Returns:
-        (num_rows, dim).
+        (num_rows, dim), or (num_held, dim).
     """
-    rows = model.entity_rows(dropped)
+    rows = model.entity_rows(dropped, held)
+    hidden = memory.hidden if held is None else memory.hidden.index_select(0, held)
     if not window:
-        return unit(rows + memory.hidden)
-    touched = torch.unique(torch.cat([snapshot.active for snapshot in window]))
+        return unit(rows + hidden)
+    touched = active_rows(window)
     before = compact = memory.rows(touched)
-    rows, compact_rows = tapped(rows, touched)
+    at = touched if held is None else torch.searchsorted(held, touched)
+    rows, compact_rows = tapped(rows, at)
     for snapshot in window:
         active = torch.searchsorted(touched, snapshot.active)
         _, after = model.update(compact_rows[active], compact.rows(active), snapshot, noise)
         compact = compact.replaced(active, after)
     # Adding what has changed makes no copy of all rows, forward or backward.
-    return unit((rows + memory.hidden).index_add_(0, touched, compact.hidden - before.hidden))
+    return unit((rows + hidden).index_add_(0, at, compact.hidden - before.hidden))
+
+
+def active_rows(window: Sequence[Neighbourhood]) -> Tensor:
+    """Rows of the entities active in any of some snapshots, ascending, int64 (num_active,)."""
+    return torch.unique(torch.cat([snapshot.active for snapshot in window]))
 
 
 @torch.no_grad()
@@ -93,11 +104,13 @@ class StepSettings:
         smoothing: Label smoothing.
         max_scores: Scores held at once; queries above it are scored block by block, with the same result.
         bf16: Whether matrix products of forward and backward are in bfloat16.
+        num_negatives: Entities drawn as candidates, all ranks together; None: all entities are candidates.
     """
 
     smoothing: float
     max_scores: int
     bf16: bool = False
+    num_negatives: int | None = None
 
 
 def backward_snapshot(
@@ -127,6 +140,8 @@ def backward_snapshot(
     Returns:
         The mean cross-entropy over the answers of all ranks, without gradient.
     """
+    if settings.num_negatives is not None:
+        return _backward_sampled(model, memory, window, queries, history, noise, settings, watch or Stopwatch())
     partition, watch = model.partition, watch or Stopwatch()
     autocast = torch.autocast(memory.hidden.device.type, torch.bfloat16, enabled=settings.bf16)
     with watch.phase("encode"), autocast:
@@ -146,6 +161,56 @@ def backward_snapshot(
                 scores,
                 targets,
                 num_candidates=partition.num_entities,
+                smoothing=settings.smoothing,
+                topology=model.topology,
+            ) / len(queries.answer)
+        with watch.phase("backward of scores"):
+            block_loss.backward()
+        loss += block_loss.detach()
+    with watch.phase("backward of encode"):
+        z.backward(leaf.grad)
+    return loss
+
+
+def _backward_sampled(
+    model: GAMLSTM,
+    memory: Memory,
+    window: Sequence[Neighbourhood],
+    queries: Queries,
+    history: HistoryIndex,
+    noise: Noise,
+    settings: StepSettings,
+    watch: Stopwatch,
+) -> Tensor:
+    """`backward_snapshot` over sampled candidates: only rows that the step reads are computed or get gradients."""
+    assert settings.num_negatives is not None
+    partition = model.partition
+    autocast = torch.autocast(memory.hidden.device.type, torch.bfloat16, enabled=settings.bf16)
+    with watch.phase("history"):
+        candidates = Candidates.draw(queries, settings.num_negatives, partition, noise.integer("negatives"))
+        # Alike on all ranks, as the number of blocks must be.
+        most = 2 * len(queries.answer) + settings.num_negatives
+        blocks = [(block, history.look_up(block)) for block in query_blocks(queries, most, settings.max_scores)]
+        own = queries.subject[partition.owns(queries.subject)]
+        read = [candidates.rows, partition.rows(own), *(rows for _, past in blocks for rows in rows_of(past))]
+        held = torch.unique(torch.cat([*read, *(snapshot.active for snapshot in window)]))
+    with watch.phase("encode"), autocast:
+        ids = model.entity_id.index_select(0, held)
+        dropped = noise.uniform(ids, "entity dropout") < model.config.entity_dropout
+        z = entity_vectors(model, memory, window, dropped, noise, held)
+    leaf = z.detach().requires_grad_()
+    loss = z.new_zeros(())
+    for block, past in blocks:
+        with watch.phase("score"), autocast:
+            found = model.sampled_scores(leaf, held, candidates, block, past, noise)
+        with watch.phase("loss"):
+            targets = Targets.of(block, partition)
+            targets = replace(targets, candidate=place(candidates.rows, targets.candidate)[0])
+            block_loss = sampled_cross_entropy(
+                found.dense,
+                found.score,
+                Sample(found.log_weight, found.query, found.replaced, partition.num_entities),
+                targets,
                 smoothing=settings.smoothing,
                 topology=model.topology,
             ) / len(queries.answer)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from gam_kg.config import HistoryConfig
 from gam_kg.data.past import NEVER, History, log_bucket
-from gam_kg.nn.history_attention import PairScores, add_pair_scores, popular_products
+from gam_kg.nn.history_attention import PairScores, add_pair_scores, popular_products, popularity_table
 
 CONFIG = HistoryConfig(**HISTORY)
 OFF = {
@@ -65,7 +65,8 @@ def scores_of_the_past(model, z, queries, graph):
     history = history_before(graph, model.config.history, queries.time).look_up(queries)
     past, scores = history.popularity, torch.zeros(len(queries), NUM_ENTITIES, dtype=torch.float64)
     if past is not None:
-        scores = model.popularity(past, NUM_ENTITIES)[past.query_row]
+        table = popularity_table(past.row, past.other, model.popularity(past), len(past.relations), NUM_ENTITIES)
+        scores = table[past.query_row]
     return add_pair_scores(scores, model.history_scores(z, model.query_vectors(z, queries), queries, history))
 
 
@@ -191,7 +192,8 @@ def test_scores_and_gradients_are_those_of_vectors_for_all_links(part, seed, tim
     histories = {"pairs": None, "paths": None, "popularity": None, part: past}
     history = History(**histories)
     if part == "popularity":
-        found = model.popularity(past, NUM_ENTITIES)[past.query_row]
+        table = popularity_table(past.row, past.other, model.popularity(past), len(past.relations), NUM_ENTITIES)
+        found = table[past.query_row]
     else:
         (pairs,) = model.history_scores(z, (asked, asked, asked), queries, history)
         found = pairs.score
