@@ -28,7 +28,7 @@ from gam_kg.data.vocabulary import Vocabulary, merge_tallies
 from gam_kg.schemas import QUARANTINE
 from pipelines.sources import RowGroup, Sources
 
-ROW_GROUP_ROWS = 131_072
+ROW_GROUP_ROWS = 16_384  # a worker that streams the graph holds one of each bucket
 
 _FACTS_A_TABLE = 500_000
 

@@ -3,11 +3,15 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
+from gam_kg.artifacts import Manifest, write_manifest
 from gam_kg.config import Config, HistoryConfig, ModelConfig
 from gam_kg.data.graph import TemporalGraph
 from gam_kg.data.history import HistoryIndex
@@ -15,6 +19,7 @@ from gam_kg.data.names import NameWords
 from gam_kg.data.partition import Partition
 from gam_kg.data.snapshot import Moment, Queries
 from gam_kg.nn.model import GAMLSTM
+from gam_kg.schemas import ANCHORED, SNAPSHOTS
 
 Fact = tuple[int, int, int, int]
 
@@ -48,6 +53,41 @@ def graph_of(facts: np.ndarray | Iterable[Fact], buckets: int = 64, **changes: i
     }
     graph = TemporalGraph.from_facts(np.array(facts, dtype=np.int64).reshape(-1, 4), **sizes)
     return replace(graph, partition=Partition(graph.num_entities, buckets))
+
+
+def write_graph(
+    folder: Path, graph: TemporalGraph, buckets: int, num_facts: int | None = None, row_group_size: int = 1000
+) -> None:
+    """Store a graph as `prepare` does."""
+    rows = graph.rows()
+    for bucket in range(buckets):
+        mine = rows.anchor % buckets == bucket
+        columns = [pa.array(column[mine].numpy()) for column in rows]
+        part = folder / "anchored" / f"bucket={bucket:03d}"
+        part.mkdir(parents=True)
+        table = pa.table(columns, names=ANCHORED.names).cast(ANCHORED)
+        pq.write_table(table, part / "part.parquet", row_group_size=row_group_size)
+    for kind, plural, count in (
+        ("entity", "entities", graph.num_entities),
+        ("relation", "relations", graph.num_relations),
+    ):
+        table = pa.table({kind: [f"{kind} {number}" for number in range(count)]})
+        if kind == "entity":
+            first = [min(rows.time[rows.anchor == entity].tolist(), default=99) for entity in range(count)]
+            table = table.append_column("first_snapshot", pa.array(first))
+        pq.write_table(table, folder / f"{plural}.parquet")
+    times, counts = rows.time.unique(return_counts=True)
+    timeline = pa.table([times.numpy(), counts.numpy() // 2], names=SNAPSHOTS.names).cast(SNAPSHOTS)
+    pq.write_table(timeline, folder / "snapshots.parquet")
+    content = {
+        "buckets": buckets,
+        "num_facts": len(rows.time) // 2 if num_facts is None else num_facts,
+        "num_entities": graph.num_entities,
+        "num_relations": graph.num_relations,
+        "valid_start": graph.valid_start,
+        "test_start": graph.test_start,
+    }
+    write_manifest(folder, Manifest("graph", "key", {}, {}, content))
 
 
 def moments_of(graph: TemporalGraph, times: Iterable[int] | None = None) -> list[Moment]:

@@ -17,8 +17,7 @@ from gam_kg.data.snapshot import lexical_order
 from gam_kg.errors import ArtifactError
 from gam_kg.schemas import ANCHORED
 
-_SLAB_ROWS = 262_144
-_BATCH_ROWS = 16_384
+SLAB_ROWS = 262_144
 
 Item = TypeVar("Item")
 
@@ -32,7 +31,7 @@ class Rows(NamedTuple):
     other: Tensor
 
     @classmethod
-    def of(cls, tables: Sequence[pa.Table | pa.RecordBatch]) -> "Rows":
+    def of(cls, tables: Sequence[pa.Table]) -> "Rows":
         """The rows of tables under the names of `schemas.ANCHORED`, one table after another."""
         columns = [
             np.concatenate([np.empty(0, np.int64), *(table[name].to_numpy() for table in tables)])
@@ -58,11 +57,10 @@ class Slab:
     """All of a rank's facts of some consecutive snapshots.
 
     Attributes:
-        first, end: The snapshots, `[first, end)`.
+        end: The snapshot after the last of them.
         rows: Sorted.
     """
 
-    first: int
     end: int
     rows: Rows
 
@@ -88,7 +86,7 @@ class MemoryFacts:
     def slabs(self) -> Iterator[Slab]:
         """All at once."""
         if len(self.rows.time):
-            yield Slab(int(self.rows.time[0]), int(self.rows.time[-1]) + 1, self.rows)
+            yield Slab(int(self.rows.time[-1]) + 1, self.rows)
 
     def parts(self) -> Iterator[Rows]:
         """All at once."""
@@ -96,7 +94,9 @@ class MemoryFacts:
 
 
 class StoredFacts:
-    """Facts of some buckets of a `graph/` artifact. Memory holds a slab, the next one, and a batch a file.
+    """Facts of some buckets of a `graph/` artifact. Memory holds a slab, the next one, and a row group a file.
+
+    No file stays open, so that there may be more of them than a process may open.
 
     Args:
         buckets: The files of each bucket, each sorted by snapshot.
@@ -106,10 +106,9 @@ class StoredFacts:
 
     def __init__(self, buckets: list[list[Path]], snapshots: np.ndarray, num_rows: np.ndarray) -> None:
         self._buckets = buckets
-        slab = np.cumsum(num_rows) // _SLAB_ROWS
-        first = np.flatnonzero(np.diff(slab, prepend=-1))
-        ends = [*snapshots[first[1:]].tolist(), int(snapshots[-1]) + 1] if len(snapshots) else []
-        self._bounds = list(zip(snapshots[first].tolist(), ends, strict=True))
+        slab = np.cumsum(num_rows) // SLAB_ROWS
+        last = np.flatnonzero(np.diff(slab, append=-1))
+        self._ends: list[int] = (snapshots[last] + 1).tolist()
 
     def slabs(self) -> Iterator[Slab]:
         """In time order.
@@ -118,41 +117,47 @@ class StoredFacts:
             ArtifactError: A file is damaged.
         """
         files = [_SortedFile(path) for paths in self._buckets for path in paths]
-        for first, end in self._bounds:
-            batches = [batch for file in files for batch in file.before(end)]
-            yield Slab(first, end, Rows.of(batches).sorted())
+        for end in self._ends:
+            yield Slab(end, Rows.of([rows for file in files for rows in file.before(end)]).sorted())
 
     def parts(self) -> Iterator[Rows]:
         """Bucket by bucket; raises as `slabs`."""
         for paths in self._buckets:
-            yield Rows.of([batch for path in paths for batch in _batches(path)])
+            yield Rows.of([rows for path in paths for rows in _row_groups(path)])
 
 
 class _SortedFile:
     """A file that is read once, from its first snapshot to its last."""
 
     def __init__(self, path: Path) -> None:
-        self._batches = _batches(path)
-        self._left: pa.RecordBatch | None = None
+        self._groups = _row_groups(path)
+        self._left: pa.Table | None = None
 
-    def before(self, end: int) -> Iterator[pa.RecordBatch]:
+    def before(self, end: int) -> Iterator[pa.Table]:
         """The rows not read yet that are before a snapshot."""
-        batch = self._left
-        while batch is not None or (batch := next(self._batches, None)) is not None:
-            stop = int(np.searchsorted(batch["snapshot"].to_numpy(), end))
-            yield batch.slice(0, stop)
-            if stop < len(batch):
-                self._left = batch.slice(stop)
+        rows = self._left
+        while rows is not None or (rows := next(self._groups, None)) is not None:
+            stop = int(np.searchsorted(rows["snapshot"].to_numpy(), end))
+            yield rows.slice(0, stop)
+            if stop < len(rows):
+                self._left = rows.slice(stop)
                 return
-            batch = self._left = None
+            rows = self._left = None
 
 
-def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    try:
-        with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(_BATCH_ROWS, columns=ANCHORED.names)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ArtifactError(f"{path}: cannot be read ({error}); redo prepare --force") from None
+def _row_groups(path: Path) -> Iterator[pa.Table]:
+    group, num_groups = 0, 1
+    while group < num_groups:
+        try:
+            # Reading a whole file batch by batch would keep all of its row groups.
+            with pq.ParquetFile(path) as file:
+                num_groups = file.num_row_groups
+                rows = file.read_row_group(group, columns=ANCHORED.names) if num_groups else None
+        except (OSError, pa.ArrowInvalid) as error:
+            raise ArtifactError(f"{path}: cannot be read ({error}); redo prepare --force") from None
+        if rows is not None:
+            yield rows
+        group += 1
 
 
 def count_rows(paths: Sequence[Path]) -> int:

@@ -104,7 +104,7 @@ class TemporalGraph:
         graph = cls(
             partition,
             content["num_relations"],
-            StoredFacts(_bucket_files(path, partition, content["num_facts"]), snapshots, 2 * num_facts // world_size),
+            StoredFacts(_bucket_files(path, partition, content["num_facts"]), snapshots, 2 * num_facts / world_size),
             torch.from_numpy(snapshots.copy()),
             torch.from_numpy(num_facts.copy()),
             torch.from_numpy(first < content["valid_start"]),

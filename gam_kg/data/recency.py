@@ -26,8 +26,8 @@ class SeenKeys:
 
     def __init__(self, keys: Tensor) -> None:
         self.keys = keys
-        self.last = torch.full(keys.shape, -1, dtype=torch.int32, device=keys.device)
-        self.count = torch.zeros_like(self.last)
+        self.last = torch.full_like(keys, -1)
+        self.count = torch.zeros_like(keys, dtype=torch.int32)
 
     def clear(self) -> None:
         """Forget what was seen."""
@@ -185,7 +185,7 @@ class RecencyIndex:
 
         def reached(row: Tensor, ids: Tensor) -> Tensor:
             oldest = torch.full_like(cut.last, LATER)
-            return oldest.scatter_reduce_(0, row, self._seen.last[ids].long(), "amin") < cut.last
+            return oldest.scatter_reduce_(0, row, self._seen.last.index_select(0, ids), "amin") < cut.last
 
         found = self._at(*self._latest(stop, used, width, reached))
         last = cut.last[found.row]
@@ -215,7 +215,7 @@ class RecencyIndex:
 
     def _at(self, row: Tensor, ids: Tensor) -> Recent:
         key, last, count = (column.index_select(0, ids) for column in vars(self._seen).values())
-        return Recent(row, key % self._width, last.long(), count.long(), ids)
+        return Recent(row, key % self._width, last, count.long(), ids)
 
     def _squeeze(self, first: Tensor) -> None:
         """Move the live keys of groups, told by their first keys, to the start of their rooms."""

@@ -5,6 +5,7 @@ from itertools import islice
 
 import torch
 
+from gam_kg.data.fact_source import SLAB_ROWS
 from gam_kg.data.graph import TemporalGraph
 from gam_kg.data.snapshot import Moment, Queries, Snapshot
 from gam_kg.distributed.topology import Topology
@@ -25,16 +26,32 @@ def read_moments(
         graph: The rank's facts.
         times: Ascending.
         topology: The ranks.
-        plan: Told of some snapshots together, before the first of them is given.
+        plan: In a world of several, told of some snapshots together before the first of them is given.
     """
     found = graph.read(times)
-    while snapshots := list(islice(found, _SNAPSHOTS_AHEAD)):
-        moments = [Moment(snapshot) for snapshot in snapshots]
-        if topology.world_size > 1:
-            rows = topology.gather(torch.cat([_asked(snapshot) for snapshot in snapshots]), "queries").T
-            moments = [Moment(one, Queries.of(one.time, rows[1:, rows[0] == one.time])) for one in snapshots]
+    if topology.world_size == 1:
+        yield from map(Moment, found)
+        return
+    for number in _together(graph, times):
+        snapshots = list(islice(found, number))
+        rows = topology.gather(torch.cat([_asked(snapshot) for snapshot in snapshots]), "queries").T
+        moments = [Moment(one, Queries.of(one.time, rows[1:, rows[0] == one.time])) for one in snapshots]
         plan(moments)
         yield from moments
+
+
+def _together(graph: TemporalGraph, times: Sequence[int]) -> Iterator[int]:
+    """How many snapshots' questions cross together, alike on all ranks: few where they are many."""
+    facts = dict(zip(graph.times, graph.num_facts.tolist(), strict=True))
+    number = rows = 0
+    for time in times:
+        more = 2 * facts.get(time, 0)
+        if number == _SNAPSHOTS_AHEAD or (number and rows + more > SLAB_ROWS):
+            yield number
+            number = rows = 0
+        number, rows = number + 1, rows + more
+    if number:
+        yield number
 
 
 def _asked(snapshot: Snapshot) -> torch.Tensor:

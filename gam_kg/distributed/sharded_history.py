@@ -67,8 +67,8 @@ class ShardedHistory(HistoryIndex):
         super().remember(moment)
         self._plans.pop(moment.time, None)
         for part in self._parts:
-            # What is behind, because all was planned in an earlier epoch, stays behind until it is needed.
-            if part.as_of >= before:
+            # A kept plan needs no past: what is behind stays behind until something else is asked.
+            if part.as_of >= before and moment.time not in self._kept:
                 part.remember(moment)
 
     def plan(self, moments: Sequence[Moment]) -> None:
@@ -101,7 +101,8 @@ class ShardedHistory(HistoryIndex):
         time = asked.queries.time
         plan = self._plans.get(time) or self._kept.get(time)
         # A plan is of all that is before its snapshot; in the multi-step setting, less than that is seen.
-        if plan is None or bisect_left(self._graph.times, self.as_of) < bisect_left(self._graph.times, time):
+        complete = bisect_left(self._graph.times, self.as_of) >= bisect_left(self._graph.times, time)
+        if plan is None or not complete or not plan.covers(self.query_key(asked.queries)):
             self._catch_up(self.as_of)
             ((*cuts, hops),) = self._shared([self._first_cuts(asked)])
             near = _neighbours(hops)
@@ -274,6 +275,13 @@ class _Plan:
     @property
     def num_bytes(self) -> int:
         return sum(value.numel() * value.element_size() for value in vars(self).values() if isinstance(value, Tensor))
+
+    def covers(self, key: Tensor) -> bool:
+        """Whether it was made for queries of these keys, among others."""
+        if not len(self.queries):
+            return not len(key)
+        found = torch.searchsorted(self.queries, key).clamp(max=len(self.queries) - 1)
+        return bool((self.queries.index_select(0, found) == key).all())
 
     def select(self, asked: Asked, key: Tensor) -> Reach:
         """For some of the queries; `key` is their `HistoryIndex.query_key`."""

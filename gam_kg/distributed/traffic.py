@@ -30,7 +30,7 @@ class Traffic:
 
     Attributes:
         by_purpose: Sums by what the collectives are for.
-        halo_rows: Rows received from other ranks for attention; set back by whoever reads it.
+        halo_rows: Rows received from other ranks for attention.
     """
 
     by_purpose: defaultdict[str, Purpose] = field(default_factory=lambda: defaultdict(Purpose))
@@ -55,11 +55,12 @@ class Traffic:
             found.seconds += perf_counter() - started
 
     def take(self) -> dict[str, Purpose]:
-        """The sums by purpose, which start from zero again."""
+        """The sums by purpose; they and `halo_rows` start from zero again."""
         for purpose, begin, end in self._events:
             end.synchronize()
             self.by_purpose[purpose].seconds += begin.elapsed_time(end) / 1000
         found = dict(self.by_purpose)
         self.by_purpose.clear()
         self._events.clear()
+        self.halo_rows = 0
         return found

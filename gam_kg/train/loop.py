@@ -222,7 +222,7 @@ class Trainer:
         # A rank's edges are the rows that its queries are read off, so all ranks know those of each.
         owner = partition.owner(queries.subject[queries.answer_query])
         edges = torch.bincount(owner, minlength=partition.world_size)
-        halo_rows, traffic.halo_rows = traffic.halo_rows, 0
+        halo_rows = traffic.halo_rows
         took = {
             "step": self.position.step,
             "snapshot": queries.time,

@@ -6,7 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from graphs import HISTORY, NUM_ENTITIES, NUM_RELATIONS, all_queries, graph_of, moments_of, queries_of, random_facts
+from graphs import (
+    HISTORY,
+    NUM_ENTITIES,
+    NUM_RELATIONS,
+    NUM_SNAPSHOTS,
+    all_queries,
+    graph_of,
+    moments_of,
+    queries_of,
+    random_facts,
+)
 from torch import Tensor
 
 from gam_kg.config import HistoryConfig
@@ -166,8 +176,33 @@ def compare_planned(topology: Topology, seed: int, room: int) -> int:
                 rows += look_up(asked, f"epoch {epoch}, {moment.time}")
             mine.remember(moment)
             whole.remember(other)
-        rows += look_up(all_queries(graph.end + 3), f"after epoch {epoch}")
+        # Of the second there is a plan, of more than is told by now.
+        for time in (graph.end + 3, graph.times[-1] + (epoch == 0)):
+            rows += look_up(all_queries(time), f"about {time} after epoch {epoch}")
     return rows
+
+
+def updates_by_epoch(topology: Topology) -> list[int]:
+    """How often own past is told of a snapshot in each of three epochs whose plans are kept."""
+    graph = graph_of(random_facts(0, 120), buckets=5).shard(topology.rank, topology.world_size)
+    history = build_history(graph, HistoryConfig(**HISTORY), topology)
+    told_of: list[int] = []
+    for part in history._parts:
+        tell = part._keys
+        part._keys = lambda moment, tell=tell: (told_of.append(moment.time), tell(moment))[1]
+    updates = []
+    for _ in range(3):
+        history.reset()
+        for moment in read_moments(graph, graph.times, topology, history.plan):
+            history.look_up(moment.queries)
+            history.remember(moment)
+        updates.append(len(told_of))
+        told_of.clear()
+    return updates
+
+
+def test_an_epoch_whose_plans_are_kept_needs_no_own_past(rank_pool) -> None:
+    assert rank_pool.run(2, updates_by_epoch) == [[3 * NUM_SNAPSHOTS, 0, 0]] * 2
 
 
 def by_three(plan: Callable[[list[Moment]], None]) -> Callable[[list[Moment]], None]:

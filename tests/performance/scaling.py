@@ -1,6 +1,6 @@
 """Training steps on one rank and on several, with one thread each, measured in turns.
 
-    python tests/performance/scaling.py RUN_FOLDER [--ranks 2] [--rounds 3] [--snapshots 40] [--first 200]
+    python tests/performance/scaling.py RUN_FOLDER [--ranks 2] [--rounds 3] [--snapshots 48] [--first 200]
 
 RUN_FOLDER holds a prepared `graph/`. Each round trains the same snapshots in fresh processes, on one rank and then on
 several, twice: as in a first epoch, in which plans of the history are made, and as in a later one, for which they are
@@ -26,7 +26,7 @@ from gam_kg.distributed.process_group import process_group
 from gam_kg.nn.model import ENTITY
 from gam_kg.train.loop import Trainer
 
-WARM_UP = 3
+WARM_UP = 16  # whole batches of plans fall into what is measured
 
 
 def measure(folder: Path, first: int, snapshots: int) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--snapshots", type=int, default=40)
+    parser.add_argument("--snapshots", type=int, default=48)
     parser.add_argument("--first", type=int, default=200)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -13,11 +13,12 @@ import torch
 from flows import SMALL, write_facts
 
 from gam_kg.artifacts import read_manifest
-from gam_kg.config import load_config
+from gam_kg.config import EvaluateConfig, load_config
 from gam_kg.data.partition import Partition
 from gam_kg.data.snapshot import Queries
 from gam_kg.errors import ArtifactError, ConfigError, DataError
 from gam_kg.inference.embed import read_vectors
+from gam_kg.inference.evaluation import evaluate_run
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.schemas import DIRECTIONS, FILTERS, PREDICTIONS, SETTINGS, STRATA
 from gam_kg.train import checkpoint
@@ -87,6 +88,15 @@ def test_metrics_tree_is_complete_and_agrees_with_the_ranks(finished):
     asked = ranks[ranks["direction"] == "object"]
     named = set(zip(facts.subject, facts.relation, facts.object, facts.timestamp.astype(str).str[:10], strict=True))
     assert set(zip(asked.subject, asked.relation, asked.object, asked.timestamp, strict=True)) <= named
+
+
+def test_a_setting_alone_has_the_ranks_it_has_beside_the_other(finished):
+    config, _ = finished
+    both = pq.read_table(config.run_path / "evaluation" / "ranks.parquet")
+    run = TrainedRun.load(config.run_path)
+    alone = evaluate_run(run, EvaluateConfig(settings=("multi_step",), baselines=False)).ranks
+    for name in ("rank_multi_step", "rank_multi_step_raw", "split", "object"):
+        assert alone[name].equals(both[name]), name
 
 
 def test_exported_embeddings_give_the_models_scores(finished):

@@ -1,19 +1,24 @@
 """Facts streamed from files are those in memory, in time order, whatever the size of files, slabs and batches."""
 
+import gc
 import threading
+import weakref
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from graphs import graph_of, random_facts
+from graphs import graph_of, random_facts, write_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gam_kg.data import fact_source
 from gam_kg.data.fact_source import Rows, StoredFacts, ahead, count_rows
 from gam_kg.data.graph import TemporalGraph
+from gam_kg.distributed.moments import read_moments
+from gam_kg.distributed.topology import Topology
 from gam_kg.errors import ArtifactError
 from gam_kg.schemas import ANCHORED
 
@@ -41,32 +46,94 @@ def same(found: Rows, expected: Rows) -> bool:
 
 @pytest.fixture
 def small_reads(monkeypatch):
-    monkeypatch.setattr(fact_source, "_SLAB_ROWS", 30)
-    monkeypatch.setattr(fact_source, "_BATCH_ROWS", 7)
+    monkeypatch.setattr(fact_source, "SLAB_ROWS", 30)
 
 
-@given(seed=st.integers(0, 1000), size=st.integers(0, 120), slab=st.integers(1, 200), batch=st.integers(1, 50))
+@given(seed=st.integers(0, 1000), size=st.integers(0, 120), slab=st.integers(1, 200), group=st.integers(1, 50))
 @settings(max_examples=40)
-def test_slabs_are_all_rows_in_time_order(tmp_path_factory, seed, size, slab, batch):
+def test_slabs_are_all_rows_in_time_order(tmp_path_factory, seed, size, slab, group):
     rows = graph_of(random_facts(seed, size)).rows()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fact_source, "_SLAB_ROWS", slab)
-        patch.setattr(fact_source, "_BATCH_ROWS", batch)
-        slabs = list(stored(tmp_path_factory.mktemp("facts"), rows).slabs())
-    assert all(one.end == other.first for one, other in pairwise(slabs))
-    for found in slabs:
-        assert ((found.rows.time >= found.first) & (found.rows.time < found.end)).all()
+        patch.setattr(fact_source, "SLAB_ROWS", slab)
+        slabs = list(stored(tmp_path_factory.mktemp("facts"), rows, group).slabs())
+    for before, found in pairwise(slabs):
+        assert ((found.rows.time >= before.end) & (found.rows.time < found.end)).all()
     columns = [torch.cat(parts) for parts in zip(*(found.rows for found in slabs), strict=True)] or Rows.of([])
     assert same(Rows(*columns), rows)
 
 
+def long_graph(num_snapshots, num_facts):
+    """As many facts in every snapshot."""
+    facts = [(s % 7, s % 3, (s + t) % 10, t) for t in range(num_snapshots) for s in range(num_facts)]
+    return graph_of(facts, valid_start=num_snapshots, test_start=num_snapshots)
+
+
+def saved(folder, graph, row_group_size):
+    """The graph as `prepare` stores it, in two buckets."""
+    write_graph(folder, graph, buckets=2, row_group_size=row_group_size)
+    return folder
+
+
 @pytest.mark.usefixtures("small_reads")
-def test_several_slabs_are_read_and_no_more_than_asked_for_is_held(tmp_path):
-    rows = graph_of(random_facts(0, 120)).rows()
-    slabs = list(stored(tmp_path, rows).slabs())
-    assert len(slabs) > 3
-    most = int(torch.bincount(rows.time).max())
-    assert max(len(found.rows.time) for found in slabs) <= 30 + most
+@pytest.mark.parametrize("world_size", [1, 2, 8])
+def test_slabs_have_a_bounded_number_of_rows_on_any_number_of_ranks(tmp_path, world_size):
+    saved(tmp_path, long_graph(100, 3), 10)
+    for rank in range(2):
+        graph, _ = TemporalGraph.load(tmp_path, rank=rank % world_size, world_size=world_size)
+        sizes = [len(slab.rows.time) for slab in graph.facts.slabs()]
+        # Two buckets are shared out, so that each of eight ranks expects a quarter of what two of them have.
+        assert max(sizes) <= (30 + 6) * max(1, world_size // 2)
+        assert len(sizes) > 1
+
+
+def test_a_file_is_held_one_row_group_at_a_time(tmp_path):
+    graph = long_graph(400, 50)
+    saved(tmp_path, graph, 1_000)
+    stream = fact_source._row_groups(next((tmp_path / "anchored" / "bucket=000").iterdir()))
+    before = pa.total_allocated_bytes()
+    held, seen = [], 0
+    for rows in stream:
+        seen += len(rows)
+        del rows
+        held.append(pa.total_allocated_bytes() - before)
+    assert seen > 10_000
+    whole = seen * 28  # bytes of a row
+    assert max(held) < whole / 4
+
+
+def test_more_files_than_may_be_open_are_read(tmp_path):
+    import resource
+
+    graph = long_graph(3, 40)
+    write_graph(tmp_path, graph, buckets=200)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, limits[1]))
+    try:
+        found, _ = TemporalGraph.load(tmp_path)
+        assert same(found.rows(), graph.rows())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.usefixtures("small_reads")
+def test_slabs_that_are_done_with_are_let_go(tmp_path):
+    saved(tmp_path, long_graph(60, 20), 10)  # every snapshot is larger than a slab
+    graph, _ = TemporalGraph.load(tmp_path)
+    slabs: list[weakref.ref] = []
+    read = graph.facts.slabs
+
+    def watched():
+        for slab in read():
+            slabs.append(weakref.ref(slab.rows.time.untyped_storage()))
+            yield slab
+
+    object.__setattr__(graph, "facts", SimpleNamespace(slabs=watched))
+    alive = []
+    for _ in read_moments(graph, graph.times, Topology()):
+        gc.collect()
+        alive.append(sum(slab() is not None for slab in slabs))
+    assert len(slabs) == 60
+    assert max(alive) <= 3
 
 
 @pytest.mark.usefixtures("small_reads")

@@ -1,18 +1,14 @@
 from collections import Counter
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from graphs import NUM_ENTITIES, NUM_RELATIONS, TEST_START, VALID_START, graph_of, random_facts
+from graphs import NUM_ENTITIES, NUM_RELATIONS, TEST_START, VALID_START, graph_of, random_facts, write_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gam_kg.artifacts import Manifest, write_manifest
 from gam_kg.data.graph import TemporalGraph
 from gam_kg.errors import ArtifactError
-from gam_kg.schemas import ANCHORED, SNAPSHOTS
 
 seeds = st.integers(0, 10_000)
 sizes = st.integers(0, 60)
@@ -98,38 +94,6 @@ def test_splits_are_half_open_intervals_and_cover_all_times():
 def test_trained_entities_are_those_with_a_fact_in_train():
     graph = graph_of([(0, 0, 1, 0), (2, 0, 3, VALID_START - 1), (4, 0, 0, VALID_START), (5, 0, 6, TEST_START)])
     assert torch.nonzero(graph.trained)[:, 0].tolist() == [0, 1, 2, 3]
-
-
-def write_graph(folder, graph, buckets, num_facts=None):
-    rows = graph.rows()
-    for bucket in range(buckets):
-        mine = rows.anchor % buckets == bucket
-        columns = [pa.array(column[mine].numpy()) for column in rows]
-        part = folder / "anchored" / f"bucket={bucket:03d}"
-        part.mkdir(parents=True)
-        table = pa.table(columns, names=ANCHORED.names).cast(ANCHORED)
-        pq.write_table(table, part / "part.parquet")
-    for kind, plural, count in (
-        ("entity", "entities", graph.num_entities),
-        ("relation", "relations", graph.num_relations),
-    ):
-        table = pa.table({kind: [f"{kind} {number}" for number in range(count)]})
-        if kind == "entity":
-            first = [min(rows.time[rows.anchor == entity].tolist(), default=99) for entity in range(count)]
-            table = table.append_column("first_snapshot", pa.array(first))
-        pq.write_table(table, folder / f"{plural}.parquet")
-    times, counts = rows.time.unique(return_counts=True)
-    timeline = pa.table([times.numpy(), counts.numpy() // 2], names=SNAPSHOTS.names).cast(SNAPSHOTS)
-    pq.write_table(timeline, folder / "snapshots.parquet")
-    content = {
-        "buckets": buckets,
-        "num_facts": len(rows.time) // 2 if num_facts is None else num_facts,
-        "num_entities": graph.num_entities,
-        "num_relations": graph.num_relations,
-        "valid_start": graph.valid_start,
-        "test_start": graph.test_start,
-    }
-    write_manifest(folder, Manifest("graph", "key", {}, {}, content))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])

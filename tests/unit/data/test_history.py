@@ -182,6 +182,14 @@ def test_a_reset_index_is_as_new(rows, time):
     assert same_look_up(used.look_up(all_queries(time)), fresh.look_up(all_queries(time)))
 
 
+def test_snapshot_numbers_may_be_large():
+    time = 2**31 + 5
+    facts = [(0, 0, 1, 0), (0, 0, 2, time), (0, 0, 1, 3 * time)]
+    found = history_before(graph_of(facts), config_of(), 3 * time).look_up(queries_of([(0, 0)], 3 * time)).pairs
+    assert found is not None
+    assert sorted(found.entry_recency[found.entry_same].tolist()) == sorted([bucket(3 * time), bucket(2 * time)])
+
+
 def test_keys_that_do_not_fit_64_bits_are_refused():
     graph = replace(graph_of([(0, 0, 1, 2)]), partition=Partition(10**9), num_relations=100)
     with pytest.raises(DataError, match="1000000000 entities with 100 relations"):
