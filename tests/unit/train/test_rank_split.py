@@ -74,6 +74,30 @@ def test_ranks_do_not_depend_on_how_many_scores_are_held_at_once():
         assert np.array_equal(ranks[0].answer, other.answer)
 
 
+def test_a_share_of_the_queries_has_the_ranks_it_has_among_all():
+    graph = graph_of(random_facts(3, 120))
+    scorers = {"ids": Constant(graph.num_entities)}
+
+    def rows_of(ranks):
+        columns = (ranks.time, ranks.subject, ranks.relation, ranks.answer, ranks.time_aware["ids"], ranks.raw["ids"])
+        return set(zip(*(column.tolist() for column in columns), strict=True))
+
+    every, some, others = (rank_test(graph, scorers, share=share) for share in (1.0, 0.4, 0.4))
+    assert rows_of(some) < rows_of(every)
+    assert rows_of(some) == rows_of(others)
+    assert 0.2 < len(some.answer) / len(every.answer) < 0.6
+    # All answers of a query are ranked, or none.
+    asked = {row[:3] for row in rows_of(some)}
+    assert rows_of(some) == {row for row in rows_of(every) if row[:3] in asked}
+
+
+def test_a_number_of_facts_is_a_share_of_the_split():
+    facts = random_facts(3)
+    graph, total = graph_of(facts), int((facts[:, 3] >= TEST_START).sum())
+    assert graph.share_of("test", 0) == graph.share_of("test", total) == graph.share_of("test", total + 5) == 1.0
+    assert graph.share_of("test", 3) == 3 / total
+
+
 def test_validation_is_the_mean_over_a_walk_from_the_first_snapshot_on():
     graph = graph_of(random_facts(3), valid_start=5, test_start=7)
     model = tiny_model(graph)
