@@ -5,7 +5,8 @@ from typing import Any
 
 from gam_kg.config import Config
 from gam_kg.train.plan_counts import GraphCounts
-from gam_kg.train.plan_memory import Item, WorkerSizes, memory_items, peak_bytes
+from gam_kg.train.plan_memory import Item, memory_items, peak_bytes
+from gam_kg.train.plan_sizes import WorkerSizes
 
 # Ray stops a worker when the machine's memory is used above this share.
 USABLE_SHARE = 0.95

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from gam_kg.distributed.volume import StepVolume, expected_halo_rows
-from gam_kg.train.plan_memory import FLOAT, WorkerSizes
+from gam_kg.train.plan_memory import FLOAT
+from gam_kg.train.plan_sizes import WorkerSizes
 
 _FORWARD_BACKWARD = 3  # a backward has two products for each of the forward
 _SCORE_PASSES = 8

@@ -6,21 +6,19 @@ tensors that are alive at its worst moment.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
-import torch
 
-from gam_kg.config import Config, ModelConfig
 from gam_kg.data.fact_source import SLAB_ROWS
-from gam_kg.data.partition import Partition
 from gam_kg.distributed.sharded_history import KEPT_BYTES
-from gam_kg.nn.model import ENTITY, GAMLSTM
-from gam_kg.train.plan_counts import GraphCounts
-from gam_kg.train.step import MOST_QUERIES
+from gam_kg.train.plan_sizes import WorkerSizes
 
 FLOAT, LONG, INT = 4, 8, 4
 _MOST_INT32 = 2**31 - 1
+_FIRST_USE_BYTES = 28 * 2**20  # what training a graph of ten entities grows a process by: libraries used at last
+# Of what steps have freed the allocator keeps some that the end of an epoch cannot use, and the other way round.
+NOT_GIVEN_BACK, _SHARE_NOT_GIVEN_BACK = "freed, but kept by the allocator", 0.25
+BEST_WEIGHTS = "weights of the best epoch"
 # Tables of all of a rank's rows that are alive when the scores' gradients meet: z, their sum, the newest and its parts.
 _TABLES_OF_ALL = 5
 # Tables of the rows that a sampled step reads: those, and the rows of optimizer state that are written back.
@@ -51,122 +49,6 @@ class Item:
     on_device: bool = True
 
 
-def shared_shapes(config: ModelConfig, num_relations: int, num_words: int) -> list[int]:
-    """Elements of each parameter that all ranks have alike.
-
-    Args:
-        config: The model.
-        num_relations: Without inverses.
-        num_words: Words that names share.
-    """
-    with torch.random.fork_rng(devices=[]):
-        model = GAMLSTM(config, num_relations, torch.zeros(1, dtype=torch.bool))  # one entity: all else is as large
-    words = [num_words * config.dim] if num_words else []
-    return [value.numel() for name, value in model.named_parameters() if name != ENTITY] + words
-
-
-@dataclass(frozen=True)
-class WorkerSizes:
-    """Sizes of what a worker handles: the rank with the most, at the largest step.
-
-    Attributes:
-        config: The run's configuration.
-        counts: Of the graph.
-        world_size: Number of workers.
-    """
-
-    config: Config
-    counts: GraphCounts
-    world_size: int
-
-    @cached_property
-    def rows(self) -> int:
-        """Entities of the largest shard."""
-        return Partition(self.counts.num_entities, self.counts.buckets, 0, self.world_size).most_rows
-
-    @cached_property
-    def shared(self) -> list[int]:
-        """Elements of each shared parameter."""
-        return shared_shapes(self.config.model, self.counts.num_relations, self.counts.num_words)
-
-    @property
-    def sampled(self) -> bool:
-        """Whether a step has sampled candidates."""
-        return self.config.train.candidates == "sampled"
-
-    @cached_property
-    def steps(self) -> np.ndarray:
-        """Optimizer steps of each training snapshot, (num_train_snapshots,)."""
-        train, answers = self.config.train, 2 * self._train(self.counts.num_facts)
-        wanted = np.minimum(np.round(answers / train.answers_per_step), train.max_steps_per_snapshot)
-        return np.maximum(1, np.minimum(wanted, self._train(self.counts.queries)))
-
-    @cached_property
-    def answers(self) -> np.ndarray:
-        """Answers of a step of each training snapshot."""
-        return 2 * self._train(self.counts.num_facts) / self.steps
-
-    @cached_property
-    def queries(self) -> np.ndarray:
-        """Queries of a step of each training snapshot."""
-        return self._train(self.counts.queries) / self.steps
-
-    def candidates_of(self, answers: np.ndarray) -> np.ndarray:
-        """Candidates that a rank scores in steps with so many answers; subjects are at most as many as answers."""
-        if not self.sampled:
-            return np.full(len(answers), float(self.rows))
-        entities, negatives = self.counts.num_entities, self.config.train.num_negatives
-        own = np.minimum(2 * answers, self._train(self.counts.active))
-        return np.ceil(np.minimum(entities, own + negatives) / self.world_size)
-
-    @cached_property
-    def candidates(self) -> float:
-        """The most candidates of a step."""
-        return float(self.candidates_of(self.answers).max(initial=1))
-
-    @property
-    def step_queries(self) -> float:
-        """The most queries of a step."""
-        return float(self.queries.max(initial=1))
-
-    @property
-    def block_queries(self) -> float:
-        """The most queries that are scored together in training."""
-        most = self.rows
-        if self.sampled:
-            most = 2 * self.answers.max(initial=1) + self.config.train.num_negatives
-        return self._block(self.step_queries, most)
-
-    @property
-    def valid_queries(self) -> float:
-        """The most queries that are ranked together in validation."""
-        return self._block(float(self.counts.queries[self.counts.split("valid")].max(initial=1)), self.rows)
-
-    def _block(self, queries: float, num_candidates: float) -> float:
-        return min(queries, MOST_QUERIES, max(1, self.config.train.max_logits // max(1, num_candidates)))
-
-    def _train(self, values: np.ndarray) -> np.ndarray:
-        return values[self.counts.split("train")]
-
-    @property
-    def active(self) -> float:
-        """The most active entities of a snapshot, of a rank."""
-        return float(self._train(self.counts.active).max(initial=1)) / self.world_size
-
-    @property
-    def edges(self) -> float:
-        """The most edges of a snapshot, of a rank."""
-        return 2 * float(self._train(self.counts.num_facts).max(initial=1)) / self.world_size
-
-    @cached_property
-    def read_rows(self) -> float:
-        """Rows that a sampled step reads: candidates, and where pairs and paths of its queries end."""
-        found, active = self.counts.lookups, self.config.train.window * self.active
-        second = self.counts.distinct_ends(self.step_queries * found.first) * found.second
-        ends = self.counts.distinct_ends(self.step_queries * found.pairs + second) / self.world_size
-        return min(self.rows, self.candidates + ends + active)
-
-
 def memory_items(sizes: WorkerSizes, base_bytes: float) -> list[Item]:
     """What takes memory in a worker.
 
@@ -174,7 +56,10 @@ def memory_items(sizes: WorkerSizes, base_bytes: float) -> list[Item]:
         sizes: Of the worker.
         base_bytes: What the process takes before it reads anything.
     """
-    return [Item("process and libraries", base_bytes, on_device=False), *_kept(sizes), *_passing(sizes)]
+    items = [Item("process and libraries", base_bytes + _FIRST_USE_BYTES, on_device=False), *_kept(sizes)]
+    passing = list(_passing(sizes))
+    phases = [sum(item.num_bytes for item in passing if item.phase == phase) for phase in ("step", "epoch end")]
+    return [*items, *passing, Item(NOT_GIVEN_BACK, _SHARE_NOT_GIVEN_BACK * min(phases))]
 
 
 def peak_bytes(items: list[Item], *, on_device: bool | None = None) -> float:
@@ -249,7 +134,7 @@ def _kept(sizes: WorkerSizes) -> Iterator[Item]:
     of_entities, of_shared = entity_bytes(sizes), shared_bytes(sizes)
     yield from (Item(name, number) for name, number in (of_entities | of_shared).items())
     best = of_entities["entity rows"] + of_shared["shared parameters"]
-    yield Item("weights of the best epoch", best)
+    yield Item(BEST_WEIGHTS, best)
     yield Item("history index", history_of(sizes))
     plans = min(KEPT_BYTES, _plan_bytes(sizes)) if sizes.world_size > 1 else 0.0
     yield Item("kept plans of the history", plans)

@@ -24,7 +24,8 @@ from gam_kg.data.names import NameWords
 from gam_kg.train.loop import Trainer
 from gam_kg.train.plan_cost import calibrate, epoch_seconds
 from gam_kg.train.plan_counts import count_graph
-from gam_kg.train.plan_memory import Item, WorkerSizes, memory_items, peak_bytes
+from gam_kg.train.plan_memory import BEST_WEIGHTS, NOT_GIVEN_BACK, Item, memory_items, peak_bytes
+from gam_kg.train.plan_sizes import WorkerSizes
 
 GRAPHS = {
     "small": ["--entities=2000", "--relations=30", "--facts=40000", "--snapshots=100"],
@@ -87,7 +88,8 @@ def foretell(config: Config, snapshots: int) -> dict[str, Any]:
 
 def _first_epoch(items: list[Item]) -> list[Item]:
     """Before the first epoch ends there are no best weights and no validation."""
-    return [item for item in items if item.phase != "epoch end" and item.name != "weights of the best epoch"]
+    later = (BEST_WEIGHTS, NOT_GIVEN_BACK)
+    return [item for item in items if item.phase != "epoch end" and item.name not in later]
 
 
 def snapshots_share(sizes: WorkerSizes, snapshots: int) -> float:

@@ -20,7 +20,6 @@ from gam_kg.train.loop import Trainer
 from gam_kg.train.plan import knobs, make_plan
 from gam_kg.train.plan_counts import GraphCounts, count_graph
 from gam_kg.train.plan_memory import (
-    WorkerSizes,
     entity_bytes,
     history_bytes,
     history_of,
@@ -28,6 +27,7 @@ from gam_kg.train.plan_memory import (
     peak_bytes,
     shared_bytes,
 )
+from gam_kg.train.plan_sizes import WorkerSizes
 
 BUCKETS = 7
 
