@@ -27,8 +27,9 @@ _OBJECT_STORE_SHARE, _OBJECT_STORE_MOST = 0.3, 200 * 10**9
 _GPU_CONTEXT_BYTES = 600 * 2**20
 _ASSUMED = (
     "State and history are counted from the tensors there will be; what comes and goes with a step is an estimate. "
-    "Time is a floor, measured epochs took 1.1 to 4 times as long: products run at their measured rate, the rest at this "
-    "machine's rates of memory, sorting and operator calls; a worker has this process's threads; messages take no time."
+    "Time is a floor (measured steps took 1 to 9 times as long, most where they are small): products run at their "
+    "measured rate, the rest at rates of memory, sorting and operator calls here; a worker has this process's "
+    "threads; messages take no time."
 )
 
 
