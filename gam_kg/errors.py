@@ -23,3 +23,7 @@ class ArtifactError(GamKGError):
 
 class EvaluationError(GamKGError):
     """Scores cannot be ranked, for instance because they are NaN."""
+
+
+class MemoryPlanError(GamKGError):
+    """Training as configured would need more memory than there is."""

@@ -107,6 +107,30 @@ def prepare_command(config: ConfigFile, overrides: Overrides = None, force: Forc
     prepare(resolved, force=force)
 
 
+@app.command("plan")
+def plan_command(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    workers: Annotated[str, typer.Option(help="Numbers of workers to tell of, beside the configured one.")] = "1,2,4,8",
+    memory: Annotated[float | None, typer.Option(help="GiB of the machine, or GPU; none: of this one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """graph/ → memory, arithmetic, messages and time of a training that has not begun.
+
+    The exit status is 1 where the configured training does not fit.
+    """
+    resolved = load_config(config, overrides or ())
+    from pipelines.plan import plan
+
+    try:
+        numbers = [int(number) for number in workers.split(",")]
+    except ValueError:
+        numbers = [0]
+    if min(numbers) < 1:
+        raise typer.BadParameter(f"--workers {workers}: give numbers from 1 on, as in 1,2,4")
+    plan(resolved, numbers, memory_gib=memory, as_json=as_json)
+
+
 @app.command("train")
 def train_command(config: ConfigFile, overrides: Overrides = None, force: Force = False) -> None:
     """graph/ → checkpoint/: train GAM_LSTM; an interrupted training continues."""

@@ -74,7 +74,10 @@ def write_graph(
         table = pa.table({kind: [f"{kind} {number}" for number in range(count)]})
         if kind == "entity":
             first = [min(rows.time[rows.anchor == entity].tolist(), default=99) for entity in range(count)]
-            table = table.append_column("first_snapshot", pa.array(first))
+            degree = rows.anchor.bincount(minlength=count)
+            table = table.append_column("first_snapshot", pa.array(first)).append_column(
+                "degree", pa.array(degree.numpy())
+            )
         pq.write_table(table, folder / f"{plural}.parquet")
     times, counts = rows.time.unique(return_counts=True)
     timeline = pa.table([times.numpy(), counts.numpy() // 2], names=SNAPSHOTS.names).cast(SNAPSHOTS)

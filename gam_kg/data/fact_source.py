@@ -123,14 +123,14 @@ class StoredFacts:
     def parts(self) -> Iterator[Rows]:
         """Bucket by bucket; raises as `slabs`."""
         for paths in self._buckets:
-            yield Rows.of([rows for path in paths for rows in _row_groups(path)])
+            yield Rows.of([rows for path in paths for rows in row_groups(path)])
 
 
 class _SortedFile:
     """A file that is read once, from its first snapshot to its last."""
 
     def __init__(self, path: Path) -> None:
-        self._groups = _row_groups(path)
+        self._groups = row_groups(path)
         self._left: pa.Table | None = None
 
     def before(self, end: int) -> Iterator[pa.Table]:
@@ -145,7 +145,8 @@ class _SortedFile:
             rows = self._left = None
 
 
-def _row_groups(path: Path) -> Iterator[pa.Table]:
+def row_groups(path: Path) -> Iterator[pa.Table]:
+    """The row groups of a stored file, one after another; raises as `StoredFacts.slabs`."""
     group, num_groups = 0, 1
     while group < num_groups:
         try:

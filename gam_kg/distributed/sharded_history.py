@@ -22,7 +22,7 @@ from gam_kg.distributed.moments import read_moments
 from gam_kg.distributed.topology import Topology
 
 # Plans depend on the data alone: this much of them is kept from epoch to epoch.
-_KEPT_BYTES = 256 * 2**20
+KEPT_BYTES = 256 * 2**20
 _NOTHING = torch.iinfo(torch.int64).min
 
 
@@ -45,7 +45,7 @@ class ShardedHistory(HistoryIndex):
         self._graph, self._topology, self._num_entities = graph, topology, graph.num_entities
         self._plans: dict[int, _Plan] = {}
         self._kept: dict[int, _Plan] = {}
-        self._room = _KEPT_BYTES
+        self._room = KEPT_BYTES
         keys = graph.distinct(lambda rows: _fact_key(rows.anchor, graph.inverse(rows.relation), rows.other, graph))
         # The ends of paths are planned after their starts are known to all, so their past is kept apart.
         self._starts = _OwnQueries(keys, graph)

@@ -23,7 +23,7 @@ from gam_kg.nn.recurrence import Memory
 from gam_kg.nn.vectors import tapped, unit
 from gam_kg.train.stopwatch import Stopwatch
 
-_MOST_QUERIES = 4000
+MOST_QUERIES = 4000
 
 
 def entity_vectors(
@@ -80,7 +80,7 @@ def query_blocks(queries: Queries, num_candidates: int, max_scores: int) -> Iter
     """Cut queries so that no block has more than `max_scores` scores (one query at least)."""
     rows = torch.arange(len(queries), device=queries.subject.device)
     # Where candidates are few, what a query reads of the past takes more room than its scores.
-    for block in rows.split(max(1, min(max_scores // max(1, num_candidates), _MOST_QUERIES))):
+    for block in rows.split(max(1, min(max_scores // max(1, num_candidates), MOST_QUERIES))):
         yield queries.select(block)
 
 

@@ -89,7 +89,7 @@ def test_slabs_have_a_bounded_number_of_rows_on_any_number_of_ranks(tmp_path, wo
 def test_a_file_is_held_one_row_group_at_a_time(tmp_path):
     graph = long_graph(400, 50)
     saved(tmp_path, graph, 1_000)
-    stream = fact_source._row_groups(next((tmp_path / "anchored" / "bucket=000").iterdir()))
+    stream = fact_source.row_groups(next((tmp_path / "anchored" / "bucket=000").iterdir()))
     before = pa.total_allocated_bytes()
     held, seen = [], 0
     for rows in stream:

@@ -1,0 +1,71 @@
+"""`gam-kg plan`: what it prints, its exit status, and what it says where it cannot plan."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from graphs import graph_of, random_facts, write_graph
+
+from pipelines.cli import main
+
+SMALL = ["model.dim=8", "model.heads=2", "train.threads=1"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> list[str]:
+    """Arguments for a run with a prepared graph."""
+    write_graph(tmp_path / "graph", graph_of(random_facts(0, 150), buckets=7), 7)
+    config = tmp_path / "small.yaml"
+    config.write_text(f"run_dir: {tmp_path}\n", encoding="utf-8")
+    return [str(config), *SMALL]
+
+
+def status(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["gam-kg", "plan", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_a_training_that_fits(run: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    assert status(monkeypatch, *run, "--workers", "2,3") == 0
+    told = capsys.readouterr().out
+    for part in ("entity rows", "history index", "1 worker", "2 workers", "3 workers", "fits on 1 worker"):
+        assert part in told
+
+
+def test_json_tells_the_same(run: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    assert status(monkeypatch, *run, "--workers", "2", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told["workers"]) == {"1", "2"}
+    assert told["workers"]["1"]["held_bytes"] == told["held_bytes"] <= told["usable_bytes"]
+    assert told["workers"]["1"]["bytes_sent_step"] == {}
+    assert set(told["workers"]["2"]["bytes_sent_step"]) == {"halo", "queries", "softmax", "gradients"}
+
+
+def test_a_training_that_does_not_fit_is_refused_with_the_knob_to_turn(
+    run: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert status(monkeypatch, *run, "model.dim=4096", "train.num_workers=0", "--memory", "0.5") == 1
+    found = capsys.readouterr()
+    assert "does not fit on 1 worker" in found.out
+    assert "Traceback" not in found.err
+    assert "model.dim=2048" in found.err
+
+
+def test_without_a_graph_it_says_what_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    config = tmp_path / "none.yaml"
+    config.write_text(f"run_dir: {tmp_path}\n", encoding="utf-8")
+    assert status(monkeypatch, str(config)) == 1
+    assert "run `gam-kg prepare` first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", ["0", "two", "1,,2"])
+def test_workers_must_be_numbers(
+    run: list[str], workers: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert status(monkeypatch, *run, "--workers", workers) == 2
+    assert "--workers" in capsys.readouterr().err
