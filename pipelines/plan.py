@@ -27,8 +27,8 @@ _OBJECT_STORE_SHARE, _OBJECT_STORE_MOST = 0.3, 200 * 10**9
 _GPU_CONTEXT_BYTES = 600 * 2**20
 _ASSUMED = (
     "State and history are counted from the tensors there will be; what comes and goes with a step is an estimate. "
-    "Time is coarse, and too low where steps are small: products run at their measured rate, the rest at rates of memory, "
-    "sorting and operator calls here; a worker has this process's threads; messages take no time."
+    "Time is coarse, and too low where steps are small: products run at their measured rate, the rest at rates of "
+    "memory, sorting and operator calls here; a worker has this process's threads; messages take no time."
 )
 
 
