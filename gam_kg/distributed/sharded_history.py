@@ -5,9 +5,8 @@ s's own anchored facts: it finds the least of the k, and that is all that the ot
 are given owners for the same purpose. Everything sent here depends on the data alone.
 """
 
-from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +15,10 @@ from torch import Tensor
 from gam_kg.config import HistoryConfig
 from gam_kg.data.graph import TemporalGraph
 from gam_kg.data.history import Asked, HistoryIndex, Hops, Reach
-from gam_kg.data.recency import Cut, RecencyIndex, Recent, SeenKeys
+from gam_kg.data.recency import Cut, RecencyIndex, Recent
 from gam_kg.data.snapshot import Moment
 from gam_kg.distributed.moments import read_moments
+from gam_kg.distributed.own_past import OwnPast, OwnQueries, OwnRelations, OwnSubjects, own_fact_keys
 from gam_kg.distributed.topology import Topology
 
 # Plans depend on the data alone: this much of them is kept from epoch to epoch.
@@ -46,14 +46,14 @@ class ShardedHistory(HistoryIndex):
         self._plans: dict[int, _Plan] = {}
         self._kept: dict[int, _Plan] = {}
         self._room = KEPT_BYTES
-        keys = graph.distinct(lambda rows: _fact_key(rows.anchor, graph.inverse(rows.relation), rows.other, graph))
+        keys = graph.distinct(lambda rows: own_fact_keys(rows, graph))
         # The ends of paths are planned after their starts are known to all, so their past is kept apart.
-        self._starts = _OwnQueries(keys, graph)
-        self._ends = _OwnSubjects(keys, graph)
-        self._relations = _OwnRelations(graph, topology)
+        self._starts = OwnQueries(keys, graph)
+        self._ends = OwnSubjects(keys, graph)
+        self._relations = OwnRelations(graph, topology)
 
     @property
-    def _parts(self) -> tuple["_OwnPast", ...]:
+    def _parts(self) -> tuple["OwnPast", ...]:
         return self._starts, self._ends, self._relations
 
     def reset(self) -> None:
@@ -163,89 +163,6 @@ class ShardedHistory(HistoryIndex):
         return [[next(shared).view(part.shape) for part in one] for one in found]
 
 
-class _OwnPast(ABC):
-    """The whole past of what a rank owns, wherever the answers are; as `HistoryIndex`, it is told of snapshots."""
-
-    def __init__(self, keys: Tensor) -> None:
-        self.as_of = 0
-        self._seen = SeenKeys(keys)
-        self._indices: list[RecencyIndex] = []
-
-    def clear(self) -> None:
-        self.as_of = 0
-        for part in (self._seen, *self._indices):
-            part.clear()
-
-    def remember(self, moment: Moment) -> None:
-        """Have a snapshot in the past; one that already is changes nothing."""
-        if moment.time < self.as_of:
-            return
-        self.as_of = moment.time + 1
-        ids = self._seen.find(self._keys(moment))
-        self._seen.add(ids, moment.time)
-        for index in self._indices:
-            index.add(ids)
-
-    @abstractmethod
-    def _keys(self, moment: Moment) -> Tensor:
-        """Keys that are seen in a snapshot."""
-
-    def _index(self, width: int, tie: Callable[[Tensor], Tensor]) -> RecencyIndex:
-        self._indices.append(RecencyIndex(self._seen, width, tie))
-        return self._indices[-1]
-
-
-class _OwnSubjects(_OwnPast):
-    """The facts of the rank's entities as subjects."""
-
-    def __init__(self, keys: Tensor, graph: TemporalGraph) -> None:
-        super().__init__(keys)
-        self._graph, num_entities = graph, graph.num_entities
-
-        def fact_tie(item: Tensor) -> Tensor:
-            return graph.fact_tie(item // num_entities, item % num_entities)
-
-        self.by_subject = self._index(2 * graph.num_relations * num_entities, fact_tie)
-
-    def _keys(self, moment: Moment) -> Tensor:
-        rows, graph = moment.snapshot, self._graph
-        return _fact_key(rows.anchor, graph.inverse(rows.relation), rows.other, graph)
-
-
-class _OwnQueries(_OwnSubjects):
-    """The same, also by (subject, relation)."""
-
-    def __init__(self, keys: Tensor, graph: TemporalGraph) -> None:
-        super().__init__(keys, graph)
-        self.by_query = self._index(graph.num_entities, graph.answer_tie)
-
-
-class _OwnRelations(_OwnPast):
-    """The answers of the rank's relations. Making it is a collective."""
-
-    def __init__(self, graph: TemporalGraph, topology: Topology) -> None:
-        self._num_entities, self._topology = graph.num_entities, topology
-        keys = graph.distinct(lambda rows: rows.relation * graph.num_entities + rows.anchor)
-        super().__init__(torch.unique(self._sent_to_owners(keys)))
-        self.by_relation = self._index(graph.num_entities, graph.answer_tie)
-
-    def _keys(self, moment: Moment) -> Tensor:
-        queries = moment.queries
-        key = queries.relation[queries.answer_query] * self._num_entities + queries.answer
-        return key[self._owner(key) == self._topology.rank]
-
-    def _owner(self, key: Tensor) -> Tensor:
-        return key // self._num_entities % self._topology.world_size
-
-    def _sent_to_owners(self, keys: Tensor) -> Tensor:
-        owner, (world_size, rank) = self._owner(keys), (self._topology.world_size, self._topology.rank)
-        counts = torch.zeros(world_size, world_size, dtype=torch.int64, device=keys.device)
-        counts[rank] = torch.bincount(owner, minlength=world_size)
-        counts = self._topology.sum(counts, "history").tolist()
-        keys = keys[torch.argsort(owner, stable=True)]
-        return self._topology.all_to_all(keys, counts[rank], [row[rank] for row in counts], "history")
-
-
 @dataclass(frozen=True)
 class _Plan:
     """How far back to look for the queries of a snapshot.
@@ -315,7 +232,3 @@ def _cut_of(columns: Tensor, limit: int) -> Cut:
 
 def _neighbours(hops: Tensor) -> Tensor:
     return torch.unique(hops[..., 1][hops[..., 0] != _NOTHING])
-
-
-def _fact_key(subject: Tensor, relation: Tensor, answer: Tensor, graph: TemporalGraph) -> Tensor:
-    return (subject * 2 * graph.num_relations + relation) * graph.num_entities + answer

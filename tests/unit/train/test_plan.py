@@ -47,7 +47,7 @@ def held_bytes(thing: Any, seen: set[int] | None = None) -> int:
             if isinstance(one, Tensor):
                 seen.add(id(one))
                 total += num_bytes(one)
-            elif type(one).__module__ in ("gam_kg.data.recency", "gam_kg.distributed.sharded_history"):
+            elif type(one).__module__ in ("gam_kg.data.recency", "gam_kg.distributed.own_past"):
                 seen.add(id(one))
                 total += held_bytes(one, seen)
     return total
