@@ -53,7 +53,7 @@ class ShardedHistory(HistoryIndex):
         self._relations = OwnRelations(graph, topology)
 
     @property
-    def _parts(self) -> tuple["OwnPast", ...]:
+    def _parts(self) -> tuple[OwnPast, ...]:
         return self._starts, self._ends, self._relations
 
     def reset(self) -> None:
