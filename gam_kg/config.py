@@ -140,6 +140,9 @@ class TrainConfig(Section):
         "one_vs_all", description="what an answer is told apart from in training: all entities, or a sample of them"
     )
     num_negatives: int = Field(2000, ge=0, description="entities drawn a step for candidates=sampled")
+    history_share: float = Field(
+        0.25, gt=0, le=1, description="share of the histories' candidates that candidates=sampled keeps"
+    )
     valid_facts: int = Field(0, ge=0, description="about how many validation facts are ranked an epoch; 0: all")
     max_logits: int = Field(32_000_000, ge=1, description="scores held at once; a snapshot above it is cut by queries")
     patience: int = Field(2, ge=1, description="epochs without a better validation MRR before training stops")

@@ -4,7 +4,7 @@
 looks up for the queries of a snapshot what the history attention reads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,8 @@ from gam_kg.data.ragged import offsets_of, ragged_ranges, where
 from gam_kg.data.recency import LATER, Cut, RecencyIndex, Recent, SeenKeys
 from gam_kg.data.snapshot import Moment, Queries, Snapshot
 from gam_kg.errors import DataError
+
+Keeps = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -151,11 +153,13 @@ class HistoryIndex:
         """Places of a snapshot's distinct facts in `facts`, ascending, int64 (num_distinct,)."""
         return self.facts.find(self._fact_key(snapshot.other, snapshot.relation, snapshot.anchor))
 
-    def look_up(self, queries: Queries) -> History:
+    def look_up(self, queries: Queries, keeps: Keeps | None = None) -> History:
         """The past of queries, as far as it has been told of.
 
         Args:
             queries: Asked about `queries.time`, from which recency counts.
+            keeps: Tells of rows of the shard whether candidates are wanted; None: all are. What the past says of those
+                that are wanted does not depend on it.
 
         Raises:
             ValueError: The index has been told of the very snapshot, or of later ones.
@@ -166,9 +170,9 @@ class HistoryIndex:
         reach = self.reach(asked)
         has_pairs = self.config.recent > 0 or self.config.same_relation > 0
         return History(
-            self._pairs(asked, reach) if has_pairs else None,
-            None if reach.hops is None else self._paths(asked, reach, reach.hops),
-            self._popularity(asked, reach) if self.config.popular > 0 else None,
+            self._pairs(asked, reach, keeps) if has_pairs else None,
+            None if reach.hops is None else self._paths(asked, reach, reach.hops, keeps),
+            self._popularity(asked, reach, keeps) if self.config.popular > 0 else None,
         )
 
     def reach(self, asked: Asked) -> Reach:
@@ -200,10 +204,10 @@ class HistoryIndex:
         """Group of each query in `by_query`, int64 (num_queries,)."""
         return queries.subject * self._num_relations + queries.relation
 
-    def _pairs(self, asked: Asked, reach: Reach) -> PairHistory:
+    def _pairs(self, asked: Asked, reach: Reach, keeps: Keeps | None) -> PairHistory:
         queries, subject_row = asked.queries, asked.subject_row
-        recent = self.by_subject.recent(asked.subjects, reach.recent)
-        same = self.by_query.recent(self.query_key(queries), reach.same_relation)
+        recent = self._wanted(self.by_subject.recent(asked.subjects, reach.recent), keeps)
+        same = self._wanted(self.by_query.recent(self.query_key(queries), reach.same_relation), keeps)
         num_recent = len(recent.item)
         relation = torch.cat([recent.item // self.stride, queries.relation[same.row]])
         other = torch.cat([recent.item % self.stride, same.item])
@@ -246,10 +250,10 @@ class HistoryIndex:
             features,
         )
 
-    def _paths(self, asked: Asked, reach: Reach, hops: Hops) -> PathHistory:
+    def _paths(self, asked: Asked, reach: Reach, hops: Hops, keeps: Keeps | None) -> PathHistory:
         assert reach.neighbours is not None
         neighbours, neighbour_row = reach.neighbours
-        second = self.by_subject.recent(neighbours, reach.second)
+        second = self._wanted(self.by_subject.recent(neighbours, reach.second), keeps)
         second_other = second.item % self.stride
 
         start, length = offsets_of(second.row, len(neighbours))
@@ -280,10 +284,15 @@ class HistoryIndex:
             pair_other,
         )
 
-    def _popularity(self, asked: Asked, reach: Reach) -> Popularity:
-        found = self.by_relation.recent(asked.relations, reach.popular)
+    def _popularity(self, asked: Asked, reach: Reach, keeps: Keeps | None) -> Popularity:
+        found = self._wanted(self.by_relation.recent(asked.relations, reach.popular), keeps)
         recency, count = log_bucket(asked.queries.time - found.last), log_bucket(found.count)
         return Popularity(asked.relations, asked.relation_row, found.row, found.item, recency, count)
+
+    def _wanted(self, found: Recent, keeps: Keeps | None) -> Recent:
+        if keeps is None:
+            return found
+        return Recent(*where(keeps(found.item % self.stride), *vars(found).values()))
 
     def _distinct_pairs(self, query: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pair, link_pair = torch.unique(query * self.stride + other, return_inverse=True)

@@ -18,13 +18,17 @@ class Sample:
     Attributes:
         log_weight: Logarithm of how many candidates each column stands for, (num_columns,).
         query: Query of each candidate that only one query meets, int64 (num_extra,).
+        extra_log_weight: Logarithm of how many candidates each of those stands for, (num_extra,).
         replaced: Positions in flat scores that do not count, for the candidate is among those, int64 (num_replaced,).
+        answers: Which of those are answers, int64 (num_extra_answers,).
         num_candidates: N, candidates over all ranks and not only the sampled ones.
     """
 
     log_weight: Tensor
     query: Tensor
+    extra_log_weight: Tensor
     replaced: Tensor
+    answers: Tensor
     num_candidates: int
 
 
@@ -42,7 +46,7 @@ def sampled_cross_entropy(
         scores: This rank's columns, (num_queries, num_columns). Overwritten.
         extra: Of candidates that only one query meets, (num_extra,).
         sample: What the columns stand for.
-        targets: The answers, whose columns have weight one.
+        targets: The answers among the columns, of weight one.
         smoothing: ε, label smoothing.
         topology: The ranks; each gets the global loss and the gradient of its own scores.
     """
@@ -56,9 +60,13 @@ class _SampledCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         answers, log_weight = targets.answers_per_query.to(scores.dtype), sample.log_weight.to(scores.dtype)
         target = scores.new_zeros(len(scores)).index_add_(0, targets.query, scores[targets.query, targets.candidate])
+        extra_answers = sample.query.index_select(0, sample.answers)
+        target.index_add_(0, extra_answers, extra.index_select(0, sample.answers))
         flat = scores.view(-1)
         flat[sample.replaced] = 0.0
-        total = torch.mv(scores, log_weight.exp()).index_add_(0, sample.query, extra)
+        extra_log_weight = sample.extra_log_weight.to(scores.dtype)
+        total = torch.mv(scores, log_weight.exp()).index_add_(0, sample.query, extra * extra_log_weight.exp())
+        extra = extra + extra_log_weight
         flat[sample.replaced] = -torch.inf
         scores.add_(log_weight)
         top = torch.full_like(total, torch.finfo(scores.dtype).min)
@@ -91,5 +99,7 @@ class _SampledCrossEntropy(torch.autograd.Function):
         hit = torch.full_like(targets.query, -(1 - ctx.smoothing), dtype=gradient.dtype)
         gradient.index_put_((targets.query, targets.candidate), hit, accumulate=True)
         of_extra = of_extra * (answers / normaliser).index_select(0, sample.query)
-        of_extra = of_extra - smooth.index_select(0, sample.query)
+        extra_weight = sample.extra_log_weight.to(of_extra.dtype).exp()
+        of_extra = of_extra.addcmul_(smooth.index_select(0, sample.query), extra_weight, value=-1)
+        of_extra[sample.answers] -= 1 - ctx.smoothing
         return gradient.mul_(grad), of_extra * grad, None, None, None, None

@@ -81,6 +81,35 @@ def named_rows(
     return _NamedRows.apply(entity, shared, own, word, words, named)
 
 
+def own_or_shared(entity: Tensor, shared: Tensor, at: Tensor, num_rows: int) -> Tensor:
+    """The shared row everywhere but where there are own ones.
+
+    Args:
+        entity: Own rows, (num_own, dim).
+        shared: The shared row, (dim,).
+        at: Place of each own row, each once, int64 (num_own,).
+        num_rows: How many rows to make.
+
+    Returns:
+        (num_rows, dim).
+    """
+    return _OwnOrShared.apply(entity, shared, at, num_rows)
+
+
+class _OwnOrShared(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, entity: Tensor, shared: Tensor, at: Tensor, num_rows: int) -> Tensor:
+        ctx.save_for_backward(at)
+        return shared.repeat(num_rows, 1).index_copy_(0, at, entity)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (at,) = ctx.saved_tensors
+        without = grad.new_ones(len(grad)).index_fill_(0, at, 0)
+        return grad.index_select(0, at), without @ grad, None, None
+
+
 class _NamedRows(torch.autograd.Function):
     """Autograd's own backward takes twice as long, and this runs over all entities at every step."""
 

@@ -10,21 +10,23 @@ from gam_kg.config import ModelConfig
 from gam_kg.data.names import NameWords
 from gam_kg.data.partition import Partition
 from gam_kg.data.past import History
+from gam_kg.data.ragged import where
 from gam_kg.data.snapshot import Queries
 from gam_kg.distributed.neighbourhood import Neighbourhood
 from gam_kg.distributed.rows import Layout, exchange_rows, gather_rows
+from gam_kg.distributed.sharded_softmax import Targets
 from gam_kg.distributed.topology import Topology
 from gam_kg.nn.candidates import (
     Candidates,
     DividedPairs,
+    Held,
     SampledScores,
-    held_history,
     place,
     popular_among,
     popularity_of,
 )
 from gam_kg.nn.decoder import DECODERS
-from gam_kg.nn.entity_rows import WordLinks, named_rows
+from gam_kg.nn.entity_rows import WordLinks, named_rows, own_or_shared
 from gam_kg.nn.gam import GraphAttention
 from gam_kg.nn.history_attention import (
     PairAttention,
@@ -125,10 +127,13 @@ class GAMLSTM(nn.Module):
         words, named = self._word_links()
         if index is None:
             return named_rows(self.entity, self.shared, own, self.word, words, named)
-        entity = functional.embedding(index, self.entity, sparse=True)
+        # A row that is not its own is not read, gets no gradient and does not step.
+        (at,) = torch.nonzero(own, as_tuple=True)
+        entity = functional.embedding(index.index_select(0, at), self.entity, sparse=True)
+        entity = own_or_shared(entity, self.shared, at, len(index))
         if self.word is None or words is None:
-            return named_rows(entity, self.shared, own)
-        words = words.select(index)
+            return entity
+        words, own = words.select(index), torch.ones_like(own)
         named = words.turned(len(self.word)) if torch.is_grad_enabled() else None
         return named_rows(entity, self.shared, own, self.word, words, named)
 
@@ -189,7 +194,7 @@ class GAMLSTM(nn.Module):
     def sampled_scores(
         self,
         z: Tensor,
-        held: Tensor,
+        held: Held,
         candidates: Candidates,
         queries: Queries,
         history: History,
@@ -199,34 +204,43 @@ class GAMLSTM(nn.Module):
 
         Args:
             z: Vectors of some of the rank's entities, (num_held, dim).
-            held: Their rows in the shard, ascending, int64 (num_held,): those of the candidates, of own subjects and of
-                what pairs and paths of the history end in.
-            candidates: Those that all queries share.
+            held: Their rows in the shard: those of the columns, of own subjects and answers, and of what pairs and
+                paths of the history end in.
+            candidates: Of the step.
             queries: The questions, alike on all ranks.
             history: What the history index found for them.
             noise: Of the step; None: torch's.
         """
         asked = self.query_vectors(z, queries, noise, held)
-        column = place(held, candidates.rows)[0]
+        targets = Targets.of(queries, self.partition)
+        answer = held.places(targets.candidate)
+        parts = self.history_scores(z, asked, queries, held.history(history))
+        parts.append(PairScores(targets.query, answer, z.new_zeros(len(answer))))
+        column = held.places(candidates.rows)
         shared = z.index_select(0, column)
-        pairs = self.history_scores(z, asked, queries, held_history(history, held))
-        divided = DividedPairs.of(pairs, candidates, column, len(held))
-        row, offsets = link_runs(divided.query)
-        extra = divided.score + linked_products(asked[0].index_select(0, row), z, offsets, divided.other)
+        pairs = DividedPairs.of(parts, candidates, column, len(held))
+        row, offsets = link_runs(pairs.query)
+        score = pairs.score + linked_products(asked[0].index_select(0, row), z, offsets, pairs.other)
+        rows = held.rows.index_select(0, pairs.other)
         past = history.popularity
         if past is None:
             dense = (asked[0] @ shared.T).to(z.dtype)
         else:
-            score = self.popularity(past)
-            table = popularity_table(*popular_among(past, score, candidates.rows), len(past.relations), len(column))
+            popularity = self.popularity(past)
+            among = popular_among(past, popularity, candidates)
+            table = popularity_table(*among, len(past.relations), len(column))
             dense = popular_products(asked[0], shared, table, past.query_row)
-            rows = held.index_select(0, divided.other)
-            extra = extra + popularity_of(past, score, divided.query, rows, self.partition.num_rows)
-        dense = add_pair_scores(dense, divided.shared)
-        return SampledScores(dense, candidates.log_weight, divided.query, extra, divided.replaced)
+            score = score + popularity_of(past, popularity, pairs.query, rows, self.partition.num_rows)
+        dense = add_pair_scores(dense, pairs.shared)
+        log_weight = torch.where(candidates.certain.index_select(0, rows), 0.0, candidates.history_log_weight)
+        at, is_column = candidates.answer_columns(targets.candidate)
+        (among_others,) = where(~is_column, targets.query * len(held) + answer)
+        answers, _ = place(pairs.query * len(held) + pairs.other, among_others)
+        targets = Targets(*where(is_column, targets.query, at), targets.answers_per_query)
+        return SampledScores(dense, pairs.query, score, log_weight, pairs.replaced, targets, answers)
 
     def query_vectors(
-        self, z: Tensor, queries: Queries, noise: Noise | None = None, held: Tensor | None = None
+        self, z: Tensor, queries: Queries, noise: Noise | None = None, held: Held | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What the queries match with candidates, with their past and with paths, each (num_queries, ...).
 
@@ -240,7 +254,7 @@ class GAMLSTM(nn.Module):
         row_noise = None if noise is None else noise.rows(subject * 2 * self.num_relations + relation)
         # A sparse gradient is added in place to the dense one that the scores give z.
         rows = self.partition.rows(subject)
-        of_subject = functional.embedding(rows if held is None else place(held, rows)[0], z, sparse=True)
+        of_subject = functional.embedding(rows if held is None else held.places(rows), z, sparse=True)
         parts = (
             self.decoder(of_subject, self.relation.index_select(0, relation), row_noise),
             self.pair_attention.queries(of_subject, relation),

@@ -192,7 +192,13 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, position.epoch + position.index / len(self.times))
         num_negatives = config.num_negatives if config.candidates == "sampled" else None
-        settings = StepSettings(config.label_smoothing, config.max_logits, config.precision == "bf16", num_negatives)
+        settings = StepSettings(
+            config.label_smoothing,
+            config.max_logits,
+            config.precision == "bf16",
+            num_negatives,
+            config.history_share,
+        )
         for asked in step_queries(moment.queries, config, self._seed()):
             loss = backward_snapshot(
                 self.model, self.memory, list(self._window), asked, self.history, self._noise(), settings, watch

@@ -5,7 +5,7 @@ queries included.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,14 +16,14 @@ from gam_kg.data.snapshot import Queries
 from gam_kg.distributed.neighbourhood import Neighbourhood
 from gam_kg.distributed.sampled_softmax import Sample, sampled_cross_entropy
 from gam_kg.distributed.sharded_softmax import Targets, sharded_cross_entropy
-from gam_kg.nn.candidates import Candidates, place, rows_of
+from gam_kg.nn.candidates import Candidates, Held, rows_of
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.noise import Noise
 from gam_kg.nn.recurrence import Memory
 from gam_kg.nn.vectors import tapped, unit
 from gam_kg.train.stopwatch import Stopwatch
 
-MOST_QUERIES = 4000
+MOST_QUERIES = 8192
 
 
 def entity_vectors(
@@ -32,7 +32,7 @@ def entity_vectors(
     window: Sequence[Neighbourhood] = (),
     dropped: Tensor | None = None,
     noise: Noise | None = None,
-    held: Tensor | None = None,
+    held: Held | None = None,
 ) -> Tensor:
     """Vectors z of the rank's entities after the stored memory and the updates of a window. A collective.
 
@@ -42,18 +42,19 @@ def entity_vectors(
         window: Snapshots to remember, in time order; gradients flow through them.
         dropped: Entities that get the shared row, bool (num_rows,).
         noise: Of the step; None: torch's.
-        held: Rows that are wanted, those active in the window among them, ascending, int64 (num_held,); None for all.
+        held: Rows that are wanted, those active in the window among them; None for all.
 
     Returns:
         (num_rows, dim), or (num_held, dim).
     """
-    rows = model.entity_rows(dropped, held)
-    hidden = memory.hidden if held is None else memory.hidden.index_select(0, held)
+    index = None if held is None else held.rows
+    rows = model.entity_rows(dropped, index)
+    hidden = memory.hidden if index is None else memory.hidden.index_select(0, index)
     if not window:
         return unit(rows + hidden)
     touched = active_rows(window)
     before = compact = memory.rows(touched)
-    at = touched if held is None else torch.searchsorted(held, touched)
+    at = touched if held is None else held.places(touched)
     rows, compact_rows = tapped(rows, at)
     for snapshot in window:
         active = torch.searchsorted(touched, snapshot.active)
@@ -105,12 +106,14 @@ class StepSettings:
         max_scores: Scores held at once; queries above it are scored block by block, with the same result.
         bf16: Whether matrix products of forward and backward are in bfloat16.
         num_negatives: Entities drawn as candidates, all ranks together; None: all entities are candidates.
+        history_share: Share of the histories' candidates that are kept where candidates are drawn.
     """
 
     smoothing: float
     max_scores: int
     bf16: bool = False
     num_negatives: int | None = None
+    history_share: float = 1.0
 
 
 def backward_snapshot(
@@ -187,15 +190,20 @@ def _backward_sampled(
     partition = model.partition
     autocast = torch.autocast(memory.hidden.device.type, torch.bfloat16, enabled=settings.bf16)
     with watch.phase("history"):
-        candidates = Candidates.draw(queries, settings.num_negatives, partition, noise.integer("negatives"))
+        candidates = Candidates.draw(
+            queries, settings.num_negatives, settings.history_share, model.entity_id, partition, noise
+        )
+        keeps = None if settings.history_share == 1 else candidates.keeps
         # Alike on all ranks, as the number of blocks must be.
-        most = 2 * len(queries.answer) + settings.num_negatives
-        blocks = [(block, history.look_up(block)) for block in query_blocks(queries, most, settings.max_scores)]
-        own = queries.subject[partition.owns(queries.subject)]
-        read = [candidates.rows, partition.rows(own), *(rows for _, past in blocks for rows in rows_of(past))]
-        held = torch.unique(torch.cat([*read, *(snapshot.active for snapshot in window)]))
+        most = 2 * settings.num_negatives
+        blocks = [(block, history.look_up(block, keeps)) for block in query_blocks(queries, most, settings.max_scores)]
+        own = torch.cat([queries.subject, queries.answer])
+        own = partition.rows(own[partition.owns(own)])
+        read = [candidates.rows, own, *(rows for _, past in blocks for rows in rows_of(past))]
+        read = torch.unique(torch.cat([*read, *(snapshot.active for snapshot in window)]))
+        held = Held.of(read, partition.num_rows)
     with watch.phase("encode"), autocast:
-        ids = model.entity_id.index_select(0, held)
+        ids = model.entity_id.index_select(0, held.rows)
         dropped = noise.uniform(ids, "entity dropout") < model.config.entity_dropout
         z = entity_vectors(model, memory, window, dropped, noise, held)
     leaf = z.detach().requires_grad_()
@@ -204,13 +212,19 @@ def _backward_sampled(
         with watch.phase("score"), autocast:
             found = model.sampled_scores(leaf, held, candidates, block, past, noise)
         with watch.phase("loss"):
-            targets = Targets.of(block, partition)
-            targets = replace(targets, candidate=place(candidates.rows, targets.candidate)[0])
+            sample = Sample(
+                candidates.log_weight,
+                found.query,
+                found.log_weight,
+                found.replaced,
+                found.answers,
+                partition.num_entities,
+            )
             block_loss = sampled_cross_entropy(
                 found.dense,
                 found.score,
-                Sample(found.log_weight, found.query, found.replaced, partition.num_entities),
-                targets,
+                sample,
+                found.targets,
                 smoothing=settings.smoothing,
                 topology=model.topology,
             ) / len(queries.answer)

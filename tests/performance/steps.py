@@ -10,6 +10,7 @@ import argparse
 import json
 import resource
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -39,13 +40,21 @@ def main() -> None:
         words = NameWords.of(read_names(path, "entity").to_pylist(), known=graph.trained.tolist())
     trainer = Trainer(config, graph, words)
     trainer.position.index = arguments.first
-    told = [one.snapshot for _, one in zip(range(WARM_UP + arguments.snapshots), trainer.run(), strict=False)]
-    steps = [one for one in told[WARM_UP:] if one is not None]
+    run = trainer.run()
+    for _ in range(WARM_UP):
+        next(run)
+    started, steps = time.process_time(), []
+    for _ in range(arguments.snapshots):
+        snapshot = next(run).snapshot
+        assert snapshot is not None, "that is the end of the epoch"
+        steps.append(snapshot)
+    busy = time.process_time() - started
     seconds, answers = (sum(one[name] for one in steps) for name in ("seconds", "answers"))
     phases = {name: sum(one["phases"].get(name, 0.0) for one in steps) / len(steps) for name in steps[0]["phases"]}
     found = {
         "entities": graph.num_entities,
         "ms_a_snapshot": round(1000 * seconds / len(steps)),
+        "cpu_ms_a_snapshot": round(1000 * busy / len(steps)),
         "us_a_fact": round(2e6 * seconds / answers),
         "phases_ms": {name: round(1000 * value) for name, value in phases.items()},
         "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),

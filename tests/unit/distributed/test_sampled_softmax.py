@@ -16,12 +16,14 @@ def naive(scores: Tensor, extra: Tensor, sample: Sample, targets: Targets) -> Te
     weight = sample.log_weight.exp()
     for query in range(len(scores)):
         columns = [c for c in range(scores.shape[1]) if query * scores.shape[1] + c not in sample.replaced.tolist()]
-        own = extra[sample.query == query]
-        normaliser = torch.log((weight[columns] * scores[query, columns].exp()).sum() + own.exp().sum())
-        mean = ((weight[columns] * scores[query, columns]).sum() + own.sum()) / NUM_CANDIDATES
-        for answer in targets.candidate[targets.query == query].tolist():
-            hit = scores[query, answer] - normaliser
-            loss = loss - (1 - SMOOTHING) * hit - SMOOTHING * (mean - normaliser)
+        mine = sample.query == query
+        own, own_weight = extra[mine], sample.extra_log_weight[mine].exp()
+        normaliser = torch.log((weight[columns] * scores[query, columns].exp()).sum() + (own_weight * own.exp()).sum())
+        mean = ((weight[columns] * scores[query, columns]).sum() + (own_weight * own).sum()) / NUM_CANDIDATES
+        hits = [scores[query, answer] for answer in targets.candidate[targets.query == query].tolist()]
+        hits += [extra[answer] for answer in sample.answers.tolist() if mine[answer]]
+        for hit in hits:
+            loss = loss - (1 - SMOOTHING) * (hit - normaliser) - SMOOTHING * (mean - normaliser)
     return loss
 
 
@@ -38,11 +40,14 @@ def cases(draw):
     query = torch.randint(num_queries, (num_extra,), generator=generator).sort().values
     drawn = [q * columns + c for q in range(num_queries) for c in range(num_own, columns)]
     replaced = torch.tensor(draw(st.lists(st.sampled_from(drawn), unique=True)) if drawn else [], dtype=torch.int64)
+    extra_log_weight = torch.rand(num_extra, generator=generator, dtype=torch.float64)
+    also = torch.tensor(draw(st.lists(st.integers(0, num_extra - 1), unique=True)) if num_extra else [])
     hits = draw(st.sets(st.tuples(st.integers(0, num_queries - 1), st.integers(0, num_own - 1)), min_size=1))
     rows = torch.tensor(sorted(hits))
-    answers = torch.bincount(rows[:, 0], minlength=num_queries)
+    answers = torch.bincount(torch.cat([rows[:, 0], query[also.long()]]), minlength=num_queries)
     targets = Targets(rows[:, 0], rows[:, 1], answers)
-    return scores, extra, Sample(log_weight, query, replaced, NUM_CANDIDATES), targets
+    sample = Sample(log_weight, query, extra_log_weight, replaced, also.long(), NUM_CANDIDATES)
+    return scores, extra, sample, targets
 
 
 @given(cases())
