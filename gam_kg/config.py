@@ -139,7 +139,9 @@ class TrainConfig(Section):
     candidates: Literal["one_vs_all", "sampled"] = Field(
         "one_vs_all", description="what an answer is told apart from in training: all entities, or a sample of them"
     )
-    num_negatives: int = Field(2000, ge=0, description="entities drawn a step for candidates=sampled")
+    num_negatives: int = Field(
+        1000, ge=0, description="entities drawn a step for candidates=sampled, beside as many of its answers at most"
+    )
     history_share: float = Field(
         0.25, gt=0, le=1, description="share of the histories' candidates that candidates=sampled keeps"
     )

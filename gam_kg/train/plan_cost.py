@@ -83,7 +83,7 @@ def epoch_flops(sizes: WorkerSizes) -> dict[str, float]:
     train, valid = counts.split("train"), counts.split("valid")
     updates = _update_flops(sizes)
     found, width = counts.lookups, model.history.dim
-    links = asked * (2 * width * found.pairs + 4 * width * found.paths) / sizes.world_size
+    links = sizes.history_share * asked * (2 * width * found.pairs + 4 * width * found.paths) / sizes.world_size
     maps = float((sizes.steps * _mapped(sizes)).sum()) * 4 * model.dim * width
     ranked = 2.0 * float(sizes.ranked.sum()) * sizes.rows * model.dim
     return {
@@ -98,7 +98,7 @@ def epoch_flops(sizes: WorkerSizes) -> dict[str, float]:
 def _mapped(sizes: WorkerSizes) -> np.ndarray:
     """Rows of each step that the maps of the history's ends are of."""
     entries = sizes.queries * (sizes.counts.lookups.pairs + sizes.counts.lookups.paths) / sizes.world_size
-    return np.minimum(sizes.rows, entries)
+    return np.minimum(sizes.rows, sizes.history_share * entries)
 
 
 def _update_flops(sizes: WorkerSizes) -> np.ndarray:
@@ -132,7 +132,9 @@ def epoch_seconds(sizes: WorkerSizes, rates: Rates) -> dict[str, float]:
     passes = _ROW_PASSES * dim * float((rows * steps).sum())
     asked = float((sizes.queries * steps).sum())
     ranked = float(sizes.ranked.sum())
-    links = (asked + ranked / 3) * (counts.lookups.pairs + counts.lookups.paths) / sizes.world_size
+    links = (
+        (sizes.history_share * asked + ranked / 3) * (counts.lookups.pairs + counts.lookups.paths) / sizes.world_size
+    )
     calls = steps.sum() * (_CALLS_A_STEP + (_CALLS_MORE_ON_SEVERAL if sizes.world_size > 1 else 0))
     return {
         "matrix products": sum(epoch_flops(sizes).values()) / rates.flops,

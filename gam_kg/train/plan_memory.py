@@ -182,7 +182,8 @@ def _passing(sizes: WorkerSizes) -> Iterator[Item]:
     updates = config.train.window * sizes.active * _VECTORS_AN_UPDATE * dim * FLOAT
     yield Item("step: window of memory updates", updates + _edge_bytes(sizes), "step")
     tables, rows = (_TABLES_OF_READ, sizes.read_rows) if sizes.sampled else (_TABLES_OF_ALL, float(sizes.rows))
-    yield Item("step: rows of entities and their gradients", tables * rows * dim * FLOAT, "step")
+    places = sizes.rows * (2 * LONG + 1) if sizes.sampled else 0  # of columns and of rows that are read
+    yield Item("step: rows of entities and their gradients", tables * rows * dim * FLOAT + places, "step")
     block = sizes.block_queries
     factor = 4.5 if config.train.precision == "bf16" else 1  # a product of half the width, two copies and a sum
     scores = _score_bytes(sizes, block, sizes.candidates, factor)
@@ -215,8 +216,9 @@ def _history_step_bytes(sizes: WorkerSizes, block: float) -> float:
     if not sizes.sampled:
         return _link_bytes(sizes, block)
     found = sizes.counts.lookups
-    links = (found.pairs + found.paths) / sizes.world_size
-    return 1.5 * _link_bytes(sizes, block) + (sizes.step_queries - block) * links * _LINK_HELD_BYTES
+    links = sizes.history_share * (found.pairs + found.paths) / sizes.world_size
+    kept = 1.5 * sizes.history_share * _link_bytes(sizes, block)
+    return kept + (sizes.step_queries - block) * links * _LINK_HELD_BYTES
 
 
 def _edge_bytes(sizes: WorkerSizes) -> float:

@@ -74,12 +74,16 @@ class WorkerSizes:
         return self._train(self.counts.queries) / self.steps
 
     def candidates_of(self, answers: np.ndarray) -> np.ndarray:
-        """Candidates that a rank scores in steps with so many answers; subjects are at most as many as answers."""
+        """Candidates that a rank scores for all queries in steps with so many answers."""
         if not self.sampled:
             return np.full(len(answers), float(self.rows))
         entities, negatives = self.counts.num_entities, self.config.train.num_negatives
-        own = np.minimum(2 * answers, self._train(self.counts.active))
-        return np.ceil(np.minimum(entities, own + negatives) / self.world_size)
+        return np.ceil(np.minimum(entities, np.minimum(answers, negatives) + negatives) / self.world_size)
+
+    @property
+    def history_share(self) -> float:
+        """Share of the histories' candidates that a step has."""
+        return self.config.train.history_share if self.sampled else 1.0
 
     @cached_property
     def candidates(self) -> float:
@@ -96,7 +100,7 @@ class WorkerSizes:
         """The most queries that are scored together in training."""
         most = self.rows
         if self.sampled:
-            most = 2 * self.answers.max(initial=1) + self.config.train.num_negatives
+            most = 2 * self.config.train.num_negatives
         return self._block(self.step_queries, most)
 
     @property
@@ -133,4 +137,5 @@ class WorkerSizes:
         found, active = self.counts.lookups, self.config.train.window * self.active
         second = self.counts.distinct_ends(self.step_queries * found.first) * found.second
         ends = self.counts.distinct_ends(self.step_queries * found.pairs + second) / self.world_size
-        return min(self.rows, self.candidates + ends + active)
+        own = 2 * float(self.answers.max(initial=1)) / self.world_size
+        return min(self.rows, self.candidates + own + self.history_share * ends + active)
