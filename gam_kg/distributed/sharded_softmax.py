@@ -80,7 +80,8 @@ class _ShardedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         exponential, weight, normaliser = ctx.saved_tensors
+        weight = weight * grad
         gradient = exponential.mul_((weight / normaliser)[:, None]).sub_((ctx.share * weight)[:, None])
-        hit = torch.full_like(ctx.targets.query, -(1 - ctx.smoothing), dtype=gradient.dtype)
+        hit = (grad * (ctx.smoothing - 1)).expand(len(ctx.targets.query))
         gradient.index_put_((ctx.targets.query, ctx.targets.candidate), hit, accumulate=True)
-        return gradient.mul_(grad), None, None, None, None
+        return gradient, None, None, None, None

@@ -3,7 +3,6 @@
 The first two give scores to (query, candidate) pairs only; popularity gives all queries of a relation the same.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +11,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from gam_kg.config import HistoryConfig
-from gam_kg.data.past import NUM_BUCKETS, PairHistory, PathHistory, Popularity
-from gam_kg.nn.links import link_runs, linked_products
+from gam_kg.data.past import NUM_BUCKETS
+from gam_kg.nn.history_plan import Kinds, PairPlan, PathPlan, PopularityPlan
+from gam_kg.nn.links import linked_products
 from gam_kg.nn.vectors import segment_log_sum
 
 _MAX_LOG_WEIGHT = 12.0
@@ -125,22 +125,6 @@ def _rows_at(table: Tensor, index: Tensor) -> Tensor:
     return table.index_select(0, index)
 
 
-def _distinct(columns: Sequence[Tensor], size: int) -> tuple[list[Tensor], Tensor]:
-    """The distinct combinations of columns, and which of them each row has, int64 (num_rows,).
-
-    Args:
-        columns: int64 (num_rows,) each; values of all but the first are below `size`.
-        size: Above all values of all columns but the first.
-    """
-    code = columns[0]
-    for column in columns[1:]:
-        code = code * size + column
-    distinct, kind = torch.unique(code, return_inverse=True)
-    row = torch.arange(len(code), device=code.device)
-    example = torch.empty_like(distinct).scatter_(0, kind, row)  # any of those alike
-    return [_rows_at(column, example) for column in columns], kind
-
-
 class PairAttention(nn.Module):
     """The query attends over its subject's past facts (s, r', o); a candidate's facts add up.
 
@@ -179,34 +163,29 @@ class PairAttention(nn.Module):
         """
         return _rows_at(self.query, relation) + self.subject(subject)
 
-    def forward(self, other: Tensor, query: Tensor, relation: Tensor, past: PairHistory) -> PairScores:
+    def forward(self, ends: Tensor, query: Tensor, plan: PairPlan) -> PairScores:
         """Score the pairs of the past.
 
         Args:
-            other: V z of each entry's candidate, (num_entries, width).
+            ends: V z of the candidates in which entries end, (num_ends, width).
             query: `queries`, (num_queries, width).
-            relation: The queries' relations, int64 (num_queries,).
-            past: What the history index found.
+            plan: How to walk the past.
         """
         # Entries differ in few ways apart from the candidate.
-        columns = (past.entry_relation, past.entry_recency, past.entry_count, past.entry_same.long())
-        (seen, recency, count, same), kind = _distinct(columns, NUM_BUCKETS)
+        seen, recency, count, same = plan.entries.columns
         key = _rows_at(self.key, seen) * (1 + _rows_at(self.key_recency, recency)) + _rows_at(self.key_count, count)
         extra = _rows_at(self.recency, recency) + _rows_at(self.count, count)
         extra = extra + (_rows_at(self.same_recency, recency) + _rows_at(self.same_count, count)) * same
-        key = _rows_at(key, kind) + other
-        row, offsets = link_runs(past.link_query)
-        weight = linked_products(_rows_at(query, row), key, offsets, past.link_entry)
-        weight = weight + _rows_at(extra, _rows_at(kind, past.link_entry))
-        pointer = segment_log_sum(weight.clamp(max=_MAX_LOG_WEIGHT), past.link_pair, len(past.pair_query))
-        return PairScores(past.pair_query, past.pair_other, pointer + self._pair_mlp(relation, past))
+        key = _rows_at(key, plan.entries.kind) + _rows_at(ends, plan.end)
+        weight = linked_products(_rows_at(query, plan.run_query), key, plan.links) + _rows_at(extra, plan.link_kind)
+        pointer = segment_log_sum(weight.clamp(max=_MAX_LOG_WEIGHT), plan.link_pair, len(plan.pair_query))
+        return PairScores(plan.pair_query, plan.pair_other, pointer + self._pair_mlp(plan.features))
 
-    def _pair_mlp(self, relation: Tensor, past: PairHistory) -> Tensor:
-        columns = (_rows_at(relation, past.pair_query), *past.pair_features.unbind(1))
-        (asked, *features), kind = _distinct(columns, NUM_BUCKETS + 1)
+    def _pair_mlp(self, pairs: Kinds) -> Tensor:
+        asked, *features = pairs.columns
         found = [_rows_at(rows, column) for rows, column in zip(self.features, features, strict=True)]
         hidden = sum(found[1:], start=found[0]) * (1 + _rows_at(self.gain, asked)) + _rows_at(self.bias, asked)
-        return _rows_at(torch.relu(hidden) @ self.out, kind)
+        return _rows_at(torch.relu(hidden) @ self.out, pairs.kind)
 
 
 class PathAttention(nn.Module):
@@ -233,29 +212,26 @@ class PathAttention(nn.Module):
         """What the queries match with paths, (num_queries, width); arguments as of `PairAttention.queries`."""
         return _rows_at(self.query, relation) + self.subject(subject)
 
-    def forward(self, other: Tensor, query: Tensor, past: PathHistory) -> PairScores:
-        """Score the pairs that paths join.
+    def forward(self, ends: Tensor, query: Tensor, plan: PathPlan) -> PairScores:
+        """Score the ends of paths.
 
         Args:
-            other: W_k z of each second hop's end, (num_second, width).
+            ends: W_k z of the candidates in which second hops end, (num_ends, width).
             query: `queries`, (num_queries, width).
-            past: What the history index found.
+            plan: How to walk the past.
         """
-        first = _rows_at(self.first, past.first_relation) * (1 + _rows_at(self.first_recency, past.first_recency))
-        second = _rows_at(self.second, past.second_relation)
-        ending = second + _rows_at(self.second_recency, past.second_recency)
-        ending = ending + _rows_at(self.second_count, past.second_count) + other
+        first = _rows_at(self.first, plan.first_relation) * (1 + _rows_at(self.first_recency, plan.first_recency))
+        second = _rows_at(self.second, plan.second_relation)
+        ending = second + _rows_at(self.second_recency, plan.second_recency)
+        ending = ending + _rows_at(self.second_count, plan.second_count) + _rows_at(ends, plan.end)
         # ⟨query, first∘(1 + second) + ending⟩ = ⟨[query∘first, query], [1 + second, ending]⟩: paths need no keys of
         # their own, and the paths of a query over one first fact share the left side.
-        num_first = max(1, len(first))
-        link_first = _rows_at(past.path_first, past.link_path)
-        row, offsets = link_runs(past.link_query * num_first + link_first)
-        asked = _rows_at(query, row // num_first)
-        left = torch.cat([asked * _rows_at(first, row % num_first), asked], 1)
+        asked = _rows_at(query, plan.run_query)
+        left = torch.cat([asked * _rows_at(first, plan.run_first), asked], 1)
         right = torch.cat([1 + second, ending], 1)
-        weight = linked_products(left, right, offsets, _rows_at(past.path_second, past.link_path)) + self.bias
-        score = segment_log_sum(weight.clamp(max=_MAX_LOG_PATH_WEIGHT), past.link_pair, len(past.pair_query))
-        return PairScores(past.pair_query, past.pair_other, score)
+        weight = linked_products(left, right, plan.links) + self.bias
+        score = segment_log_sum(weight.clamp(max=_MAX_LOG_PATH_WEIGHT), plan.link_pair, len(plan.pair_query))
+        return PairScores(plan.pair_query, plan.pair_other, score)
 
 
 class PopularityScore(nn.Module):
@@ -269,11 +245,9 @@ class PopularityScore(nn.Module):
         self.count = _rows(NUM_BUCKETS, width, 0.1)
         self.recency_bias, self.count_bias = _scalars(NUM_BUCKETS), _scalars(NUM_BUCKETS)
 
-    def forward(self, past: Popularity) -> Tensor:
+    def forward(self, plan: PopularityPlan) -> Tensor:
         """The score of each entry, (num_rows,)."""
         features = (self.recency[:, None] + self.count).flatten(0, 1)
         extra = (self.recency_bias[:, None] + self.count_bias).flatten()
-        kind = past.recency * NUM_BUCKETS + past.count
-        run, offsets = link_runs(past.row)
-        asked = _rows_at(self.relation, _rows_at(past.relations, run))
-        return linked_products(asked, features, offsets, kind) + _rows_at(extra, kind)
+        asked = _rows_at(self.relation, plan.run_relation)
+        return linked_products(asked, features, plan.links) + _rows_at(extra, plan.kind)

@@ -3,6 +3,7 @@
 Links come row by row: row i of `left` has the links `[offsets[i], offsets[i + 1])`, as in a CSR matrix.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -69,7 +70,30 @@ def link_sums(rows: Tensor, index: Tensor, offsets: Tensor, weight: Tensor) -> T
     )
 
 
-def linked_products(left: Tensor, right: Tensor, offsets: Tensor, link_right: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Links:
+    """Which rows of two matrices are multiplied.
+
+    Attributes:
+        offsets: Where the links of each left row start, and where the last end, int64 (num_left + 1,).
+        left, right: Rows of each link, int64 (num_links,); duplicates are fine.
+        turned: For gradients, the links in the order of their right rows, int64 (num_links,), and where those of each
+            right row start, and where the last end, int64 (num_right + 1,).
+    """
+
+    offsets: Tensor
+    left: Tensor
+    right: Tensor
+    turned: tuple[Tensor, Tensor] | None
+
+    @classmethod
+    def of(cls, offsets: Tensor, right: Tensor, num_right: int) -> "Links":
+        """Links of left rows; arguments as the attributes."""
+        turned = link_offsets(right, num_right) if torch.is_grad_enabled() else None
+        return cls(offsets, torch.repeat_interleave(offsets.diff()), right, turned)
+
+
+def linked_products(left: Tensor, right: Tensor, links: Links) -> Tensor:
     """⟨left row, right row⟩ at each link.
 
     The forward is a sampled dense-dense product, the backward two sparse-dense ones: nothing of the size links × width
@@ -78,31 +102,31 @@ def linked_products(left: Tensor, right: Tensor, offsets: Tensor, link_right: Te
     Args:
         left: (num_left, width).
         right: (num_right, width).
-        offsets: Where the links of each left row start, and where the last end, int64 (num_left + 1,).
-        link_right: Right row of each link, int64 (num_links,); duplicates are fine.
+        links: Which rows are multiplied.
 
     Returns:
         (num_links,), of the wider dtype of both.
     """
     dtype = torch.promote_types(left.dtype, right.dtype)
-    return _LinkedProducts.apply(left.to(dtype), right.to(dtype), offsets, link_right)
+    return _LinkedProducts.apply(left.to(dtype), right.to(dtype), links)
 
 
 class _LinkedProducts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, left: Tensor, right: Tensor, offsets: Tensor, link_right: Tensor) -> Tensor:
-        link_left = torch.repeat_interleave(offsets.diff())
-        ctx.save_for_backward(left, right, offsets, link_left, link_right)
-        return link_products(left, right, offsets, link_left, link_right)
+    def forward(ctx: Any, left: Tensor, right: Tensor, links: Links) -> Tensor:
+        ctx.save_for_backward(left, right)
+        ctx.links = links
+        return link_products(left, right, links.offsets, links.left, links.right)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        left, right, offsets, link_left, link_right = ctx.saved_tensors
-        order, right_offsets = link_offsets(link_right, len(right))
-        of_left = link_sums(right, link_right, offsets, grad)
-        of_right = link_sums(left, link_left[order], right_offsets, grad[order])
-        return of_left, of_right, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        (left, right), links = ctx.saved_tensors, ctx.links
+        of_left = link_sums(right, links.right, links.offsets, grad)
+        assert links.turned is not None, "the links were made where gradients were switched off"
+        order, offsets = links.turned
+        left_row, weight = links.left.index_select(0, order), grad.index_select(0, order)
+        return of_left, link_sums(left, left_row, offsets, weight), None
 
 
 def _offsets(count: Tensor) -> Tensor:

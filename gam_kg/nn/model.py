@@ -1,6 +1,6 @@
 """GAM_LSTM: entity rows and memory, graph attention, LSTM, decoder and history attention in one module."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -37,10 +37,11 @@ from gam_kg.nn.history_attention import (
     popular_products,
     popularity_table,
 )
-from gam_kg.nn.links import link_runs, linked_products
+from gam_kg.nn.history_plan import HistoryPlan
+from gam_kg.nn.links import Links, link_runs, linked_products
 from gam_kg.nn.noise import Noise, normal_rows
 from gam_kg.nn.recurrence import EntityLSTM, Memory
-from gam_kg.nn.vectors import unit
+from gam_kg.nn.vectors import tapped, unit
 
 ENTITY = "entity"
 """The parameter of which each rank has the rows of its own entities; all others are alike on all ranks."""
@@ -170,26 +171,30 @@ class GAMLSTM(nn.Module):
         attended, weights = self.gam.attend(x, sent, neighbourhood.edges, neighbourhood.edge_type, relations, row_noise)
         return weights, self.lstm(attended, memory, neighbourhood.time)
 
-    def scores(self, z: Tensor, queries: Queries, history: History, noise: Noise | None = None) -> Tensor:
+    def scores(self, z: Tensor, queries: Queries, history: History | HistoryPlan, noise: Noise | None = None) -> Tensor:
         """Score the rank's candidates for every query; higher is better. A collective.
 
         Args:
             z: Vectors of the rank's entities as of the queries' time, (num_rows, dim).
             queries: The questions, alike on all ranks.
-            history: What the history index found for them.
+            history: What the history index found for them, or the plan of it.
             noise: Of the step; None: torch's.
 
         Returns:
             (num_queries, num_rows).
         """
-        asked = self.query_vectors(z, queries, noise)
-        past = history.popularity
-        if past is None:
+        plan = history if isinstance(history, HistoryPlan) else HistoryPlan.of(history, queries, len(z))
+        own = self._own_queries(queries)
+        z, of_subject, of_end = tapped(z, self.partition.rows(own.subject), plan.ends)
+        asked = self._query_vectors(of_subject, own, noise)
+        if plan.popularity is None:
             dense = (asked[0] @ z.T).to(z.dtype)
         else:
-            table = popularity_table(past.row, past.other, self.popularity(past), len(past.relations), len(z))
+            past = plan.popularity.past
+            score = self.popularity(plan.popularity)
+            table = popularity_table(past.row, past.other, score, len(past.relations), len(z))
             dense = popular_products(asked[0], z, table, past.query_row)
-        return add_pair_scores(dense, self.history_scores(z, asked, queries, history))
+        return add_pair_scores(dense, self.history_scores(of_end, asked, plan))
 
     def sampled_scores(
         self,
@@ -214,19 +219,21 @@ class GAMLSTM(nn.Module):
         asked = self.query_vectors(z, queries, noise, held)
         targets = Targets.of(queries, self.partition)
         answer = held.places(targets.candidate)
-        parts = self.history_scores(z, asked, queries, held.history(history))
+        plan = HistoryPlan.of(held.history(history), queries, len(z))
+        parts = self.history_scores(z.index_select(0, plan.ends), asked, plan)
         parts.append(PairScores(targets.query, answer, z.new_zeros(len(answer))))
         column = held.places(candidates.rows)
         shared = z.index_select(0, column)
         pairs = DividedPairs.of(parts, candidates, column, len(held))
         row, offsets = link_runs(pairs.query)
-        score = pairs.score + linked_products(asked[0].index_select(0, row), z, offsets, pairs.other)
+        links = Links.of(offsets, pairs.other, len(held))
+        score = pairs.score + linked_products(asked[0].index_select(0, row), z, links)
         rows = held.rows.index_select(0, pairs.other)
-        past = history.popularity
-        if past is None:
+        if plan.popularity is None:
             dense = (asked[0] @ shared.T).to(z.dtype)
         else:
-            popularity = self.popularity(past)
+            past = plan.popularity.past
+            popularity = self.popularity(plan.popularity)
             among = popular_among(past, popularity, candidates)
             table = popularity_table(*among, len(past.relations), len(column))
             dense = popular_products(asked[0], shared, table, past.query_row)
@@ -247,55 +254,57 @@ class GAMLSTM(nn.Module):
         The owner of the subject computes them, all ranks get them; arguments as of `scores`, and `held` the rows of the
         shard that z is of, None for all.
         """
-        relation, subject, layout = queries.relation, queries.subject, None
-        if self.topology.world_size > 1:
-            layout = Layout.of(self.partition.owner(subject), self.topology)
-            relation, subject = relation[layout.own], subject[layout.own]
-        row_noise = None if noise is None else noise.rows(subject * 2 * self.num_relations + relation)
-        # A sparse gradient is added in place to the dense one that the scores give z.
-        rows = self.partition.rows(subject)
+        own = self._own_queries(queries)
+        rows = self.partition.rows(own.subject)
         of_subject = functional.embedding(rows if held is None else held.places(rows), z, sparse=True)
+        return self._query_vectors(of_subject, own, noise)
+
+    def _own_queries(self, queries: Queries) -> "_OwnQueries":
+        relation, subject = queries.relation, queries.subject
+        if self.topology.world_size == 1:
+            return _OwnQueries(subject, relation, None)
+        layout = Layout.of(self.partition.owner(subject), self.topology)
+        return _OwnQueries(subject[layout.own], relation[layout.own], layout)
+
+    def _query_vectors(
+        self, of_subject: Tensor, own: "_OwnQueries", noise: Noise | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        row_noise = None if noise is None else noise.rows(own.subject * 2 * self.num_relations + own.relation)
         parts = (
-            self.decoder(of_subject, self.relation.index_select(0, relation), row_noise),
-            self.pair_attention.queries(of_subject, relation),
-            self.path_attention.queries(of_subject, relation),
+            self.decoder(of_subject, self.relation.index_select(0, own.relation), row_noise),
+            self.pair_attention.queries(of_subject, own.relation),
+            self.path_attention.queries(of_subject, own.relation),
         )
-        if layout is None:
+        if own.layout is None:
             return parts
-        gathered = gather_rows(torch.cat(parts, 1), layout, self.topology, "queries")
+        gathered = gather_rows(torch.cat(parts, 1), own.layout, self.topology, "queries")
         dense, pair, path = gathered.split([part.shape[1] for part in parts], 1)
         return dense, pair, path
 
-    def history_scores(
-        self, z: Tensor, asked: tuple[Tensor, Tensor, Tensor], queries: Queries, history: History
-    ) -> list[PairScores]:
-        """The scores of pairs, by part; `asked` is what `query_vectors` gives, the rest as of `scores`."""
+    def history_scores(self, ends: Tensor, asked: tuple[Tensor, Tensor, Tensor], plan: HistoryPlan) -> list[PairScores]:
+        """The scores of pairs, by part.
+
+        Args:
+            ends: Vectors of the plan's ends, (num_ends, dim).
+            asked: What `query_vectors` gives.
+            plan: How to walk the past.
+        """
         _, pair, path = asked
-        pairs, paths = history.pairs, history.paths
-        ends = []
-        if pairs is not None:
-            ends.append((self.pair_attention.other.weight, pairs.entry_other))
-        if paths is not None:
-            ends.append((self.path_attention.other.weight, paths.second_other))
-        others, parts = iter(_mapped_rows(z, ends)), []
-        if pairs is not None:
-            parts.append(self.pair_attention(next(others), pair, queries.relation, pairs))
-        if paths is not None:
-            parts.append(self.path_attention(next(others), path, paths))
+        pairs, paths = self.pair_attention, self.path_attention
+        # One product for both maps.
+        of_pairs, of_paths = functional.linear(ends, torch.cat([pairs.other.weight, paths.other.weight])).chunk(2, 1)
+        parts = []
+        if plan.pairs is not None:
+            parts.append(pairs(of_pairs, pair, plan.pairs))
+        if plan.paths is not None:
+            parts.append(paths(of_paths, path, plan.paths))
         return parts
 
 
-def _mapped_rows(x: Tensor, wanted: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Rows of several linear maps of x: of each map its own, (num_rows, width).
+@dataclass(frozen=True)
+class _OwnQueries:
+    """Queries whose subjects this rank owns: int64 (num_own,) each, and their layout; None in a world of one."""
 
-    Args:
-        x: (num_rows, dim).
-        wanted: The weight (width, dim) of each map, and which rows of x are wanted, int64 (num_wanted,).
-    """
-    if sum(len(rows) for _, rows in wanted) < len(x):
-        return [functional.linear(x.index_select(0, rows), weight) for weight, rows in wanted]
-    if not wanted:
-        return []
-    weights = [weight for weight, _ in wanted]
-    mapped = functional.linear(x, torch.cat(weights)).split([len(weight) for weight in weights], 1)
-    return [one.index_select(0, rows) for one, (_, rows) in zip(mapped, wanted, strict=True)]
+    subject: Tensor
+    relation: Tensor
+    layout: Layout | None

@@ -32,32 +32,33 @@ class _Unit(torch.autograd.Function):
         return torch.addcmul(grad, out, along, value=-1).div_(length)
 
 
-def tapped(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+def tapped(x: Tensor, *indices: Tensor) -> tuple[Tensor, ...]:
     """All rows, and beside them some of them, whose gradients are added in place to those of all.
 
-    The gradient of all rows must be nobody else's when it arrives here, as that of `unit` is.
+    The gradient of all rows must be nobody else's when it arrives here, as those of `unit` and of products are.
 
     Args:
         x: (num_rows, dim).
-        index: int64 (num_some,).
+        indices: Of each selection, int64 (num_some,).
 
     Returns:
-        (num_rows, dim) and (num_some, dim).
+        (num_rows, dim), and of each selection (num_some, dim).
     """
-    return _Tapped.apply(x, index)
+    return _Tapped.apply(x, *indices)
 
 
 class _Tapped(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(index)
-        return x.view_as(x), x.index_select(0, index)
+    def forward(ctx: Any, x: Tensor, *indices: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*indices)
+        return x.view_as(x), *(x.index_select(0, index) for index in indices)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_all: Tensor, of_some: Tensor) -> tuple[Tensor, None]:
-        (index,) = ctx.saved_tensors
-        return of_all.index_add_(0, index, of_some), None
+    def backward(ctx: Any, of_all: Tensor, *of_some: Tensor) -> tuple[Tensor | None, ...]:
+        for index, grad in zip(ctx.saved_tensors, of_some, strict=True):
+            of_all.index_add_(0, index, grad)
+        return of_all, *(None for _ in of_some)
 
 
 def segment_log_sum(weight: Tensor, segment: Tensor, num_segments: int) -> Tensor:

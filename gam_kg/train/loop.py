@@ -30,6 +30,7 @@ from gam_kg.nn.noise import Noise
 from gam_kg.nn.recurrence import Memory
 from gam_kg.train.evaluate import validation_mrr
 from gam_kg.train.gradients import Gradients
+from gam_kg.train.kept_plans import KeptPlans
 from gam_kg.train.optimizer import build_optimizer, learning_rate
 from gam_kg.train.step import StepSettings, backward_snapshot, remember, step_queries
 from gam_kg.train.stopwatch import Stopwatch
@@ -134,6 +135,7 @@ class Trainer:
         ).to(device)
         self.optimizer = build_optimizer(self.model, config.train)
         self._gradients = Gradients(self.model)
+        self._kept_plans = KeptPlans()
         self._watch = Stopwatch()
         # The snapshots just before the next one, whose updates of memory get gradients.
         self._window: deque[Neighbourhood] = deque()
@@ -199,9 +201,11 @@ class Trainer:
             num_negatives,
             config.history_share,
         )
-        for asked in step_queries(moment.queries, config, self._seed()):
+        steps, window = step_queries(moment.queries, config, self._seed()), list(self._window)
+        kept = self._kept_plans if len(steps) == 1 else None
+        for asked in steps:
             loss = backward_snapshot(
-                self.model, self.memory, list(self._window), asked, self.history, self._noise(), settings, watch
+                self.model, self.memory, window, asked, self.history, self._noise(), settings, watch, kept
             )
             with watch.phase("gradients"):
                 self._gradients.reduce(config.gradient_norm)

@@ -11,6 +11,7 @@ import numpy as np
 
 from gam_kg.data.fact_source import SLAB_ROWS
 from gam_kg.distributed.sharded_history import KEPT_BYTES
+from gam_kg.train.kept_plans import KEPT_PLAN_BYTES
 from gam_kg.train.plan_sizes import WorkerSizes
 
 FLOAT, LONG, INT = 4, 8, 4
@@ -25,6 +26,7 @@ _TABLES_OF_ALL = 5
 _TABLES_OF_READ = 9
 # A link to the past: three columns, the pair's six, its score, and what telling pairs apart and sorting takes.
 _LINK_BYTES, _LINK_HELD_BYTES = 160, 72
+_LINK_KEPT_BYTES = 18  # measured on ICEWS14, entries and pairs included
 # Vectors of an active entity in an update: projections, gates of the LSTM, states before and after, noise, gradients.
 _VECTORS_AN_UPDATE = 30
 _VECTORS_A_QUERY = 20
@@ -138,6 +140,7 @@ def _kept(sizes: WorkerSizes) -> Iterator[Item]:
     yield Item("history index", history_of(sizes))
     plans = min(KEPT_BYTES, _plan_bytes(sizes)) if sizes.world_size > 1 else 0.0
     yield Item("kept plans of the history", plans)
+    yield Item("kept walks of the history", _walk_bytes(sizes))
     yield Item("ids, names' hashes and words", _name_bytes(sizes))
     yield Item("streamed facts", _slab_bytes(sizes), on_device=False)
 
@@ -153,6 +156,16 @@ def _plan_bytes(sizes: WorkerSizes) -> float:
     columns = (1 + 3) * LONG
     each = subjects * (columns + 3 * LONG * hops) + columns * (queries + relations + neighbours)
     return float(each.sum())
+
+
+def _walk_bytes(sizes: WorkerSizes) -> float:
+    """Plans of the attention over the history of snapshots that are one step."""
+    if sizes.sampled:
+        return 0.0
+    counts = sizes.counts
+    asked = counts.queries[counts.split("train")][sizes.steps <= 1]
+    links = (counts.lookups.pairs + counts.lookups.paths) / sizes.world_size
+    return min(KEPT_PLAN_BYTES, float(asked.sum()) * links * _LINK_KEPT_BYTES)
 
 
 def _name_bytes(sizes: WorkerSizes) -> float:

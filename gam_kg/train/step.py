@@ -17,10 +17,12 @@ from gam_kg.distributed.neighbourhood import Neighbourhood
 from gam_kg.distributed.sampled_softmax import Sample, sampled_cross_entropy
 from gam_kg.distributed.sharded_softmax import Targets, sharded_cross_entropy
 from gam_kg.nn.candidates import Candidates, Held, rows_of
+from gam_kg.nn.history_plan import HistoryPlan
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.noise import Noise
 from gam_kg.nn.recurrence import Memory
 from gam_kg.nn.vectors import tapped, unit
+from gam_kg.train.kept_plans import KeptPlans
 from gam_kg.train.stopwatch import Stopwatch
 
 MOST_QUERIES = 8192
@@ -93,6 +95,8 @@ def step_queries(queries: Queries, config: TrainConfig, seed: int) -> list[Queri
     """
     wanted = max(1, round(len(queries.answer) / config.answers_per_step))
     num_steps = min(wanted, config.max_steps_per_snapshot, len(queries))
+    if num_steps == 1:
+        return [queries]
     order = torch.randperm(len(queries), generator=torch.Generator().manual_seed(seed)).to(queries.subject.device)
     return [queries.select(rows) for rows in order.tensor_split(num_steps)]
 
@@ -125,6 +129,7 @@ def backward_snapshot(
     noise: Noise,
     settings: StepSettings,
     watch: Stopwatch | None = None,
+    kept: KeptPlans | None = None,
 ) -> Tensor:
     """Add the gradients of one snapshot's mean loss to the parameters. A collective.
 
@@ -139,6 +144,7 @@ def backward_snapshot(
         noise: Of the step.
         settings: Loss and limits.
         watch: Told how long each phase takes.
+        kept: Plans of the history where all queries of a snapshot are one step; None: none is kept.
 
     Returns:
         The mean cross-entropy over the answers of all ranks, without gradient.
@@ -155,9 +161,9 @@ def backward_snapshot(
     loss = z.new_zeros(())
     for block in query_blocks(queries, partition.most_rows, settings.max_scores):
         with watch.phase("history"):
-            past = history.look_up(block)
+            plan = _plan(block, history, len(z), kept if len(block) == len(queries) else None)
         with watch.phase("score"), autocast:
-            scores = model.scores(leaf, block, past, noise)
+            scores = model.scores(leaf, block, plan, noise)
         with watch.phase("loss"):
             targets = Targets.of(block, partition)
             block_loss = sharded_cross_entropy(
@@ -173,6 +179,15 @@ def backward_snapshot(
     with watch.phase("backward of encode"):
         z.backward(leaf.grad)
     return loss
+
+
+def _plan(queries: Queries, history: HistoryIndex, num_rows: int, kept: KeptPlans | None) -> HistoryPlan:
+    plan = None if kept is None else kept.find(queries)
+    if plan is None:
+        plan = HistoryPlan.of(history.look_up(queries), queries, num_rows)
+        if kept is not None:
+            kept.keep(queries, plan)
+    return plan
 
 
 def _backward_sampled(

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from gam_kg.config import HistoryConfig
 from gam_kg.data.past import NEVER, History, log_bucket
 from gam_kg.nn.history_attention import PairScores, add_pair_scores, popular_products, popularity_table
+from gam_kg.nn.history_plan import HistoryPlan, PopularityPlan
 
 CONFIG = HistoryConfig(**HISTORY)
 OFF = {
@@ -65,9 +66,10 @@ def scores_of_the_past(model, z, queries, graph):
     history = history_before(graph, model.config.history, queries.time).look_up(queries)
     past, scores = history.popularity, torch.zeros(len(queries), NUM_ENTITIES, dtype=torch.float64)
     if past is not None:
-        table = popularity_table(past.row, past.other, model.popularity(past), len(past.relations), NUM_ENTITIES)
-        scores = table[past.query_row]
-    return add_pair_scores(scores, model.history_scores(z, model.query_vectors(z, queries), queries, history))
+        score = model.popularity(PopularityPlan.of(past))
+        scores = popularity_table(past.row, past.other, score, len(past.relations), NUM_ENTITIES)[past.query_row]
+    plan = HistoryPlan.of(history, queries, NUM_ENTITIES)
+    return add_pair_scores(scores, model.history_scores(z[plan.ends], model.query_vectors(z, queries), plan))
 
 
 def path_scores(model, z, past, subject, relation, time):
@@ -192,10 +194,11 @@ def test_scores_and_gradients_are_those_of_vectors_for_all_links(part, seed, tim
     histories = {"pairs": None, "paths": None, "popularity": None, part: past}
     history = History(**histories)
     if part == "popularity":
-        table = popularity_table(past.row, past.other, model.popularity(past), len(past.relations), NUM_ENTITIES)
-        found = table[past.query_row]
+        score = model.popularity(PopularityPlan.of(past))
+        found = popularity_table(past.row, past.other, score, len(past.relations), NUM_ENTITIES)[past.query_row]
     else:
-        (pairs,) = model.history_scores(z, (asked, asked, asked), queries, history)
+        plan = HistoryPlan.of(history, queries, NUM_ENTITIES)
+        (pairs,) = model.history_scores(z[plan.ends], (asked, asked, asked), plan)
         found = pairs.score
     expected = NAIVE[part](layer, z, asked, queries.relation, past)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)

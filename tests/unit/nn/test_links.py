@@ -5,7 +5,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gam_kg.nn.links import link_runs, linked_products
+from gam_kg.nn.links import Links, link_runs, linked_products
 
 WIDTH = 3
 assert_exact = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-10)
@@ -35,7 +35,7 @@ def tensors_of(num_right, rows, dtype=torch.float64):
 def test_products_and_gradients_are_those_of_a_loop_over_links(found, seed):
     torch.manual_seed(seed)
     left, right, offsets, right_of = tensors_of(*found)
-    products = linked_products(left, right, offsets, right_of)
+    products = linked_products(left, right, Links.of(offsets, right_of, len(right)))
     left_of = torch.repeat_interleave(offsets.diff())
     expected = (left[left_of] * right[right_of]).sum(1)
     assert_exact(products, expected)
@@ -51,7 +51,7 @@ def test_products_and_gradients_are_those_of_a_loop_over_links(found, seed):
 def test_the_gradient_is_that_of_finite_differences():
     torch.manual_seed(0)
     left, right, offsets, right_of = tensors_of(4, [[3, 1, 1], [], [0, 3], [2]])
-    assert torch.autograd.gradcheck(linked_products, (left, right, offsets, right_of))
+    assert torch.autograd.gradcheck(linked_products, (left, right, Links.of(offsets, right_of, len(right))))
 
 
 @pytest.mark.parametrize("narrow", [torch.float32, torch.bfloat16])
@@ -59,7 +59,7 @@ def test_products_are_of_the_wider_dtype_and_gradients_of_their_own(narrow):
     left, right, offsets, right_of = tensors_of(2, [[0, 1], [1]], torch.float32)
     half = left.detach().to(narrow).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        products = linked_products(half, right, offsets, right_of)
+        products = linked_products(half, right, Links.of(offsets, right_of, len(right)))
     assert products.dtype == torch.float32
     torch.testing.assert_close(products, (half.float()[[0, 0, 1]] * right[right_of]).sum(1))
     products.sum().backward()
