@@ -45,7 +45,16 @@ class Rows(NamedTuple):
 
     def sorted(self) -> "Rows":
         """By time, then anchor, relation and other."""
-        return self.at(lexical_order(*self))
+        if not len(self.time):
+            return self
+        # Rows of sorted files are runs, which a merge sort of one key puts in order in a fraction of the time.
+        key = self.time * (self.anchor.max() + 1) + self.anchor
+        order = torch.from_numpy(np.argsort(key.numpy(), kind="stable"))
+        key, rows = key[order], self.at(order)
+        rest = rows.relation * (rows.other.max() + 1) + rows.other
+        if bool(((key[1:] > key[:-1]) | (rest[1:] >= rest[:-1])).all()):
+            return rows
+        return rows.at(lexical_order(*rows))
 
     def to(self, device: torch.device | str) -> "Rows":
         """The rows on a device."""

@@ -40,8 +40,8 @@ class Neighbourhood:
         No rank has to be asked: a fact is stored at both of its ends, so whoever needs an entity's vector has a fact
         with it, and the entity's owner has the same fact the other way round. Both sort by id.
         """
-        entity, other, anchor = snapshot.active, snapshot.other, snapshot.anchor
-        dst = torch.searchsorted(entity, anchor)
+        other, anchor = snapshot.other, snapshot.anchor
+        entity, dst = torch.unique_consecutive(anchor, return_inverse=True)
         relations, edge_type = torch.unique(snapshot.relation, return_inverse=True)
         if partition.world_size == 1:
             edges = torch.stack([torch.searchsorted(entity, other), dst])

@@ -8,6 +8,7 @@ from gam_kg.data.time_axis import TimeAxis
 from gam_kg.errors import ConfigError
 from gam_kg.inference.predict import Asked, answer_queries, prediction_table
 from gam_kg.inference.trained_run import TrainedRun
+from gam_kg.train.step import entity_vectors
 
 
 def nearest_entities(run: TrainedRun, name: str, at: str | int | None = None, top_k: int = 10) -> pa.Table:
@@ -27,8 +28,9 @@ def nearest_entities(run: TrainedRun, name: str, at: str | int | None = None, to
         ConfigError: `at` is no timestamp of the graph, or before the first fact.
     """
     entity = int(run.entities.encode([name])[0])
-    scorer = run.scorer_before(moment(run.axis, at, run.graph.end - 1) + 1)
-    vectors = scorer.vectors()
+    memory = run.memory_before(moment(run.axis, at, run.graph.end - 1) + 1)
+    with torch.no_grad():
+        vectors = entity_vectors(run.model, memory)
     cosine = vectors @ vectors[entity]
     cosine[entity] = -torch.inf
     best = torch.topk(cosine, min(top_k, len(vectors) - 1))
@@ -37,7 +39,7 @@ def nearest_entities(run: TrainedRun, name: str, at: str | int | None = None, to
         "entity_id": pa.array(found),
         "entity": run.entities.decode(found),
         "cosine": pa.array(best.values.cpu().numpy()),
-        "last_seen": run.labels(scorer.memory.last_seen.cpu().numpy()[found]),
+        "last_seen": run.labels(memory.last_seen.cpu().numpy()[found]),
     }
     return pa.table(columns)
 

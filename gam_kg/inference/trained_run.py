@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from gam_kg.data.snapshot import Moment
 from gam_kg.data.time_axis import TimeAxis
 from gam_kg.data.vocabulary import Vocabulary, vocabulary_hash
 from gam_kg.distributed.moments import read_moments
+from gam_kg.distributed.neighbourhood import Neighbourhood
 from gam_kg.distributed.sharded_history import build_history
 from gam_kg.distributed.topology import Topology
 from gam_kg.errors import ArtifactError
@@ -23,6 +25,7 @@ from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
 from gam_kg.train.checkpoint import load_model, load_rows, save_rows
 from gam_kg.train.evaluate import ModelScorer, Tick, roll
+from gam_kg.train.step import remember
 
 _MEMORY = "memory"
 
@@ -35,7 +38,6 @@ class TrainedRun:
         path: Folder of the run.
         model: In evaluation mode.
         graph: The rank's facts, those after training included.
-        history: Of the graph, as far as a scorer was last rolled.
         entities, relations: Names by id.
         axis: Timestamps ↔ snapshots.
         graph_manifest, checkpoint_manifest: What the artifacts say of themselves.
@@ -44,7 +46,6 @@ class TrainedRun:
     path: Path
     model: GAMLSTM
     graph: TemporalGraph
-    history: HistoryIndex
     entities: Vocabulary
     relations: Vocabulary
     axis: TimeAxis
@@ -71,13 +72,28 @@ class TrainedRun:
             path,
             model.to(device),
             graph,
-            build_history(graph, model.config.history, topology),
             entities,
             relations,
             TimeAxis.from_dict(graph_manifest.content["time"]),
             graph_manifest,
             checkpoint_manifest,
         )
+
+    @cached_property
+    def history(self) -> HistoryIndex:
+        """Of the graph, as far as a scorer was last rolled. A collective where it is first asked for."""
+        return build_history(self.graph, self.model.config.history, self.model.topology)
+
+    def memory_before(self, snapshot: int, tick: Tick = lambda: None) -> Memory:
+        """What is remembered of all facts before a snapshot; arguments as of `scorer_before`. A collective.
+
+        Vectors need no more: the history is neither built nor told, and ranks tell each other no questions.
+        """
+        memory, after = self._start(snapshot)
+        for facts in self.graph.read([time for time in self.graph.times if after < time < snapshot]):
+            remember(self.model, memory, Neighbourhood.of(facts, self.graph.partition))
+            tick()
+        return memory
 
     def scorer_before(self, snapshot: int, tick: Tick = lambda: None) -> ModelScorer:
         """A scorer that remembers all facts before a snapshot, from the stored memory if that is not too late.
@@ -86,7 +102,7 @@ class TrainedRun:
             snapshot: First snapshot not remembered.
             tick: Called after each snapshot rolled.
         """
-        memory, after = self._stored_memory(snapshot)
+        memory, after = self._start(snapshot)
         scorer = ModelScorer(self.model, self.history, memory)
         self.history.reset()
         roll([], self.history, self.moments(0, after + 1))
@@ -104,19 +120,26 @@ class TrainedRun:
         texts = [None if snapshot < 0 else self.axis.label(snapshot) for snapshot in distinct.tolist()]
         return pa.array(texts, pa.large_string()).take(pa.array(index))
 
-    def _stored_memory(self, snapshot: int) -> tuple[Memory | None, int]:
+    def _start(self, snapshot: int) -> tuple[Memory, int]:
+        """The memory to start from, and the last snapshot in it: the stored one, or an empty one and -1."""
+        return self._stored_memory(snapshot) or (
+            Memory.empty(self.graph.partition.num_rows, self.model.config.dim, like=self.model.entity.detach()),
+            -1,
+        )
+
+    def _stored_memory(self, snapshot: int) -> tuple[Memory, int] | None:
         embeddings = self.path / "embeddings"
         try:
             manifest = read_manifest(embeddings, "embeddings")
             require_same("checkpoint", manifest.inputs["checkpoint"], self.checkpoint_manifest.id, embeddings)
         except ArtifactError:
-            return None, -1
+            return None
         after = manifest.content["as_of_snapshot"]
         if after >= snapshot:
-            return None, -1
+            return None
         return Memory(**load_rows(embeddings, _MEMORY, self.graph.partition, self.graph.device)), after
 
 
 def save_memory(memory: Memory, folder: Path, partition: Partition) -> None:
-    """Write a rank's memory for `TrainedRun.scorer_before` to start from."""
+    """Write a rank's memory for `TrainedRun.memory_before` to start from."""
     save_rows(vars(memory), folder, _MEMORY, partition)

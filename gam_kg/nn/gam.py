@@ -85,7 +85,17 @@ class GraphAttention(MessagePassing):
         Returns:
             Output (num_dst, dim) and weights (num_edges, heads).
         """
+        told, weights = self.listen(self.query(target), sent, edge_index, edge_type, relations)
+        return self.answer(told, target, noise), weights
+
+    def listen(
+        self, query: Tensor, sent: Tensor, edge_index: Tensor, edge_type: Tensor, relations: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The first half of `attend`: what the edges tell the queries of destinations, and the weights."""
         kinds = torch.cat([self.relation_key(relations), self.relation_value(relations)], 1)
-        out, weights = edge_attention(self.query(target), sent, kinds, edge_index, edge_type, self.heads)
-        out = rrelu(out + self.self_loop(target), noise, "gam rrelu", training=self.training)
-        return dropout(out, self.dropout, noise, "gam dropout", training=self.training), weights
+        return edge_attention(query, sent, kinds, edge_index, edge_type, self.heads)
+
+    def answer(self, told: Tensor, target: Tensor, noise: RowNoise | None = None) -> Tensor:
+        """The second half of `attend`, row by row: the self-loop and the non-linearity; (num_dst, dim)."""
+        out = rrelu(told + self.self_loop(target), noise, "gam rrelu", training=self.training)
+        return dropout(out, self.dropout, noise, "gam dropout", training=self.training)

@@ -60,7 +60,8 @@ class GAMLSTM(nn.Module):
         words: Shared words of the entities' names; None for none.
         partition: The rank's entities; None for all.
         topology: The ranks; None for a world of one.
-        seed: Of the entity rows; the other parameters start from torch's generator.
+        seed: Of the entity rows; the other parameters start from torch's generator. None leaves them to
+            weights that are loaded.
     """
 
     entity_id: Tensor
@@ -81,7 +82,7 @@ class GAMLSTM(nn.Module):
         *,
         partition: Partition | None = None,
         topology: Topology | None = None,
-        seed: int = 0,
+        seed: int | None = 0,
     ) -> None:
         super().__init__()
         dim, num_entities = config.dim, len(trained)
@@ -91,7 +92,9 @@ class GAMLSTM(nn.Module):
         self.topology = topology or Topology()
         ids = self.partition.ids
         std = (2 / (num_entities + dim)) ** 0.5  # Xavier, of the whole table
-        self.entity = nn.Parameter(normal_rows(ids, dim, seed, ENTITY) * std)
+        self.entity = nn.Parameter(torch.empty(len(ids), dim))
+        if seed is not None:
+            self.entity.data = normal_rows(ids, dim, seed, ENTITY).mul_(std)
         self.shared = nn.Parameter(torch.randn(dim) * std)
         self.relation = nn.Parameter(nn.init.xavier_normal_(torch.empty(2 * num_relations, dim)))
         self.register_buffer("entity_id", ids.clone(), persistent=False)
@@ -161,15 +164,27 @@ class GAMLSTM(nn.Module):
             Attention weights (num_edges, heads) and the memory after the snapshot.
         """
         x = unit(rows + memory.hidden)
-        sent = self.gam.project(x)
+        told, weights = self.listen(self.gam.query(x), self.gam.project(x), neighbourhood)
+        row_noise = None if noise is None else noise.rows(self.update_keys(neighbourhood))
+        return weights, self.lstm(self.gam.answer(told, x, row_noise), memory, neighbourhood.time)
+
+    def listen(self, query: Tensor, sent: Tensor, neighbourhood: Neighbourhood) -> tuple[Tensor, Tensor]:
+        """What its edges tell the rank's active entities, and the attention weights. A collective.
+
+        Args:
+            query: `gam.query` of the active entities, (num_active, dim).
+            sent: `gam.project` of them, (num_active, 2 * dim).
+            neighbourhood: The facts.
+        """
         if neighbourhood.halo is not None:
             sent = torch.cat([sent, exchange_rows(sent, neighbourhood.halo, self.topology)])
-        key = neighbourhood.entity + neighbourhood.time * self.partition.num_entities
-        row_noise = None if noise is None else noise.rows(key)
         # Only the relations of this snapshot are projected: of many, few are in any one.
         relations = self.relation.index_select(0, neighbourhood.relations)
-        attended, weights = self.gam.attend(x, sent, neighbourhood.edges, neighbourhood.edge_type, relations, row_noise)
-        return weights, self.lstm(attended, memory, neighbourhood.time)
+        return self.gam.listen(query, sent, neighbourhood.edges, neighbourhood.edge_type, relations)
+
+    def update_keys(self, neighbourhood: Neighbourhood) -> Tensor:
+        """Keys of the noise of an update, int64 (num_active,)."""
+        return neighbourhood.entity + neighbourhood.time * self.partition.num_entities
 
     def scores(self, z: Tensor, queries: Queries, history: History | HistoryPlan, noise: Noise | None = None) -> Tensor:
         """Score the rank's candidates for every query; higher is better. A collective.

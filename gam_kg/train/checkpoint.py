@@ -128,6 +128,9 @@ def load_rows(folder: Path, name: str, partition: Partition, device: torch.devic
         except SafetensorError as error:
             raise _incomplete(folder, error) from None
         ids = shard.pop("entity_id")
+        if torch.equal(ids, partition.ids):
+            # Copies, since what is loaded may be a view of the file, which may be gone before all of it is read.
+            return {key: value.to(device, copy=True) for key, value in shard.items()}
         owned = partition.owns(ids)
         place = partition.rows(ids[owned])
         found += len(place)
@@ -160,7 +163,9 @@ def load_model(
     if config.name_words:
         names = read_names(graph_path, "entity").to_pylist()
         words = NameWords.of(names, words=tuple(json.loads((checkpoint / "words.json").read_text(encoding="utf-8"))))
-    model = GAMLSTM(config, graph.num_relations, graph.trained, words, partition=graph.partition, topology=topology)
+    model = GAMLSTM(
+        config, graph.num_relations, graph.trained, words, partition=graph.partition, topology=topology, seed=None
+    )
     model.load_state_dict(_weights_for(model, checkpoint))
     return model.eval(), graph, graph_manifest, manifest
 

@@ -17,6 +17,8 @@ from gam_kg.config import EvaluateConfig, load_config
 from gam_kg.data.partition import Partition
 from gam_kg.data.snapshot import Queries
 from gam_kg.errors import ArtifactError, ConfigError, DataError
+from gam_kg.inference import embed as inference_embed
+from gam_kg.inference import trained_run
 from gam_kg.inference.embed import read_vectors
 from gam_kg.inference.evaluation import evaluate_run
 from gam_kg.inference.trained_run import TrainedRun
@@ -140,6 +142,18 @@ def test_embeddings_as_of_a_day_know_nothing_later(finished, tmp_path):
     assert set(table.dropna(subset=["last_seen"])["entity"]) == set(before["subject"]) | set(before["object"])
     now = pq.read_table(config.run_path / "embeddings" / "entities.parquet").to_pandas()
     assert not np.allclose(np.stack(now["embedding"]), np.stack(table["embedding"]))
+
+
+def test_embedding_needs_no_history_and_writes_row_group_by_row_group(finished, tmp_path, monkeypatch):
+    config, _ = finished
+    again = with_run_dir(config, tmp_path / "run")
+    link(config, again, "graph", "checkpoint")
+    monkeypatch.setattr(inference_embed, "_ROW_GROUP", 4)
+    monkeypatch.setattr(trained_run, "build_history", None)
+    embed(again)
+    files = [path / "embeddings" / "entities.parquet" for path in (config.run_path, again.run_path)]
+    assert pq.read_table(files[1]).equals(pq.read_table(files[0]))
+    assert pq.read_metadata(files[1]).num_row_groups == -(-pq.read_metadata(files[0]).num_rows // 4)
 
 
 def test_stored_memory_and_rolling_from_the_start_agree(finished, tmp_path):

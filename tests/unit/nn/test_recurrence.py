@@ -6,7 +6,9 @@ from graphs import graph_of, random_facts, tiny_model
 from torch.nn import functional
 
 from gam_kg.distributed.neighbourhood import Neighbourhood
+from gam_kg.nn.noise import Noise
 from gam_kg.nn.recurrence import EntityLSTM, Memory
+from gam_kg.train import step
 from gam_kg.train.step import remember
 
 DIM = 4
@@ -74,6 +76,23 @@ def test_only_active_entities_remember_a_snapshot():
         for entity in snapshot.active.tolist():
             last_seen[entity] = time
         assert memory.last_seen.tolist() == last_seen
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_remembering_block_by_block_is_one_update(monkeypatch, training):
+    monkeypatch.setattr(step, "_BLOCK_ROWS", 2)
+    graph = graph_of(random_facts(0))
+    model = tiny_model(graph).train(training)
+    memory = Memory.empty(graph.num_entities, DIM, like=model.entity.detach())
+    blocks = copy.deepcopy(memory)
+    for number, time in enumerate(graph.times):
+        snapshot, noise = Neighbourhood.of(graph.snapshot(time), graph.partition), Noise(0, number)
+        with torch.no_grad():
+            rows, before = model.entity_rows(index=snapshot.active), memory.rows(snapshot.active)
+            memory.store(snapshot.active, model.update(rows, before, snapshot, noise)[1])
+        remember(model, blocks, snapshot, noise)
+    for found, expected in zip(vars(blocks).values(), vars(memory).values(), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_an_empty_snapshot_changes_nothing():
