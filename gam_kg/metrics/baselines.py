@@ -153,20 +153,17 @@ class TypedPairCounts(Baseline):
     def __init__(self, popularity: Popularity) -> None:
         super().__init__(popularity.history, popularity.partition, popularity.num_relations, popularity.topology)
         self._popularity = popularity
-        device = self.history.device
-        self._kinds = torch.zeros(0, dtype=torch.int64, device=device)
-        self._exposures = torch.zeros(0, dtype=torch.float64, device=device)
-        self._hits = torch.zeros(0, dtype=torch.float64, device=device)
+        self._counts = _KindCounts(self.history.device)
 
     def scores(self, queries: Queries) -> SparseScores:
-        if not len(self._kinds):
+        if self._counts.empty:
             return self._popularity.scores(queries)
         query, other, kind = self._past(queries)
-        position, known = self._place(kind)
-        rate = self._hits[position] / (self._exposures[position] + 1)
+        exposures, hits = self._counts.of(kind)
+        rate = hits / (exposures + 1)
         pair, index = torch.unique(query * self.partition.num_rows + other, return_inverse=True)
         score = torch.zeros(len(pair), dtype=torch.float64, device=pair.device)
-        score.index_add_(0, index, torch.where(known, rate, 0))
+        score.index_add_(0, index, rate)
         return _before_popularity(self._popularity, queries, pair, score)
 
     def remember(self, moment: Moment) -> None:
@@ -179,29 +176,8 @@ class TypedPairCounts(Baseline):
         hit, hits = _distinct(kind[_places_of(answers, query * stride + other)])
         counts = torch.stack([exposures, torch.zeros_like(exposures)], 1)
         counts[torch.searchsorted(kinds, hit), 1] = hits
-        self._count(self.topology.gather(torch.cat([kinds[:, None], counts], 1), "history"))
-
-    def _count(self, counted: Tensor) -> None:
-        """Add kind, exposures and hits, int64 (num_counted, 3); a kind may come from several ranks."""
-        kind, exposures, hits = counted.T.contiguous()
-        new = kind[~self._place(kind)[1]]
-        if len(new):
-            kinds, order = torch.sort(torch.cat([self._kinds, torch.unique(new)]))
-            zeros = torch.zeros(len(kinds) - len(self._kinds), dtype=torch.float64, device=kinds.device)
-            self._exposures, self._hits = (
-                torch.cat([counts, zeros])[order] for counts in (self._exposures, self._hits)
-            )
-            self._kinds = kinds
-        position, _ = self._place(kind)
-        self._exposures.index_add_(0, position, exposures.double())
-        self._hits.index_add_(0, position, hits.double())
-
-    def _place(self, kind: Tensor) -> tuple[Tensor, Tensor]:
-        """Where kinds are among those counted so far, and whether they are, (num_asked,) each."""
-        if not len(self._kinds):
-            return torch.zeros_like(kind), torch.zeros_like(kind, dtype=torch.bool)
-        position = torch.searchsorted(self._kinds, kind).clamp(max=len(self._kinds) - 1)
-        return position, self._kinds[position] == kind
+        counted = self.topology.gather(torch.cat([kinds[:, None], counts], 1), "history")
+        self._counts.add(*counted.T.contiguous())
 
     def _past(self, queries: Queries) -> tuple[Tensor, Tensor, Tensor]:
         """Query, row of the other and kind (relation asked, relation seen, recency) of each past fact of a subject."""
@@ -214,6 +190,58 @@ class TypedPairCounts(Baseline):
         asked = queries.relation * 2 * self.num_relations * NUM_BUCKETS
         kind = asked.index_select(0, query).add_(seen.index_select(0, entry))
         return query, other.index_select(0, entry), kind
+
+
+class _KindCounts:
+    """Exposures and hits by kind. There is room for every recency of a pair of relations once the pair is met."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._pairs = torch.zeros(0, dtype=torch.int64, device=device)  # of relations, ascending
+        self._rows = self._pairs.clone()  # the room of each, in the order in which they were met
+        self._exposures, self._hits = (torch.zeros(0, dtype=torch.float64, device=device) for _ in range(2))
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was counted."""
+        return not len(self._pairs)
+
+    def add(self, kind: Tensor, exposures: Tensor, hits: Tensor) -> None:
+        """Count; int64 (num_counted,) each, of kinds in any order and any number of times."""
+        pairs = torch.unique_consecutive(kind // NUM_BUCKETS)
+        new = torch.unique(pairs[self._places(pairs)[1].logical_not()])
+        if len(new):
+            rows = len(self._pairs) + torch.arange(len(new), device=new.device)
+            self._pairs, order = torch.sort(torch.cat([self._pairs, new]))
+            self._rows = torch.cat([self._rows, rows])[order]
+            self._make_room(len(self._pairs) * NUM_BUCKETS)
+        position, _ = self._positions(kind)
+        self._exposures.index_add_(0, position, exposures.double())
+        counted = torch.nonzero(hits)[:, 0]
+        self._hits.index_add_(0, position[counted], hits[counted].double())
+
+    def of(self, kind: Tensor) -> tuple[Tensor, Tensor]:
+        """Exposures and hits so far, zero for kinds never met, float64 (num_asked,) each."""
+        position, known = self._positions(kind)
+        exposures, hits = (torch.where(known, counts[position], 0) for counts in (self._exposures, self._hits))
+        return exposures, hits
+
+    def _positions(self, kind: Tensor) -> tuple[Tensor, Tensor]:
+        """Where kinds are counted, and whether there is such a place, (num_asked,) each."""
+        pairs, index = torch.unique_consecutive(kind // NUM_BUCKETS, return_inverse=True)
+        place, known = self._places(pairs)
+        return (self._rows[place] * NUM_BUCKETS).index_select(0, index) + kind % NUM_BUCKETS, known[index]
+
+    def _places(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        if self.empty:
+            return torch.zeros_like(pairs), torch.zeros_like(pairs, dtype=torch.bool)
+        place = torch.searchsorted(self._pairs, pairs).clamp(max=len(self._pairs) - 1)
+        return place, self._pairs[place] == pairs
+
+    def _make_room(self, size: int) -> None:
+        if size > len(self._hits):
+            more = self._hits.new_zeros(max(size, len(self._hits) * 3 // 2) - len(self._hits))
+            self._exposures = torch.cat([self._exposures, more])
+            self._hits = torch.cat([self._hits, more])
 
 
 def _before_popularity(popularity: Popularity, queries: Queries, pair: Tensor, score: Tensor) -> SparseScores:
