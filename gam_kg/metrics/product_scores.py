@@ -56,11 +56,13 @@ class ProductScores:
 
     def compare(self, query: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """As of `Scores`."""
-        bad = torch.zeros(len(self.query), dtype=torch.bool, device=query.device)
-        counts = _Counts(query, target, self._width)
+        counts, total = _Counts(query, target, len(self.query), self._width), self.query.new_zeros(len(self.query))
         for tile in self._tiles():
-            bad |= not_finite(tile)
+            total += tile.sum(1)
             counts.add(tile)
+        bad = ~torch.isfinite(total)
+        if bool(bad.any()):  # a sum may also overflow
+            bad = torch.stack([not_finite(tile) for tile in self._tiles()]).any(0)
         return counts.total(), bad
 
     def _tiles(self) -> Iterator[Tensor]:
@@ -99,31 +101,39 @@ class _Counts:
     """Rivals of targets, counted tile by tile.
 
     Args:
-        query: Of each target, int64 (num_targets,).
+        query: Of each target, ascending, int64 (num_targets,).
         target: (num_targets,).
+        num_queries: Rows of a tile.
         width: Columns of a tile, at most.
     """
 
-    def __init__(self, query: Tensor, target: Tensor, width: int) -> None:
-        self._query, self._target = query, target
-        self._one_each = bool((query == torch.arange(len(query), device=query.device)).all())
-        self._total = torch.zeros_like(query)
+    def __init__(self, query: Tensor, target: Tensor, num_queries: int, width: int) -> None:
+        is_first = torch.ones_like(query, dtype=torch.bool)
+        is_first[1:] = query[1:] != query[:-1]
+        first, others = (torch.nonzero(mask)[:, 0] for mask in (is_first, ~is_first))
+        # One target of each query is compared with the tile as it is, only the others with copies of its rows.
+        copied = [first, others] if len(first) < num_queries else [others]
+        self._order, self._copied = torch.cat([first, others]), query[torch.cat(copied)]
+        self._total, target = torch.zeros_like(query), target[self._order]
+        self._whole = len(target) - len(self._copied)
+        self._goals = target[: self._whole], target[self._whole :]
         if query.device.type == "cpu":
-            shape = (len(query), width)
-            self._goal, self._greater = target[:, None].numpy(), np.empty(shape, np.bool_)
             # Counts of tiles lie one over another in bytes: adding tiles is faster than adding along rows.
-            self._bytes, self._in_bytes = np.zeros(shape, np.uint8), 0
+            self._found, self._bytes = (np.zeros((len(query), width), kind) for kind in (np.bool_, np.uint8))
+            self._in_bytes = 0
 
     def add(self, tile: Tensor) -> None:
         """Count in a tile, (num_queries, num_columns)."""
-        candidates = tile if self._one_each and len(tile) == len(self._query) else tile.index_select(0, self._query)
+        parts = (tile[: self._whole], tile.index_select(0, self._copied))
         if tile.device.type != "cpu":
-            self._total += rivals_of(candidates, self._target)
+            self._total += torch.cat([rivals_of(*part) for part in zip(parts, self._goals, strict=True)])
             return
-        scores, columns = candidates.numpy(), slice(0, tile.shape[1])
+        found, counts = self._found[:, : tile.shape[1]], self._bytes[:, : tile.shape[1]]
+        rows = (slice(0, self._whole), slice(self._whole, None))
         for compare in (np.greater, np.greater_equal):
-            found = compare(scores, self._goal, out=self._greater[:, columns])
-            self._bytes[:, columns] += found.view(np.uint8)
+            for candidates, goal, of_part in zip(parts, self._goals, rows, strict=True):
+                compare(candidates.numpy(), goal.numpy()[:, None], out=found[of_part])
+            counts += found.view(np.uint8)
         self._in_bytes += 2
         if self._in_bytes + 2 > _MOST_IN_A_BYTE:
             self._empty_bytes()
@@ -132,7 +142,7 @@ class _Counts:
         """What was counted, int64 (num_targets,)."""
         if self._total.device.type == "cpu":
             self._empty_bytes()
-        return self._total
+        return torch.empty_like(self._total).index_copy_(0, self._order, self._total)
 
     def _empty_bytes(self) -> None:
         self._total += torch.from_numpy(self._bytes.sum(1, dtype=np.int64))

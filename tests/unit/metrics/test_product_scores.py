@@ -12,8 +12,8 @@ from gam_kg.metrics.product_scores import ProductScores
 from gam_kg.metrics.ranks import rank_answers
 
 
-def random_scores(seed, num_queries=7, num_rows=1000, num_answers=1):
-    """Products of small whole numbers, which no order of adding rounds and of which many tie."""
+def random_scores(seed, num_queries=7, num_rows=1000, num_answers=(1,)):
+    """Products of small whole numbers, which no order of adding rounds and of which many tie; queries take turns."""
     generator = np.random.default_rng(seed)
     query, candidates = (
         torch.from_numpy(generator.integers(-2, 3, (number, 5)).astype(np.float32))
@@ -22,8 +22,9 @@ def random_scores(seed, num_queries=7, num_rows=1000, num_answers=1):
     pair_query, pair_row = (torch.from_numpy(generator.integers(0, n, 300)) for n in (num_queries, num_rows))
     added = torch.from_numpy(generator.integers(-2, 3, 300).astype(np.float32))
     scores = ProductScores(query, candidates, pair_query, pair_row, added)
-    answers = [generator.choice(num_rows, num_answers, replace=False) for _ in range(num_queries)]
-    answer_query = torch.arange(num_queries).repeat_interleave(num_answers)
+    numbers = [num_answers[query % len(num_answers)] for query in range(num_queries)]
+    answers = [generator.choice(num_rows, number, replace=False) for number in numbers]
+    answer_query = torch.arange(num_queries).repeat_interleave(torch.tensor(numbers))
     number, answer = torch.arange(num_queries), torch.from_numpy(np.concatenate(answers))
     return scores, Queries(7, number + 50, number + 70, answer_query, answer)
 
@@ -33,7 +34,7 @@ def written_out(scores):
     return table.index_put_((scores.pair_query, scores.pair_row), scores.pair_score, accumulate=True)
 
 
-@pytest.mark.parametrize("num_answers", [0, 1, 5])
+@pytest.mark.parametrize("num_answers", [(0,), (1,), (5,), (1, 3), (2, 0, 1)])
 @pytest.mark.parametrize(("most", "num_rows"), [(2**18, 1000), (64, 1000), (64, 64), (64, 65), (900, 50), (64, 20_000)])
 def test_ranks_are_those_of_the_written_out_scores(monkeypatch, most, num_rows, num_answers):
     monkeypatch.setattr(product_scores, "_SCORES_IN_CACHE", most)
