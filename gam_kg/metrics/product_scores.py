@@ -15,7 +15,7 @@ from torch import Tensor
 from gam_kg.metrics.ranks import not_finite, rivals_of
 
 _SCORES_IN_CACHE = 2**18
-_SCORES_AT_ONCE = 2**26
+_SCORES_AT_ONCE = 2**24
 _MOST_IN_A_BYTE = 255
 
 
@@ -119,7 +119,8 @@ class _Counts:
         self._goals = target[: self._whole], target[self._whole :]
         if query.device.type == "cpu":
             # Counts of tiles lie one over another in bytes: adding tiles is faster than adding along rows.
-            self._found, self._bytes = (np.zeros((len(query), width), kind) for kind in (np.bool_, np.uint8))
+            self._found = np.empty((len(query), width), np.bool_)
+            self._bytes = np.zeros((len(query), width), np.uint8)
             self._in_bytes = 0
 
     def add(self, tile: Tensor) -> None:

@@ -28,9 +28,11 @@ from gam_kg.nn.noise import Noise
 from gam_kg.nn.recurrence import Memory
 from gam_kg.train.step import entity_vectors, query_blocks, remember
 
-# Candidates above which the model's scores are not written out, and queries that are then looked up together.
-_MOST_WRITTEN_OUT = 65_536
-_QUERIES_AT_ONCE = 256
+MOST_WRITTEN_OUT = 65_536
+"""Candidates of a rank above which the model's scores are ranked without being written out."""
+
+QUERIES_AT_ONCE = 256
+"""Queries that are then ranked together."""
 
 Tick = Callable[[], None]
 
@@ -64,7 +66,7 @@ class ModelScorer:
 
     def scores(self, queries: Queries) -> Tensor | Scores:
         """Scores of the rank's candidates from the past, written out where candidates are not too many."""
-        if self.model.partition.most_rows <= _MOST_WRITTEN_OUT:
+        if self.model.partition.most_rows <= MOST_WRITTEN_OUT:
             return self.table(queries)
         return self.products(queries)
 
@@ -234,8 +236,8 @@ def _drawn(queries: Queries, share: float) -> Queries:
 
 def _blocks(queries: Queries, partition: Partition, max_scores: int) -> Iterator[Queries]:
     """Queries that are scored together."""
-    if partition.most_rows > _MOST_WRITTEN_OUT:
-        max_scores = _QUERIES_AT_ONCE * partition.most_rows
+    if partition.most_rows > MOST_WRITTEN_OUT:
+        max_scores = QUERIES_AT_ONCE * partition.most_rows
     return query_blocks(queries, partition.most_rows, max_scores)
 
 

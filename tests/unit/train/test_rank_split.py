@@ -82,7 +82,7 @@ def test_ranks_do_not_depend_on_whether_scores_are_written_out(monkeypatch):
     for changes in ({}, {"history": {"popular": 0}}, {"history": {"recent": 0, "same_relation": 0}}):
         model, ranks = tiny_model(graph, **changes), []
         for most in (10**6, 1):
-            monkeypatch.setattr(evaluate, "_MOST_WRITTEN_OUT", most)
+            monkeypatch.setattr(evaluate, "MOST_WRITTEN_OUT", most)
             scorer = ModelScorer(model, HistoryIndex(graph, model.config.history))
             roll([scorer], scorer.history, moments_of(graph, range(TEST_START)))
             ranks.append(rank_test(graph, {"model": scorer}, scorer.history))
