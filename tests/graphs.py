@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
 from gam_kg.artifacts import Manifest, write_manifest
 from gam_kg.config import Config, HistoryConfig, ModelConfig
@@ -18,6 +19,7 @@ from gam_kg.data.history import HistoryIndex
 from gam_kg.data.names import NameWords
 from gam_kg.data.partition import Partition
 from gam_kg.data.snapshot import Moment, Queries
+from gam_kg.metrics.sparse_scores import SparseScores
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.schemas import ANCHORED, SNAPSHOTS
 
@@ -115,6 +117,11 @@ def queries_of(pairs: Iterable[tuple[int, int]], time: int) -> Queries:
 
 def all_queries(time: int) -> Queries:
     return queries_of(((s, r) for s in range(NUM_ENTITIES) for r in range(2 * NUM_RELATIONS)), time)
+
+
+def table_of(scores: Tensor | SparseScores) -> Tensor:
+    """Scores written out, (num_queries, num_candidates)."""
+    return scores if isinstance(scores, Tensor) else scores.dense()
 
 
 def model_config(**changes: Any) -> ModelConfig:

@@ -112,6 +112,7 @@ class HistoryIndex:
                 "in 64 bits; leave out rare relations"
             )
         self._ids = ids = graph.partition.ids.to(self.device)
+        self._newest: tuple[Snapshot, Tensor] | None = None
 
         def fact_tie(item: Tensor) -> Tensor:
             return graph.fact_tie(item // self.stride, ids[item % self.stride])
@@ -151,7 +152,11 @@ class HistoryIndex:
 
     def seen_facts(self, snapshot: Snapshot) -> Tensor:
         """Places of a snapshot's distinct facts in `facts`, ascending, int64 (num_distinct,)."""
-        return self.facts.find(self._fact_key(snapshot.other, snapshot.relation, snapshot.anchor))
+        # The index and what is told with it ask for the same, one after another.
+        if self._newest is None or self._newest[0] is not snapshot:
+            found = self.facts.find(self._fact_key(snapshot.other, snapshot.relation, snapshot.anchor))
+            self._newest = snapshot, found
+        return self._newest[1]
 
     def look_up(self, queries: Queries, keeps: Keeps | None = None) -> History:
         """The past of queries, as far as it has been told of.
@@ -193,6 +198,19 @@ class HistoryIndex:
         Items are `relation * stride + row of the candidate`; arguments as of `RecencyIndex.recent`.
         """
         return self.by_subject.recent(subjects, limit)
+
+    def times_answered(self, relation: Tensor, row: Tensor) -> Tensor:
+        """In how many snapshots told of candidates were answers to relations, whoever the subject, int64 (num_pairs,).
+
+        Args:
+            relation: int64 (num_pairs,).
+            row: Rows of the candidates in the shard, int64 (num_pairs,).
+        """
+        keys, key = self._popular.keys, relation * self.stride + row
+        if not len(keys):
+            return torch.zeros_like(key)
+        place = torch.searchsorted(keys, key).clamp(max=len(keys) - 1)
+        return torch.where(keys[place] == key, self._popular.count[place].long(), 0)
 
     def _fact_key(self, subject: Tensor, relation: Tensor, answer: Tensor) -> Tensor:
         return (subject * self._num_relations + relation) * self.stride + self._partition.rows(answer)

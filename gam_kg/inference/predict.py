@@ -103,7 +103,7 @@ def answer_queries(run: TrainedRun, asked: Asked, top_k: int, tick: Tick = lambd
         nothing = torch.zeros(0, dtype=torch.int64, device=run.graph.device)
         first = 0
         for block in query_blocks(Queries(time, *columns, nothing, nothing), len(run.entities), _MAX_SCORES):
-            scores = scorer.scores(block)
+            scores = scorer.table(block)
             best = torch.topk(scores, top_k, dim=1)
             probability = (best.values - torch.logsumexp(scores, 1, keepdim=True)).exp()
             part = rows[first : first + len(block)]

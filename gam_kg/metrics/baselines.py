@@ -1,11 +1,13 @@
 """Untrained baselines: what counting alone achieves, always reported beside the model.
 
-Each scores the queries of a snapshot from what it and the history have been told of, like the model, and is ranked by
-the same code.
+Each scores the queries of a snapshot from what it and the history have been told of, like the model, and is ranked
+alike. All of them score few pairs before a background of popularity or of nothing, so that what they take grows with
+facts and not with queries times entities.
 """
 
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +17,7 @@ from gam_kg.data.past import NUM_BUCKETS, log_bucket
 from gam_kg.data.ragged import offsets_of, ragged_ranges
 from gam_kg.data.snapshot import Moment, Queries
 from gam_kg.distributed.topology import Topology
+from gam_kg.metrics.sparse_scores import Background, SparseScores
 
 
 class Baseline(ABC):
@@ -31,31 +34,47 @@ class Baseline(ABC):
         self.history, self.partition, self.num_relations, self.topology = history, partition, num_relations, topology
 
     @abstractmethod
-    def scores(self, queries: Queries) -> Tensor:
-        """Score the rank's candidates from the past; float64 (num_queries, num_rows). A collective."""
+    def scores(self, queries: Queries) -> SparseScores:
+        """Score the rank's candidates from the past. A collective."""
 
     def remember(self, moment: Moment) -> None:  # noqa: B027 -- optional
         """Take note of a snapshot that is about to be in the past; most need not."""
-
-    def _zeros(self, queries: Queries) -> Tensor:
-        shape = (len(queries), self.partition.num_rows)
-        return torch.zeros(shape, dtype=torch.float64, device=queries.subject.device)
-
-    def _then(self, scores: Tensor, counts: Tensor) -> Tensor:
-        """Scores whose ties are ordered by the share of counts; both are overwritten."""
-        total = self.topology.sum(counts.sum(1, keepdim=True), "ranks")
-        return scores.add_(counts.mul_(1e-9 / total.clamp(min=1)))
 
 
 class Popularity(Baseline):
     """How many past snapshots have a fact (any, r, o)."""
 
-    def scores(self, queries: Queries) -> Tensor:
+    _asked: tuple[Queries, int] | None = None
+
+    def scores(self, queries: Queries) -> SparseScores:
+        background, row, _ = self.background(queries)
+        none = torch.zeros(0, dtype=torch.int64, device=row.device)
+        return SparseScores.of_pairs(background, row, self.partition.num_rows, none, none.double())
+
+    def background(self, queries: Queries) -> tuple[Background, Tensor, Tensor]:
+        """The counts of each relation asked about; a collective.
+
+        Returns:
+            The counts, a background a relation; which of them each query has, int64 (num_queries,); what the counts
+            of all ranks add up to, float64 (num_backgrounds, 1).
+        """
+        # Other baselines ask for the same again.
+        if self._asked is None or self._asked[0] is not queries or self._asked[1] != self.history.as_of:
+            self._asked, self._found = (queries, self.history.as_of), self._look_up(queries)
+        return self._found
+
+    def _look_up(self, queries: Queries) -> tuple[Background, Tensor, Tensor]:
         relations, row = torch.unique(queries.relation, return_inverse=True)
         found = self.history.by_relation.recent(relations)
-        counts = torch.zeros(len(relations), self.partition.num_rows, dtype=torch.float64, device=row.device)
-        counts[found.row, found.item] = found.count.double()
-        return counts[row]
+        num_levels = 1 + int(found.count.max()) if len(found.count) else 1
+        number = torch.bincount(found.row * num_levels + found.count, minlength=len(relations) * num_levels)
+        number = number.view(len(relations), num_levels)
+        number[:, 0] = self.partition.num_rows - number.sum(1)
+        counts = torch.arange(num_levels, dtype=torch.float64, device=row.device)
+        values = counts.expand(len(relations), -1)
+        background = Background(values, number, lambda of, other: self.history.times_answered(relations[of], other))
+        total = (counts * number).sum(1, keepdim=True)
+        return background, row, self.topology.sum(total, "ranks")
 
 
 class StrictRecurrency(Baseline):
@@ -85,11 +104,16 @@ class StrictRecurrency(Baseline):
         # What each fact scores in the snapshot in which it was last seen.
         self._faded = torch.zeros(len(history.facts.keys), dtype=torch.float64, device=history.device)
 
-    def scores(self, queries: Queries) -> Tensor:
-        key = queries.subject * 2 * self.num_relations + queries.relation
-        found = self.history.by_query.recent(key)
+    def scores(self, queries: Queries) -> SparseScores:
+        num_rows = self.partition.num_rows
+        zero = Background.zero(num_rows, queries.subject.device)
+        return SparseScores.of_pairs(zero, torch.zeros_like(queries.subject), num_rows, *self.pairs(queries))
+
+    def pairs(self, queries: Queries) -> tuple[Tensor, Tensor]:
+        """The candidates that do not score zero, as `SparseScores.of_pairs` takes them, and their scores."""
+        found = self.history.by_query.recent(self.history.query_key(queries))
         faded = self._faded[found.key] * self._fading(queries.time - found.last)
-        return self._zeros(queries).index_put_((found.row, found.item), faded)
+        return found.row * self.partition.num_rows + found.item, faded
 
     def remember(self, moment: Moment) -> None:
         ids = self.history.seen_facts(moment.snapshot)
@@ -111,8 +135,8 @@ class CombinedRecurrency(Baseline):
         super().__init__(strict.history, strict.partition, strict.num_relations, strict.topology)
         self._strict, self._popularity = strict, popularity
 
-    def scores(self, queries: Queries) -> Tensor:
-        return self._then(self._strict.scores(queries), self._popularity.scores(queries))
+    def scores(self, queries: Queries) -> SparseScores:
+        return _before_popularity(self._popularity, queries, *self._strict.pairs(queries))
 
 
 class TypedPairCounts(Baseline):
@@ -129,20 +153,18 @@ class TypedPairCounts(Baseline):
     def __init__(self, popularity: Popularity) -> None:
         super().__init__(popularity.history, popularity.partition, popularity.num_relations, popularity.topology)
         self._popularity = popularity
-        device = self.history.device
-        self._kinds = torch.zeros(0, dtype=torch.int64, device=device)
-        self._exposures = torch.zeros(0, dtype=torch.float64, device=device)
-        self._hits = torch.zeros(0, dtype=torch.float64, device=device)
+        self._counts = _KindCounts(self.history.device)
 
-    def scores(self, queries: Queries) -> Tensor:
-        query, other, kind = self._past(queries)
-        if not len(self._kinds):
+    def scores(self, queries: Queries) -> SparseScores:
+        if self._counts.empty:
             return self._popularity.scores(queries)
-        position = torch.searchsorted(self._kinds, kind).clamp(max=len(self._kinds) - 1)
-        rate = self._hits[position] / (self._exposures[position] + 1)
-        rate = torch.where(self._kinds[position] == kind, rate, 0)
-        scores = self._zeros(queries).index_put_((query, other), rate, accumulate=True)
-        return self._then(scores, self._popularity.scores(queries))
+        query, other, kind = self._past(queries)
+        exposures, hits = self._counts.of(kind)
+        rate = hits / (exposures + 1)
+        pair, index = torch.unique(query * self.partition.num_rows + other, return_inverse=True)
+        score = torch.zeros(len(pair), dtype=torch.float64, device=pair.device)
+        score.index_add_(0, index, rate)
+        return _before_popularity(self._popularity, queries, pair, score)
 
     def remember(self, moment: Moment) -> None:
         queries = moment.queries
@@ -150,15 +172,12 @@ class TypedPairCounts(Baseline):
         owned = self.partition.owns(queries.answer)
         stride = max(1, self.partition.num_rows)
         answers = queries.answer_query[owned] * stride + self.partition.rows(queries.answer[owned])
-        hit = torch.isin(query * stride + other, answers).to(torch.int64)
-        kinds, index = torch.unique(kind, return_inverse=True)
-        counts = torch.zeros(2, len(kinds), dtype=torch.int64, device=kind.device)
-        counts.index_add_(1, index, torch.stack([torch.ones_like(hit), hit]))
-        kind, *counts = self.topology.gather(torch.stack([kinds, *counts], 1), "history").unbind(1)
-        self._kinds, index = torch.unique(torch.cat([self._kinds, kind]), return_inverse=True)
-        zeros = torch.zeros(len(self._kinds), dtype=torch.float64, device=kind.device)
-        self._exposures = zeros.index_add(0, index, torch.cat([self._exposures, counts[0].double()]))
-        self._hits = zeros.index_add(0, index, torch.cat([self._hits, counts[1].double()]))
+        kinds, exposures = _distinct(kind)
+        hit, hits = _distinct(kind[_places_of(answers, query * stride + other)])
+        counts = torch.stack([exposures, torch.zeros_like(exposures)], 1)
+        counts[torch.searchsorted(kinds, hit), 1] = hits
+        counted = self.topology.gather(torch.cat([kinds[:, None], counts], 1), "history")
+        self._counts.add(*counted.T.contiguous())
 
     def _past(self, queries: Queries) -> tuple[Tensor, Tensor, Tensor]:
         """Query, row of the other and kind (relation asked, relation seen, recency) of each past fact of a subject."""
@@ -166,10 +185,88 @@ class TypedPairCounts(Baseline):
         found = self.history.recent_facts(subjects, self.limit)
         start, length = offsets_of(found.row, len(subjects))
         query, entry = ragged_ranges(start[subject_row], length[subject_row])
-        seen, other = found.item[entry] // self.history.stride, found.item[entry] % self.history.stride
-        recency = log_bucket(queries.time - found.last[entry])
-        kind = (queries.relation[query] * 2 * self.num_relations + seen) * NUM_BUCKETS + recency
-        return query, other, kind
+        seen, other = found.item // self.history.stride, found.item % self.history.stride
+        seen = seen * NUM_BUCKETS + log_bucket(queries.time - found.last)
+        asked = queries.relation * 2 * self.num_relations * NUM_BUCKETS
+        kind = asked.index_select(0, query).add_(seen.index_select(0, entry))
+        return query, other.index_select(0, entry), kind
+
+
+class _KindCounts:
+    """Exposures and hits by kind. There is room for every recency of a pair of relations once the pair is met."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._pairs = torch.zeros(0, dtype=torch.int64, device=device)  # of relations, ascending
+        self._rows = self._pairs.clone()  # the room of each, in the order in which they were met
+        self._exposures, self._hits = (torch.zeros(0, dtype=torch.float64, device=device) for _ in range(2))
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was counted."""
+        return not len(self._pairs)
+
+    def add(self, kind: Tensor, exposures: Tensor, hits: Tensor) -> None:
+        """Count; int64 (num_counted,) each, of kinds in any order and any number of times."""
+        pairs = torch.unique_consecutive(kind // NUM_BUCKETS)
+        new = torch.unique(pairs[self._places(pairs)[1].logical_not()])
+        if len(new):
+            rows = len(self._pairs) + torch.arange(len(new), device=new.device)
+            self._pairs, order = torch.sort(torch.cat([self._pairs, new]))
+            self._rows = torch.cat([self._rows, rows])[order]
+            self._make_room(len(self._pairs) * NUM_BUCKETS)
+        position, _ = self._positions(kind)
+        self._exposures.index_add_(0, position, exposures.double())
+        counted = torch.nonzero(hits)[:, 0]
+        self._hits.index_add_(0, position[counted], hits[counted].double())
+
+    def of(self, kind: Tensor) -> tuple[Tensor, Tensor]:
+        """Exposures and hits so far, zero for kinds never met, float64 (num_asked,) each."""
+        position, known = self._positions(kind)
+        exposures, hits = (torch.where(known, counts[position], 0) for counts in (self._exposures, self._hits))
+        return exposures, hits
+
+    def _positions(self, kind: Tensor) -> tuple[Tensor, Tensor]:
+        """Where kinds are counted, and whether there is such a place, (num_asked,) each."""
+        pairs, index = torch.unique_consecutive(kind // NUM_BUCKETS, return_inverse=True)
+        place, known = self._places(pairs)
+        return (self._rows[place] * NUM_BUCKETS).index_select(0, index) + kind % NUM_BUCKETS, known[index]
+
+    def _places(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        if self.empty:
+            return torch.zeros_like(pairs), torch.zeros_like(pairs, dtype=torch.bool)
+        place = torch.searchsorted(self._pairs, pairs).clamp(max=len(self._pairs) - 1)
+        return place, self._pairs[place] == pairs
+
+    def _make_room(self, size: int) -> None:
+        if size > len(self._hits):
+            more = self._hits.new_zeros(max(size, len(self._hits) * 3 // 2) - len(self._hits))
+            self._exposures = torch.cat([self._exposures, more])
+            self._hits = torch.cat([self._hits, more])
+
+
+def _before_popularity(popularity: Popularity, queries: Queries, pair: Tensor, score: Tensor) -> SparseScores:
+    """Scores of pairs, zero for all others, with ties ordered by the share of the relation's counts."""
+    background, row, total = popularity.background(queries)
+    share = background.scaled(1e-9 / total.clamp(min=1))
+    return SparseScores.of_pairs(share, row, popularity.partition.num_rows, pair, score)
+
+
+def _distinct(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct values, ascending, and how often each is there; int64 (num_distinct,) each."""
+    if values.device.type == "cpu":  # numpy sorts numbers several times faster than torch
+        values = torch.from_numpy(np.sort(values.numpy()))
+        return torch.unique_consecutive(values, return_counts=True)
+    return torch.unique(values, return_counts=True)
+
+
+def _places_of(wanted: Tensor, keys: Tensor) -> Tensor:
+    """Positions at which keys are among a few wanted ones, ascending, int64 (num_found,)."""
+    # Almost none is: most are told by a few of their bits.
+    last_bits = 2**20 - 1
+    marked = torch.zeros(last_bits + 1, dtype=torch.bool, device=keys.device)
+    marked[wanted & last_bits] = True
+    maybe = torch.nonzero(marked.index_select(0, keys & last_bits))[:, 0]
+    return maybe[torch.isin(keys[maybe], wanted)]
 
 
 def build_baselines(

@@ -5,13 +5,15 @@ that score the same. The optimistic rank (ties below the target) and any rank by
 scorers that give one score to many candidates, so neither is offered.
 
 Candidates may be divided over ranks: the owner of an answer has its score, taken from the same scores that it is
-compared with, and what the ranks send each other are these scores and counts.
+compared with, and what the ranks send each other are these scores and counts. Scores need not be written out for all
+candidates: what is ranked are `Scores`, of which there are a table, `SparseScores` and `ProductScores`.
 
 Time-aware filter: other true answers of the same (subject, relation, ?, time) do not count against the target;
 nothing else is removed.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,7 +26,33 @@ from gam_kg.distributed.topology import Topology
 from gam_kg.errors import EvaluationError
 
 _SCORES_AT_ONCE = 64_000_000
-_SCORES_IN_CACHE = 100_000
+
+
+class Scores(Protocol):
+    """Scores that queries give to a rank's candidates, higher is better."""
+
+    def of(self, query: Tensor, row: Tensor) -> Tensor:
+        """The scores of some pairs, float (num_pairs,).
+
+        Args:
+            query: int64 (num_pairs,).
+            row: Rows of candidates in the shard, int64 (num_pairs,).
+        """
+        ...
+
+    def compare(self, query: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Compare all candidates with targets.
+
+        Args:
+            query: Of each target, ascending, int64 (num_targets,).
+            target: Scores, float (num_targets,).
+
+        Returns:
+            rivals: How many candidates score above the target, plus how many score at least as much, int64
+                (num_targets,).
+            bad: Whether any score of a query is NaN or infinite, bool (num_queries,).
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -41,24 +69,29 @@ class Ranks:
 
 
 def rank_answers(
-    scores: Tensor, queries: Queries, partition: Partition | None = None, topology: Topology | None = None
+    scores: Tensor | Scores, queries: Queries, partition: Partition | None = None, topology: Topology | None = None
 ) -> Ranks:
     """Rank the answers of queries. A collective, that gives all ranks the same.
 
     Args:
-        scores: Of this rank's candidates, (num_queries, num_rows), higher is better.
+        scores: Of this rank's candidates, as `Scores` or as a table (num_queries, num_rows), higher is better.
         queries: The questions and their answers, alike on all ranks.
-        partition: The rank's candidates; None for all entities.
+        partition: The rank's candidates; None for all entities, of which a table has the number.
         topology: The ranks; None for a world of one.
 
     Raises:
         EvaluationError: A score is NaN or infinite.
     """
-    partition, topology = partition or Partition(scores.shape[1]), topology or Topology()
-    owned = partition.owns(queries.answer)
-    target = scores.new_zeros(len(queries.answer))
-    target[owned] = scores[queries.answer_query[owned], partition.rows(queries.answer[owned])]
-    target, bad = topology.sum(torch.cat([target, _is_bad(scores)]), "ranks").split([len(target), len(queries)])
+    if isinstance(scores, Tensor):
+        partition, scores = partition or Partition(scores.shape[1]), TableScores(scores)
+    elif partition is None:
+        raise ValueError("the partition must be told where scores are no table")
+    topology, query = topology or Topology(), queries.answer_query
+    owned = torch.nonzero(partition.owns(queries.answer))[:, 0]
+    own = scores.of(query[owned], partition.rows(queries.answer[owned]))
+    target = topology.sum(own.new_zeros(len(query)).index_copy_(0, owned, own), "ranks")
+    rivals, bad = scores.compare(query, target)
+    rivals, bad = topology.sum(torch.cat([rivals, bad.long()]), "ranks").split([len(rivals), len(bad)])
     if bad.any():
         first = int(torch.nonzero(bad)[0])
         subject, relation = int(queries.subject[first]), int(queries.relation[first])
@@ -66,56 +99,63 @@ def rank_answers(
             f"a score of the query (subject {subject}, relation {relation}, ?) at snapshot {queries.time} is NaN "
             "or infinite, so it has no rank; lower train.learning_rate and train again"
         )
-    greater, equal = topology.sum(torch.stack(_compare(scores, queries.answer_query, target)), "ranks")
-    equal -= 1  # the target itself
-    known_greater, known_equal = _compare_answers(target, queries.answer_query, len(queries))
-    return Ranks(
-        raw=1 + greater + equal / 2,
-        time_aware=1 + (greater - known_greater) + (equal - known_equal) / 2,
-    )
+    # 1 + #greater + #equal/2 = (1 + #greater + #at least)/2, since the target itself is at least the target.
+    known = _compare_answers(target, query, len(queries))
+    return Ranks(raw=(1 + rivals).double() / 2, time_aware=(1 + rivals - known).double() / 2)
 
 
-def _is_bad(scores: Tensor) -> Tensor:
-    """1 for each query with a score that is NaN or infinite, else 0; (num_queries,) of the scores' type."""
-    bad = scores.new_zeros(len(scores))
+def rivals_of(candidates: Tensor, target: Tensor) -> Tensor:
+    """How many candidates score above a target, plus how many score at least as much, int64 (num_targets,).
+
+    Args:
+        candidates: Those of each target, (num_targets, num_candidates).
+        target: (num_targets,).
+    """
+    target = target[:, None]
+    return (candidates > target).sum(1) + (candidates >= target).sum(1)
+
+
+@dataclass(frozen=True)
+class TableScores:
+    """Scores of all candidates, written out; `Scores`.
+
+    Attributes:
+        table: (num_queries, num_rows).
+    """
+
+    table: Tensor
+
+    def of(self, query: Tensor, row: Tensor) -> Tensor:
+        """As of `Scores`."""
+        return self.table[query, row]
+
+    def compare(self, query: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """As of `Scores`."""
+        if self.table.device.type == "cpu":
+            # Numpy compares several times faster than torch, and counts in a row faster than along an axis.
+            table = self.table.numpy()
+            pairs = zip(query.tolist(), target.numpy(), strict=True)
+            counts = [np.count_nonzero(table[at] > score) + np.count_nonzero(table[at] >= score) for at, score in pairs]
+            return torch.tensor(counts, dtype=torch.int64), not_finite(self.table)
+        rivals = torch.empty_like(query)
+        for rows in torch.arange(len(target)).split(max(1, _SCORES_AT_ONCE // max(1, self.table.shape[1]))):
+            rivals[rows] = rivals_of(self.table[query[rows]], target[rows])
+        return rivals, not_finite(self.table)
+
+
+def not_finite(scores: Tensor) -> Tensor:
+    """Whether a row has a score that is NaN or infinite, bool (num_rows,)."""
     # A sum is finite only if all its terms are; where it overflows, the second look decides.
-    suspects = torch.nonzero(~torch.isfinite(scores.sum(1)))[:, 0]
-    bad[suspects[~torch.isfinite(scores[suspects]).all(1)]] = 1
+    bad = ~torch.isfinite(scores.sum(1))
+    suspects = torch.nonzero(bad)[:, 0]
+    bad[suspects] = ~torch.isfinite(scores[suspects]).all(1)
     return bad
 
 
-def _compare(scores: Tensor, query: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """How many candidates score above and equal to each target, itself included; float64 (num_answers,) each."""
-    if scores.device.type == "cpu":
-        greater, equal = _compare_in_cache(scores.numpy(), query.numpy(), target.numpy())
-        return torch.from_numpy(greater), torch.from_numpy(equal)
-    greater = torch.empty(len(target), dtype=torch.float64, device=scores.device)
-    equal = torch.empty_like(greater)
-    for rows in torch.arange(len(target)).split(max(1, _SCORES_AT_ONCE // max(1, scores.shape[1]))):
-        candidates = scores[query[rows]]
-        greater[rows] = (candidates > target[rows, None]).sum(1).double()
-        equal[rows] = (candidates == target[rows, None]).sum(1).double()
-    return greater, equal
-
-
-def _compare_in_cache(scores: np.ndarray, query: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same on a CPU, in blocks that stay in a core's cache: ten times faster than one pass over all in torch."""
-    greater, equal = np.empty(len(target)), np.empty(len(target))
-    size = max(1, _SCORES_IN_CACHE // max(1, scores.shape[1]))
-    for start in range(0, len(target), size):
-        rows = slice(start, start + size)
-        candidates, wanted = scores[query[rows]], target[rows, None]
-        # Row by row, a count is several times faster than along an axis.
-        greater[rows] = [np.count_nonzero(row) for row in candidates > wanted]
-        equal[rows] = [np.count_nonzero(row) for row in candidates == wanted]
-    return greater, equal
-
-
-def _compare_answers(target: Tensor, query: Tensor, num_queries: int) -> tuple[Tensor, Tensor]:
-    """The same counts among the other answers of the query."""
+def _compare_answers(target: Tensor, query: Tensor, num_queries: int) -> Tensor:
+    """The same count among the other answers of the query, int64 (num_answers,)."""
     start, length = offsets_of(query, num_queries)
     row, other = ragged_ranges(start[query], length[query])
     row, other = row[row != other], other[row != other]
-    zeros = torch.zeros(len(target), dtype=torch.float64, device=target.device)
-    greater = zeros.index_add(0, row, (target[other] > target[row]).double())
-    return greater, zeros.index_add(0, row, (target[other] == target[row]).double())
+    counts = (target[other] > target[row]).long() + (target[other] >= target[row])
+    return torch.zeros_like(query).index_add_(0, row, counts)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gam_kg.data.partition import Partition
 from gam_kg.data.past import History, Popularity
-from gam_kg.data.ragged import where
+from gam_kg.data.ragged import offsets_of, ragged_ranges, where
 from gam_kg.data.snapshot import Queries
 from gam_kg.distributed.sharded_softmax import Targets
 from gam_kg.nn.history_attention import PairScores
@@ -265,3 +265,11 @@ def popularity_of(popularity: Popularity, score: Tensor, query: Tensor, rows: Te
     if not len(order):
         return score.new_zeros(len(rows))
     return score.index_select(0, order.index_select(0, found)) * there
+
+
+def popular_pairs(popularity: Popularity, score: Tensor) -> PairScores:
+    """Popularity as scores of the pairs that have it; `score` as of `popular_among`."""
+    start, length = offsets_of(popularity.row, len(popularity.relations))
+    asked = popularity.query_row
+    query, entry = ragged_ranges(start.index_select(0, asked), length.index_select(0, asked))
+    return PairScores(query, popularity.other.index_select(0, entry), score.index_select(0, entry))

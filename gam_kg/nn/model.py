@@ -23,6 +23,7 @@ from gam_kg.nn.candidates import (
     SampledScores,
     place,
     popular_among,
+    popular_pairs,
     popularity_of,
 )
 from gam_kg.nn.decoder import DECODERS
@@ -210,6 +211,19 @@ class GAMLSTM(nn.Module):
             table = popularity_table(past.row, past.other, score, len(past.relations), len(z))
             dense = popular_products(asked[0], z, table, past.query_row)
         return add_pair_scores(dense, self.history_scores(of_end, asked, plan))
+
+    def scores_in_parts(self, z: Tensor, queries: Queries, history: History) -> tuple[Tensor, list[PairScores]]:
+        """What `scores` are made of, for candidates too many to write them out. A collective.
+
+        Returns:
+            Vectors of the queries, (num_queries, dim), of which the scores are the products with z; and what is added
+            to some pairs.
+        """
+        asked = self.query_vectors(z, queries)
+        parts = self.history_scores(z, asked, queries, history)
+        if history.popularity is not None:
+            parts.append(popular_pairs(history.popularity, self.popularity(history.popularity)))
+        return asked[0], parts
 
     def sampled_scores(
         self,

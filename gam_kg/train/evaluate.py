@@ -4,7 +4,7 @@ Single-step: the facts before t are visible when t is asked. Multi-step: only th
 Weights are frozen; memory and history are not. What is seen is what scorers and history have been told of.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +19,8 @@ from gam_kg.data.snapshot import Moment, Queries
 from gam_kg.distributed.moments import read_moments
 from gam_kg.distributed.neighbourhood import Neighbourhood
 from gam_kg.distributed.topology import Topology
-from gam_kg.metrics.ranks import rank_answers
+from gam_kg.metrics.product_scores import ProductScores
+from gam_kg.metrics.ranks import Scores, rank_answers
 from gam_kg.metrics.strata import Strata
 from gam_kg.metrics.summary import RankSummary
 from gam_kg.nn.model import GAMLSTM
@@ -27,14 +28,20 @@ from gam_kg.nn.noise import Noise
 from gam_kg.nn.recurrence import Memory
 from gam_kg.train.step import entity_vectors, query_blocks, remember
 
+MOST_WRITTEN_OUT = 65_536
+"""Candidates of a rank above which the model's scores are ranked without being written out."""
+
+QUERIES_AT_ONCE = 256
+"""Queries that are then ranked together."""
+
 Tick = Callable[[], None]
 
 
 class Scorer(Protocol):
     """What can be evaluated: it scores queries from the past and is told as the past grows."""
 
-    def scores(self, queries: Queries) -> Tensor:
-        """Scores of the rank's candidates from the past, (num_queries, num_rows)."""
+    def scores(self, queries: Queries) -> Tensor | Scores:
+        """Scores of the rank's candidates from the past, as a table (num_queries, num_rows) or as `Scores`."""
         ...
 
     def remember(self, moment: Moment) -> None:
@@ -57,17 +64,37 @@ class ModelScorer:
         self.memory = empty if memory is None else memory
         self._vectors: Tensor | None = None
 
+    def scores(self, queries: Queries) -> Tensor | Scores:
+        """Scores of the rank's candidates from the past, written out where candidates are not too many."""
+        if self.model.partition.most_rows <= MOST_WRITTEN_OUT:
+            return self.table(queries)
+        return self.products(queries)
+
     @torch.no_grad()
-    def scores(self, queries: Queries) -> Tensor:
+    def table(self, queries: Queries) -> Tensor:
+        """Scores of the rank's candidates from the past, (num_queries, num_rows)."""
         return self.model.scores(self.vectors(), queries, self.history.look_up(queries))
 
+    @torch.no_grad()
+    def products(self, queries: Queries) -> ProductScores:
+        """The same, to be ranked without being written out; until more is remembered."""
+        vectors = self.vectors()
+        asked, parts = self.model.scores_in_parts(vectors, queries, self.history.look_up(queries))
+        none = torch.zeros(0, dtype=torch.int64, device=vectors.device)
+        pairs = [(none, none, vectors.new_zeros(0)), *((part.query, part.other, part.score) for part in parts)]
+        return ProductScores(asked, vectors, *(torch.cat(column) for column in zip(*pairs, strict=True)))
+
+    @torch.no_grad()
     def remember(self, moment: Moment) -> None:
-        remember(self.model, self.memory, Neighbourhood.of(moment.snapshot, self.model.partition))
-        self._vectors = None
+        neighbourhood = Neighbourhood.of(moment.snapshot, self.model.partition)
+        remember(self.model, self.memory, neighbourhood)
+        if self._vectors is not None:
+            active = neighbourhood.active
+            self._vectors.index_copy_(0, active, entity_vectors(self.model, self.memory, held=active))
 
     @torch.no_grad()
     def vectors(self) -> Tensor:
-        """Vectors of the rank's entities as of now, (num_rows, dim)."""
+        """Vectors of the rank's entities as of now, (num_rows, dim); they change when more is remembered."""
         if self._vectors is None:
             self._vectors = entity_vectors(self.model, self.memory)
         return self._vectors
@@ -134,7 +161,7 @@ def rank_split(
         frozen: Multi-step: nothing of the split is remembered.
         strata: Tells the stratum of each answer; None leaves them zero.
         topology: The ranks; None for a world of one.
-        max_scores: Scores held at once.
+        max_scores: Scores held at once, where candidates are few enough for scores to be written out.
         share: Of the queries that are ranked, drawn by what they ask, alike for all scorers and numbers of ranks.
         tick: Called after each snapshot.
 
@@ -146,7 +173,7 @@ def rank_split(
     time_aware: dict[str, list[Tensor]] = {name: [] for name in scorers}
     raw: dict[str, list[Tensor]] = {name: [] for name in scorers}
     for moment in moments:
-        for block in query_blocks(_drawn(moment.queries, share), partition.most_rows, max_scores):
+        for block in _blocks(_drawn(moment.queries, share), partition, max_scores):
             columns["time"].append(torch.full_like(block.answer, moment.time))
             columns["subject"].append(block.subject[block.answer_query])
             columns["relation"].append(block.relation[block.answer_query])
@@ -181,7 +208,7 @@ def validation_mrr(
         model: Put into evaluation mode.
         graph: The rank's facts.
         history: Told of train; afterwards also of validation.
-        max_scores: Scores held at once.
+        max_scores: As of `rank_split`.
         num_facts: About how many facts are ranked; 0: all.
         tick: Called after each snapshot.
     """
@@ -205,6 +232,13 @@ def _drawn(queries: Queries, share: float) -> Queries:
         return queries
     key = queries.subject * 2**31 + queries.relation
     return queries.select(torch.nonzero(Noise(0, queries.time).uniform(key, "asked") < share)[:, 0])
+
+
+def _blocks(queries: Queries, partition: Partition, max_scores: int) -> Iterator[Queries]:
+    """Queries that are scored together."""
+    if partition.most_rows > MOST_WRITTEN_OUT:
+        max_scores = QUERIES_AT_ONCE * partition.most_rows
+    return query_blocks(queries, partition.most_rows, max_scores)
 
 
 def _joined(parts: list[Tensor]) -> np.ndarray:

@@ -204,7 +204,9 @@ def _passing(sizes: WorkerSizes) -> Iterator[Item]:
     yield Item("step: history look-up", _history_step_bytes(sizes, block), "step")
     valid = sizes.valid_queries
     yield Item("epoch end: memory of the validation", entity["entity memory (h, c, last_seen)"], "epoch end")
-    told = 3 * entity["entity rows"] + _score_bytes(sizes, valid, sizes.rows, 1) + _link_bytes(sizes, valid)
+    told = 3 * entity["entity rows"] + _link_bytes(sizes, valid)
+    if sizes.valid_written_out:
+        told += _score_bytes(sizes, valid, sizes.rows, 1)
     # The copy of the best weights is made when the validation is over, and the old one is still there.
     yield Item("epoch end: validation, or a new best", max(told, best), "epoch end")
 

@@ -9,6 +9,7 @@ import torch
 from gam_kg.config import Config, ModelConfig
 from gam_kg.data.partition import Partition
 from gam_kg.nn.model import ENTITY, GAMLSTM
+from gam_kg.train.evaluate import MOST_WRITTEN_OUT, QUERIES_AT_ONCE
 from gam_kg.train.plan_counts import GraphCounts
 from gam_kg.train.step import MOST_QUERIES
 
@@ -106,7 +107,13 @@ class WorkerSizes:
     @property
     def valid_queries(self) -> float:
         """The most queries that are ranked together in validation."""
-        return self._block(float(self.ranked.max(initial=1)), self.rows)
+        ranked = float(self.ranked.max(initial=1))
+        return self._block(ranked, self.rows) if self.valid_written_out else min(ranked, QUERIES_AT_ONCE)
+
+    @property
+    def valid_written_out(self) -> bool:
+        """Whether validation writes scores out to rank them."""
+        return self.rows <= MOST_WRITTEN_OUT
 
     @cached_property
     def ranked(self) -> np.ndarray:

@@ -113,7 +113,7 @@ def test_exported_embeddings_give_the_models_scores(finished):
     nothing = torch.zeros(0, dtype=torch.int64)
     queries = Queries(loaded.graph.end, subject, relation, nothing, nothing)
     history = loaded.history.look_up(queries)
-    from_model = scorer.scores(queries)
+    from_model = scorer.table(queries)
     with torch.no_grad():
         assert torch.equal(from_model, loaded.model.scores(exported, queries, history))
 
@@ -193,7 +193,7 @@ def test_predictions_are_the_models_best(finished, tmp_path):
         torch.from_numpy(loaded.relations.encode(["visits"])),
         *[torch.zeros(0, dtype=torch.int64)] * 2,
     )
-    scores = loaded.scorer_before(time).scores(one)[0]
+    scores = loaded.scorer_before(time).table(one)[0]
     best = torch.topk(scores, 4)
     assert frame["answer_id"].tolist()[:4] == best.indices.tolist()
     np.testing.assert_allclose(frame["score"].to_numpy()[:4], best.values.numpy(), rtol=1e-5)

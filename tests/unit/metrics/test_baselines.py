@@ -65,7 +65,7 @@ def test_counting_baselines_equal_counting_by_hand(seed, as_of, later):
         "recurrency_combined": lambda s, r, o: by_hand(s, r, o) + TINY * relaxed(s, r, o),
     }
     for name, score in expected.items():
-        scores = found[name].scores(queries)
+        scores = found[name].scores(queries).dense()
         assert scores.dtype == torch.float64
         torch.testing.assert_close(scores, per_query(queries, score), rtol=1e-12, atol=1e-15)
 
@@ -101,7 +101,7 @@ def test_typed_pair_counts_equal_counting_by_hand(seed, until):
         rate = sum(hits[kind] / (exposures[kind] + 1) for kind in kinds)
         return rate + TINY * counted(subject, relation, candidate)
 
-    scores = baseline.scores(queries)
+    scores = baseline.scores(queries).dense()
     if exposures:
         torch.testing.assert_close(scores, per_query(queries, score), rtol=1e-12, atol=1e-15)
     else:  # before anything is remembered popularity alone speaks
@@ -116,17 +116,17 @@ def test_the_decay_decides_how_soon_the_past_is_forgotten():
     asked = asked.select(torch.nonzero(asked.subject == 0)[:, 0])
 
     def rank_of_2(decay):
-        scores = baselines_before(graph, 6, decay)["recurrency_strict"].scores(asked)[0]
+        scores = baselines_before(graph, 6, decay)["recurrency_strict"].scores(asked).dense()[0]
         return int((scores > scores[2]).sum()) + 1
 
     ranks = {decay: rank_of_2(decay) for decay in StrictRecurrency.decays}
     assert (ranks[0.01], ranks[3.0]) == (2, 1)
     combined = baselines_before(graph, 6, decay=3.0)["recurrency_combined"]
-    assert int(combined.scores(asked)[0].argmax()) == 2
+    assert int(combined.scores(asked).dense()[0].argmax()) == 2
 
 
 @pytest.mark.parametrize("name", ["popularity", "recurrency_strict", "recurrency_combined", "typed_pair_counts"])
 def test_without_a_past_all_candidates_are_alike(name):
     baseline = baselines_before(graph_of([(0, 0, 1, 3)]), 3)[name]
-    assert not baseline.scores(all_queries(3)).any()
-    assert not baseline.scores(all_queries(9)).any()
+    assert not baseline.scores(all_queries(3)).dense().any()
+    assert not baseline.scores(all_queries(9)).dense().any()

@@ -13,6 +13,7 @@ from graphs import (
     history_before,
     moments_of,
     random_facts,
+    table_of,
     tiny_config,
     tiny_model,
 )
@@ -38,7 +39,7 @@ def scores_at(model, facts, time):
     graph = graph_of(facts)
     history, scorers = scorers_of(model, graph)
     roll(scorers.values(), history, moments_of(graph, [at for at in graph.times if at < time]))
-    return {name: scorer.scores(all_queries(time)) for name, scorer in scorers.items()}
+    return {name: table_of(scorer.scores(all_queries(time))) for name, scorer in scorers.items()}
 
 
 def alterations(facts, time, seed):

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from graphs import all_queries, graph_of, moments_of, queries_of, random_facts, tiny_model
+from graphs import all_queries, graph_of, moments_of, queries_of, random_facts, table_of, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,9 +39,9 @@ def test_a_query_alone_scores_as_among_others(decoder):
     scorers = scorers_at(random_facts(0), decoder=decoder, dropout=0.5, entity_dropout=0.5)
     together = all_queries(TIME)
     for scorer in scorers.values():
-        scores = scorer.scores(together)
+        scores = table_of(scorer.scores(together))
         for row, pair in enumerate(pairs_of(together)):
-            alone = scorer.scores(queries_of([pair], TIME))
+            alone = table_of(scorer.scores(queries_of([pair], TIME)))
             assert_exact(alone[0], scores[row])
 
 
@@ -50,8 +50,8 @@ def test_a_query_alone_scores_as_among_others(decoder):
 def test_neither_order_nor_company_nor_repetition_matters(seed, rows):
     together, chosen = all_queries(TIME), torch.tensor(rows)
     for scorer in scorers_at(random_facts(seed)).values():
-        scores = scorer.scores(together)
-        some = scorer.scores(together.select(chosen))
+        scores = table_of(scorer.scores(together))
+        some = table_of(scorer.scores(together.select(chosen)))
         assert_exact(some, scores[chosen])
 
 
@@ -62,8 +62,8 @@ def test_asking_does_not_change_later_answers():
     for name, scorer in asked.items():
         scorer.scores(all_queries(TIME))
         scorer.scores(queries_of([(0, 0)], TIME))
-        assert torch.equal(scorer.scores(later), not_asked[name].scores(later))
+        assert torch.equal(table_of(scorer.scores(later)), table_of(not_asked[name].scores(later)))
     for scorers in (asked, told):
         roll(scorers.values(), scorers["model"].history, moments_of(graph_of(facts), [TIME]))
     for name, scorer in asked.items():
-        assert torch.equal(scorer.scores(later), told[name].scores(later))
+        assert torch.equal(table_of(scorer.scores(later)), table_of(told[name].scores(later)))

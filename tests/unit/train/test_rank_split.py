@@ -5,6 +5,7 @@ from graphs import (
     NUM_RELATIONS,
     TEST_START,
     VALID_START,
+    all_queries,
     graph_of,
     history_before,
     moments_of,
@@ -16,9 +17,11 @@ from gam_kg.config import HistoryConfig
 from gam_kg.data.history import HistoryIndex
 from gam_kg.distributed.neighbourhood import Neighbourhood
 from gam_kg.errors import EvaluationError
+from gam_kg.metrics.product_scores import ProductScores
 from gam_kg.metrics.ranks import rank_answers
 from gam_kg.metrics.strata import Strata
 from gam_kg.nn.recurrence import Memory
+from gam_kg.train import evaluate
 from gam_kg.train.evaluate import ModelScorer, rank_split, roll, validation_mrr
 from gam_kg.train.step import entity_vectors, query_blocks, remember
 
@@ -72,6 +75,32 @@ def test_ranks_do_not_depend_on_how_many_scores_are_held_at_once():
     for other in ranks[1:]:
         assert np.array_equal(ranks[0].time_aware["model"], other.time_aware["model"])
         assert np.array_equal(ranks[0].answer, other.answer)
+
+
+def test_ranks_do_not_depend_on_whether_scores_are_written_out(monkeypatch):
+    graph = graph_of(random_facts(3, 120))
+    for changes in ({}, {"history": {"popular": 0}}, {"history": {"recent": 0, "same_relation": 0}}):
+        model, ranks = tiny_model(graph, **changes), []
+        for most in (10**6, 1):
+            monkeypatch.setattr(evaluate, "MOST_WRITTEN_OUT", most)
+            scorer = ModelScorer(model, HistoryIndex(graph, model.config.history))
+            roll([scorer], scorer.history, moments_of(graph, range(TEST_START)))
+            ranks.append(rank_test(graph, {"model": scorer}, scorer.history))
+        assert isinstance(scorer.scores(all_queries(8)), ProductScores)
+        assert np.array_equal(ranks[0].time_aware["model"], ranks[1].time_aware["model"])
+        assert np.array_equal(ranks[0].raw["model"], ranks[1].raw["model"])
+
+
+def test_vectors_are_kept_up_to_date_as_more_is_remembered():
+    graph = graph_of(random_facts(3))
+    model = tiny_model(graph)
+    history = HistoryIndex(graph, model.config.history)
+    asked, not_asked = ModelScorer(model, history), ModelScorer(model, history)
+    for moment in moments_of(graph):
+        asked.vectors()
+        for scorer in (asked, not_asked):
+            scorer.remember(moment)
+    torch.testing.assert_close(asked.vectors(), not_asked.vectors(), rtol=0, atol=1e-15)
 
 
 def test_a_share_of_the_queries_has_the_ranks_it_has_among_all():

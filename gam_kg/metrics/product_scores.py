@@ -1,0 +1,151 @@
+"""Scores that are inner products of a query and a candidate, plus what some pairs add: those of a model.
+
+Where candidates are many, the products of a few queries with all of them are more than a cache or a memory holds, and
+moving them takes longer than computing them. Here they are compared tile by tile as they are computed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gam_kg.metrics.ranks import not_finite, rivals_of
+
+_SCORES_IN_CACHE = 2**18
+_SCORES_AT_ONCE = 2**24
+_MOST_IN_A_BYTE = 255
+
+
+@dataclass(frozen=True)
+class ProductScores:
+    """⟨query, candidate⟩, plus what pairs add; `Scores`.
+
+    Attributes:
+        query: (num_queries, dim).
+        candidates: Vectors of the rank's candidates, (num_rows, dim).
+        pair_query, pair_row: int64 (num_pairs,); a pair may be there several times.
+        pair_score: What each adds, (num_pairs,).
+    """
+
+    query: Tensor
+    candidates: Tensor
+    pair_query: Tensor
+    pair_row: Tensor
+    pair_score: Tensor
+
+    def of(self, query: Tensor, row: Tensor) -> Tensor:
+        """As of `Scores`."""
+        scores = self.query.new_empty(len(row))
+        rows, index = torch.unique(row, return_inverse=True)
+        # In products of the very shape of a tile: those of equal vectors are then equal to the last bit.
+        for start in range(0, len(rows), max(1, self._width)):
+            held = rows[start : start + self._width]
+            padded = torch.cat([held, held.new_zeros(self._width - len(held))])
+            table = self.query @ self.candidates[padded].T
+            here = torch.nonzero((index >= start) & (index < start + self._width))[:, 0]
+            scores[here] = table[query[here], index[here] - start]
+        pairs, added = self._added
+        if len(pairs):
+            pair = row * max(1, len(self.query)) + query
+            place = torch.searchsorted(pairs, pair).clamp(max=len(pairs) - 1)
+            scores = torch.where(pairs[place] == pair, scores + added[place], scores)
+        return scores
+
+    def compare(self, query: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """As of `Scores`."""
+        counts, total = _Counts(query, target, len(self.query), self._width), self.query.new_zeros(len(self.query))
+        for tile in self._tiles():
+            total += tile.sum(1)
+            counts.add(tile)
+        bad = ~torch.isfinite(total)
+        if bool(bad.any()):  # a sum may also overflow
+            bad = torch.stack([not_finite(tile) for tile in self._tiles()]).any(0)
+        return counts.total(), bad
+
+    def _tiles(self) -> Iterator[Tensor]:
+        """The scores of all candidates, some columns at a time; (num_queries, num_columns), overwritten by the next."""
+        num_rows, width, num_queries = len(self.candidates), self._width, max(1, len(self.query))
+        pairs, added = self._added
+        query, row = pairs % num_queries, pairs // num_queries
+        # The last tile starts early to be as wide as the others; what it has in common with the one before is left out.
+        first = torch.clamp(row // max(1, width) * width, max=num_rows - width)
+        position = query * width + row - first
+        starts = list(range(0, num_rows, max(1, width)))
+        bounds = torch.searchsorted(row, torch.tensor([*starts, num_rows], device=row.device)).tolist()
+        table = self.query.new_empty(len(self.query), width)
+        for start, low, high in zip(starts, bounds[:-1], bounds[1:], strict=True):
+            at = min(start, num_rows - width)
+            torch.mm(self.query, self.candidates[at : at + width].T, out=table)
+            table.view(-1).index_add_(0, position[low:high], added[low:high])
+            yield table[:, start - at :]
+
+    @property
+    def _width(self) -> int:
+        """Columns of a tile."""
+        most = _SCORES_IN_CACHE if self.query.device.type == "cpu" else _SCORES_AT_ONCE
+        width = max(most // max(1, len(self.query)) // 64, 1) * 64
+        return min(width, len(self.candidates))
+
+    @cached_property
+    def _added(self) -> tuple[Tensor, Tensor]:
+        """`row * num_queries + query` of the distinct pairs, ascending, and what is added to each in all."""
+        key = self.pair_row * max(1, len(self.query)) + self.pair_query
+        pairs, index = torch.unique(key, return_inverse=True)
+        return pairs, self.pair_score.new_zeros(len(pairs)).index_add_(0, index, self.pair_score)
+
+
+class _Counts:
+    """Rivals of targets, counted tile by tile.
+
+    Args:
+        query: Of each target, ascending, int64 (num_targets,).
+        target: (num_targets,).
+        num_queries: Rows of a tile.
+        width: Columns of a tile, at most.
+    """
+
+    def __init__(self, query: Tensor, target: Tensor, num_queries: int, width: int) -> None:
+        is_first = torch.ones_like(query, dtype=torch.bool)
+        is_first[1:] = query[1:] != query[:-1]
+        first, others = (torch.nonzero(mask)[:, 0] for mask in (is_first, ~is_first))
+        # One target of each query is compared with the tile as it is, only the others with copies of its rows.
+        copied = [first, others] if len(first) < num_queries else [others]
+        self._order, self._copied = torch.cat([first, others]), query[torch.cat(copied)]
+        self._total, target = torch.zeros_like(query), target[self._order]
+        self._whole = len(target) - len(self._copied)
+        self._goals = target[: self._whole], target[self._whole :]
+        if query.device.type == "cpu":
+            # Counts of tiles lie one over another in bytes: adding tiles is faster than adding along rows.
+            self._found = np.empty((len(query), width), np.bool_)
+            self._bytes = np.zeros((len(query), width), np.uint8)
+            self._in_bytes = 0
+
+    def add(self, tile: Tensor) -> None:
+        """Count in a tile, (num_queries, num_columns)."""
+        parts = (tile[: self._whole], tile.index_select(0, self._copied))
+        if tile.device.type != "cpu":
+            self._total += torch.cat([rivals_of(*part) for part in zip(parts, self._goals, strict=True)])
+            return
+        found, counts = self._found[:, : tile.shape[1]], self._bytes[:, : tile.shape[1]]
+        rows = (slice(0, self._whole), slice(self._whole, None))
+        for compare in (np.greater, np.greater_equal):
+            for candidates, goal, of_part in zip(parts, self._goals, rows, strict=True):
+                compare(candidates.numpy(), goal.numpy()[:, None], out=found[of_part])
+            counts += found.view(np.uint8)
+        self._in_bytes += 2
+        if self._in_bytes + 2 > _MOST_IN_A_BYTE:
+            self._empty_bytes()
+
+    def total(self) -> Tensor:
+        """What was counted, int64 (num_targets,)."""
+        if self._total.device.type == "cpu":
+            self._empty_bytes()
+        return torch.empty_like(self._total).index_copy_(0, self._order, self._total)
+
+    def _empty_bytes(self) -> None:
+        self._total += torch.from_numpy(self._bytes.sum(1, dtype=np.int64))
+        self._bytes.fill(0)
+        self._in_bytes = 0

@@ -1,0 +1,66 @@
+"""Products compared tile by tile have the ranks that the written-out scores have."""
+
+import numpy as np
+import pytest
+import torch
+
+from gam_kg.data.partition import Partition
+from gam_kg.data.snapshot import Queries
+from gam_kg.errors import EvaluationError
+from gam_kg.metrics import product_scores
+from gam_kg.metrics.product_scores import ProductScores
+from gam_kg.metrics.ranks import rank_answers
+
+
+def random_scores(seed, num_queries=7, num_rows=1000, num_answers=(1,)):
+    """Products of small whole numbers, which no order of adding rounds and of which many tie; queries take turns."""
+    generator = np.random.default_rng(seed)
+    query, candidates = (
+        torch.from_numpy(generator.integers(-2, 3, (number, 5)).astype(np.float32))
+        for number in (num_queries, num_rows)
+    )
+    pair_query, pair_row = (torch.from_numpy(generator.integers(0, n, 300)) for n in (num_queries, num_rows))
+    added = torch.from_numpy(generator.integers(-2, 3, 300).astype(np.float32))
+    scores = ProductScores(query, candidates, pair_query, pair_row, added)
+    numbers = [num_answers[query % len(num_answers)] for query in range(num_queries)]
+    answers = [generator.choice(num_rows, number, replace=False) for number in numbers]
+    answer_query = torch.arange(num_queries).repeat_interleave(torch.tensor(numbers))
+    number, answer = torch.arange(num_queries), torch.from_numpy(np.concatenate(answers))
+    return scores, Queries(7, number + 50, number + 70, answer_query, answer)
+
+
+def written_out(scores):
+    table = scores.query @ scores.candidates.T
+    return table.index_put_((scores.pair_query, scores.pair_row), scores.pair_score, accumulate=True)
+
+
+@pytest.mark.parametrize("num_answers", [(0,), (1,), (5,), (1, 3), (2, 0, 1)])
+@pytest.mark.parametrize(("most", "num_rows"), [(2**18, 1000), (64, 1000), (64, 64), (64, 65), (900, 50), (64, 20_000)])
+def test_ranks_are_those_of_the_written_out_scores(monkeypatch, most, num_rows, num_answers):
+    monkeypatch.setattr(product_scores, "_SCORES_IN_CACHE", most)
+    scores, queries = random_scores(num_rows, num_rows=num_rows, num_answers=num_answers)
+    found = rank_answers(scores, queries, Partition(num_rows))
+    expected = rank_answers(written_out(scores), queries)
+    assert torch.equal(found.raw, expected.raw)
+    assert torch.equal(found.time_aware, expected.time_aware)
+
+
+def test_candidates_with_equal_vectors_tie_wherever_they_stand(monkeypatch):
+    monkeypatch.setattr(product_scores, "_SCORES_IN_CACHE", 2**10)
+    generator = torch.Generator().manual_seed(0)
+    candidates = torch.randn(1, 100, generator=generator).expand(1013, 100).contiguous()
+    none = torch.zeros(0, dtype=torch.int64)
+    scores = ProductScores(torch.randn(13, 100, generator=generator), candidates, none, none, torch.zeros(0))
+    number, answer = torch.arange(13), torch.tensor([0, 1, 63, 64, 65, 500, 959, 960, 1000, 1009, 1010, 1011, 1012])
+    found = rank_answers(scores, Queries(7, number, number, number, answer), Partition(1013))
+    assert found.raw.tolist() == [507.0] * 13
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("row", [0, 999])
+def test_scores_that_are_not_finite_are_refused_wherever_they_stand(monkeypatch, bad, row):
+    monkeypatch.setattr(product_scores, "_SCORES_IN_CACHE", 2**10)
+    scores, queries = random_scores(0)
+    scores.pair_query[5], scores.pair_row[5], scores.pair_score[5] = 3, row, bad
+    with pytest.raises(EvaluationError, match="subject 53, relation 73"):
+        rank_answers(scores, queries, Partition(1000))
