@@ -219,10 +219,10 @@ class GAMLSTM(nn.Module):
             Vectors of the queries, (num_queries, dim), of which the scores are the products with z; and what is added
             to some pairs.
         """
-        asked = self.query_vectors(z, queries)
-        parts = self.history_scores(z, asked, queries, history)
-        if history.popularity is not None:
-            parts.append(popular_pairs(history.popularity, self.popularity(history.popularity)))
+        asked, plan = self.query_vectors(z, queries), HistoryPlan.of(history, queries, len(z))
+        parts = self.history_scores(z.index_select(0, plan.ends), asked, plan)
+        if plan.popularity is not None:
+            parts.append(popular_pairs(plan.popularity.past, self.popularity(plan.popularity)))
         return asked[0], parts
 
     def sampled_scores(

@@ -35,7 +35,7 @@ def entity_vectors(
     window: Sequence[Neighbourhood] = (),
     dropped: Tensor | None = None,
     noise: Noise | None = None,
-    held: Held | None = None,
+    held: Tensor | None = None,
 ) -> Tensor:
     """Vectors z of the rank's entities after the stored memory and the updates of a window. A collective.
 
@@ -45,19 +45,18 @@ def entity_vectors(
         window: Snapshots to remember, in time order; gradients flow through them.
         dropped: Entities that get the shared row, bool (num_rows,).
         noise: Of the step; None: torch's.
-        held: Rows that are wanted, those active in the window among them; None for all.
+        held: Rows that are wanted, those active in the window among them, ascending, int64 (num_held,); None for all.
 
     Returns:
         (num_rows, dim), or (num_held, dim).
     """
-    index = None if held is None else held.rows
-    rows = model.entity_rows(dropped, index)
-    hidden = memory.hidden if index is None else memory.hidden.index_select(0, index)
+    rows = model.entity_rows(dropped, held)
+    hidden = memory.hidden if held is None else memory.hidden.index_select(0, held)
     if not window:
         return unit(rows + hidden)
     touched = active_rows(window)
     before = compact = memory.rows(touched)
-    at = touched if held is None else held.places(touched)
+    at = touched if held is None else torch.searchsorted(held, touched)
     rows, compact_rows = tapped(rows, at)
     for snapshot in window:
         active = torch.searchsorted(touched, snapshot.active)
@@ -234,7 +233,7 @@ def _backward_sampled(
     with watch.phase("encode"), autocast:
         ids = model.entity_id.index_select(0, held.rows)
         dropped = noise.uniform(ids, "entity dropout") < model.config.entity_dropout
-        z = entity_vectors(model, memory, window, dropped, noise, held)
+        z = entity_vectors(model, memory, window, dropped, noise, held.rows)
     leaf = z.detach().requires_grad_()
     loss = z.new_zeros(())
     for block, past in blocks:
