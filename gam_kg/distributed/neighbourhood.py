@@ -1,11 +1,12 @@
 """The part of a snapshot that a rank attends over: its own active entities, and the halo of their remote neighbours."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from gam_kg.data.partition import Partition
+from gam_kg.data.ragged import where
 from gam_kg.data.snapshot import Snapshot
 from gam_kg.distributed.rows import HaloPlan
 
@@ -23,6 +24,8 @@ class Neighbourhood:
         relations: Distinct relations of the edges, int64 (num_relations,), ascending.
         edge_type: Which of them each edge has, int64 (num_edges,).
         halo: What to exchange; None in a world of one.
+        wanted: Which of the active entities are updated, int64 (num_wanted,), ascending, and then `dst` counts these;
+            None: all.
     """
 
     time: int
@@ -32,6 +35,19 @@ class Neighbourhood:
     relations: Tensor
     edge_type: Tensor
     halo: HaloPlan | None
+    wanted: Tensor | None = None
+
+    def only(self, rows: Tensor) -> "Neighbourhood":
+        """The part that updates some of the active entities; all send what others of them need.
+
+        Args:
+            rows: Rows of the shard, ascending, int64 (num_rows,).
+        """
+        is_wanted = torch.isin(self.active, rows)
+        src, dst, edge_type = where(is_wanted.index_select(0, self.edges[1]), *self.edges, self.edge_type)
+        place = torch.cumsum(is_wanted, 0) - 1
+        edges = torch.stack([src, place.index_select(0, dst)])
+        return replace(self, edges=edges, edge_type=edge_type, wanted=torch.nonzero(is_wanted)[:, 0])
 
     @classmethod
     def of(cls, snapshot: Snapshot, partition: Partition) -> "Neighbourhood":

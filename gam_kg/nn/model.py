@@ -162,19 +162,23 @@ class GAMLSTM(nn.Module):
             noise: Of the step; None: torch's.
 
         Returns:
-            Attention weights (num_edges, heads) and the memory after the snapshot.
+            Attention weights (num_edges, heads) and the memory after the snapshot, of the active entities or of those
+            `neighbourhood` wants.
         """
         x = unit(rows + memory.hidden)
-        told, weights = self.listen(self.gam.query(x), self.gam.project(x), neighbourhood)
-        row_noise = None if noise is None else noise.rows(self.update_keys(neighbourhood))
+        sent, key, wanted = self.gam.project(x), self.update_keys(neighbourhood), neighbourhood.wanted
+        if wanted is not None:
+            x, memory, key = x.index_select(0, wanted), memory.rows(wanted), key.index_select(0, wanted)
+        told, weights = self.listen(self.gam.query(x), sent, neighbourhood)
+        row_noise = None if noise is None else noise.rows(key)
         return weights, self.lstm(self.gam.answer(told, x, row_noise), memory, neighbourhood.time)
 
     def listen(self, query: Tensor, sent: Tensor, neighbourhood: Neighbourhood) -> tuple[Tensor, Tensor]:
         """What its edges tell the rank's active entities, and the attention weights. A collective.
 
         Args:
-            query: `gam.query` of the active entities, (num_active, dim).
-            sent: `gam.project` of them, (num_active, 2 * dim).
+            query: `gam.query` of the active entities that are updated, (num_wanted, dim).
+            sent: `gam.project` of all active entities, (num_active, 2 * dim).
             neighbourhood: The facts.
         """
         if neighbourhood.halo is not None:

@@ -61,9 +61,23 @@ def entity_vectors(
     for snapshot in window:
         active = torch.searchsorted(touched, snapshot.active)
         _, after = model.update(compact_rows[active], compact.rows(active), snapshot, noise)
-        compact = compact.replaced(active, after)
+        compact = compact.replaced(active if snapshot.wanted is None else active[snapshot.wanted], after)
     # Adding what has changed makes no copy of all rows, forward or backward.
     return unit((rows + hidden).index_add_(0, at, compact.hidden - before.hidden))
+
+
+def only_for(window: Sequence[Neighbourhood], read: Tensor) -> list[Neighbourhood]:
+    """A window that updates only what bears on some rows: those, and what is active in later snapshots.
+
+    Args:
+        window: Snapshots, in time order.
+        read: Rows, ascending, int64 (num_read,).
+    """
+    found: list[Neighbourhood] = []
+    for snapshot in reversed(window):
+        found.insert(0, snapshot.only(read))
+        read = torch.unique(torch.cat([read, snapshot.active]))
+    return found
 
 
 def active_rows(window: Sequence[Neighbourhood]) -> Tensor:
@@ -227,9 +241,11 @@ def _backward_sampled(
         blocks = [(block, history.look_up(block, keeps)) for block in query_blocks(queries, most, settings.max_scores)]
         own = torch.cat([queries.subject, queries.answer])
         own = partition.rows(own[partition.owns(own)])
-        read = [candidates.rows, own, *(rows for _, past in blocks for rows in rows_of(past))]
-        read = torch.unique(torch.cat([*read, *(snapshot.active for snapshot in window)]))
-        held = Held.of(read, partition.num_rows)
+        ends = (rows for _, past in blocks for rows in rows_of(past))
+        read = torch.unique(torch.cat([candidates.rows, own, *ends]))
+        window = only_for(window, read)
+        active = [snapshot.active for snapshot in window]
+        held = Held.of(torch.unique(torch.cat([read, *active])), partition.num_rows)
     with watch.phase("encode"), autocast:
         ids = model.entity_id.index_select(0, held.rows)
         dropped = noise.uniform(ids, "entity dropout") < model.config.entity_dropout

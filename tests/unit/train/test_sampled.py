@@ -21,7 +21,7 @@ from gam_kg.nn.recurrence import Memory
 from gam_kg.train import checkpoint
 from gam_kg.train.loop import Trainer
 from gam_kg.train.optimizer import RowAdamW
-from gam_kg.train.step import StepSettings, backward_snapshot
+from gam_kg.train.step import StepSettings, backward_snapshot, entity_vectors, only_for
 
 TIME, MANY = 4, 60
 PARTS = {
@@ -196,6 +196,26 @@ def test_what_a_history_has_is_kept_as_often_as_its_weight_says():
     share = torch.stack([one.keeps(torch.arange(MANY))[other].double().mean() for one in draws])
     expected = torch.tensor([-one.history_log_weight for one in draws]).exp()
     assert float(share.mean()) == pytest.approx(float(expected.mean()), abs=0.02)
+
+
+@given(st.integers(0, 1000), st.sets(st.integers(0, 9), min_size=1))
+@settings(max_examples=30)
+def test_a_window_for_some_rows_tells_them_what_the_whole_window_does(seed, rows):
+    graph, read = graph_of(random_facts(seed)), torch.tensor(sorted(rows))
+    model = tiny_model(graph, seed, dropout=0.3).train()
+    window = [Neighbourhood.of(graph.snapshot(time), graph.partition) for time in (TIME - 2, TIME - 1)]
+    weight, found = torch.randn(len(read), 4, dtype=torch.float64), []
+    for asked in (window, only_for(window, read)):
+        model.zero_grad()
+        z = entity_vectors(model, Memory.empty(graph.num_entities, 4, like=model.entity), asked, noise=Noise(1, 1))
+        (z[read] * weight).sum().backward()
+        found.append({"z": z[read].detach(), **gradients_of(model)})
+    for name, expected in found[0].items():
+        torch.testing.assert_close(
+            found[1][name], expected, rtol=1e-10, atol=1e-12, msg=lambda text, name=name: name + text
+        )
+    if len(read) == 1:
+        assert sum(len(one.active) for one in window) > sum(len(one.wanted) for one in only_for(window, read))
 
 
 def test_rows_with_a_gradient_step_as_adamw_and_others_stay():
