@@ -88,6 +88,9 @@ class DataConfig(Section):
 class PrepareConfig(Section):
     buckets: int = Field(64, ge=1, le=4096, description="stored parts of the graph; workers share them out")
     max_bad_fraction: float = Field(0.0, ge=0, le=1, description="share of rows that may be quarantined")
+    memory_gib: float | None = Field(
+        None, ge=3, description="memory of all processes of a local Ray together; none: what the machine has"
+    )
 
 
 class HistoryConfig(Section):

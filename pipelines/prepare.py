@@ -1,9 +1,9 @@
 """The prepare stage: facts in Parquet → `graph/`, with every row either stored or quarantined.
 
 Ray Data reads, validates and shuffles twice: once by (subject, relation, object), to find duplicates and merge what
-shares a snapshot, and once by bucket, after names have become ids. This process holds the vocabulary and the number
-of facts of each snapshot, never the facts. Workers write the buckets straight into the run's folder, which on a
-cluster must therefore be shared storage.
+shares a snapshot, and once by bucket, after names have become ids. Names are counted and merged by tasks, in hashed
+partitions. This process holds the vocabulary and the number of facts of each snapshot, never the facts. Workers write
+the buckets straight into the run's folder, which on a cluster must therefore be shared storage.
 """
 
 import itertools
@@ -29,6 +29,7 @@ from gam_kg.data.vocabulary import Vocabulary, entity_table, relation_table, voc
 from gam_kg.errors import DataError
 from gam_kg.schemas import SNAPSHOTS
 from pipelines import prepare_steps as steps
+from pipelines.memory import Room
 from pipelines.quarantine import Quarantine
 from pipelines.ray_session import ray_session
 from pipelines.sources import RowGroup, Sources
@@ -40,6 +41,7 @@ MAX_SNAPSHOTS_PER_FACT = 100_000
 _ROWS_A_BLOCK = 250_000
 _ROWS_A_PARTITION = 250_000
 _SUMMARIES_HELD = 16
+_MOST_TALLIES = 32
 
 logger = logging.getLogger("gam_kg")
 Summary = TypeVar("Summary")
@@ -97,7 +99,7 @@ def prepare(config: Config, *, force: bool = False) -> Path:
     inputs = sources.hashes()
     settings = {
         "data": config.data.model_dump(mode="json", exclude={"facts", "import_from"}),
-        "prepare": config.prepare.model_dump(mode="json"),
+        "prepare": config.prepare.model_dump(mode="json", exclude={"memory_gib"}),
     }
     key = stage_key("graph", inputs, settings)
     if is_current(path, "graph", key, force=force):
@@ -109,8 +111,9 @@ def prepare(config: Config, *, force: bool = False) -> Path:
     found = _Input(config, sources, kind, groups)
     if not found.num_rows:
         raise DataError(f"data.facts={config.data.facts}: {len(sources.paths)} file(s) without a single row")
-    with ray_session(), writing(path) as staging:
-        content = _make_graph(found, staging)
+    room = Room.of(config.prepare.memory_gib)
+    with ray_session(num_cpus=room.tasks, object_store_memory=room.store), writing(path) as staging:
+        content = _make_graph(found, staging, room)
         write_manifest(staging, Manifest("graph", key, inputs, settings, content))
     (config.run_path / Quarantine.NAME).unlink(missing_ok=True)
     if content["num_facts"] < 2 * content["num_snapshots"]:
@@ -128,7 +131,7 @@ def prepare(config: Config, *, force: bool = False) -> Path:
     return path
 
 
-def _make_graph(found: _Input, staging: Path) -> dict[str, Any]:
+def _make_graph(found: _Input, staging: Path, room: Room) -> dict[str, Any]:
     """Write everything but the manifest, and give its content."""
     quarantine = Quarantine(staging / Quarantine.NAME, found.config, found.num_rows)
     merged = _merge(found, quarantine)
@@ -138,7 +141,7 @@ def _make_graph(found: _Input, staging: Path) -> dict[str, Any]:
     quarantine.check()
     axis, split = merged.axis, found.config.data.split
     boundaries = choose_boundaries(split, axis, totals.timeline, merged.extremes, found.sources.names)
-    entities, relations = entity_table(totals.entities), relation_table(totals.relations)
+    entities, relations = entity_table(_tally(merged, room)), relation_table(totals.relations)
     pq.write_table(entities, staging / "entities.parquet", compression="zstd")
     pq.write_table(relations, staging / "relations.parquet", compression="zstd")
     names = Vocabulary.from_table(entities), Vocabulary.from_table(relations)
@@ -199,6 +202,20 @@ def _time_axis(found: _Input, known: list[steps.FactsSummary]) -> TimeAxis:
             f"(now {axis.unit}), or leave the end empty where it is not known"
         )
     return axis
+
+
+def _tally(merged: _Merged, room: Room) -> pa.Table:
+    """TALLY of all entities. Tasks merge it, each the names of one hashed partition; here it is only put together."""
+    partitions = min(-(-merged.num_good // _ROWS_A_PARTITION), _MOST_TALLIES)
+    task = ray.remote(num_returns=partitions)(steps.tally_block(partitions))
+    blocks = [task.remote(block) for block in merged.facts.to_arrow_refs()]
+    parts = zip(*blocks, strict=True) if partitions > 1 else [blocks]
+    merge = ray.remote(steps.merge_parts)
+    tallies: list[pa.Table] = []
+    for tally in [merge.remote(*part) for part in parts]:
+        tallies.append(ray.get(tally))
+        room.check_names(sum(one.nbytes for one in tallies))
+    return pa.concat_tables(tallies)
 
 
 def _totals(summaries: Iterator[steps.MergedSummary]) -> steps.MergedSummary:

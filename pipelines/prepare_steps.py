@@ -24,7 +24,7 @@ from gam_kg.data.merging import (
 from gam_kg.data.splits import Extremes, Timeline, split_extremes
 from gam_kg.data.time_axis import TimeAxis, TimestampRange
 from gam_kg.data.validation import DUPLICATE, quarantine, validate
-from gam_kg.data.vocabulary import Vocabulary, merge_tallies
+from gam_kg.data.vocabulary import Vocabulary, merge_tallies, partition_tally
 from gam_kg.schemas import QUARANTINE
 from pipelines.sources import RowGroup, Sources
 
@@ -50,14 +50,12 @@ class MergedSummary:
     """Of a block of merged facts, or of several.
 
     Attributes:
-        entities: TALLY.
         relations: TALLY.
         timeline: Facts a snapshot.
         merged: Raw facts that fell together in a snapshot.
         duplicates: Source → row numbers, ascending, of duplicates.
     """
 
-    entities: pa.Table
     relations: pa.Table
     timeline: Timeline
     merged: int
@@ -72,7 +70,6 @@ class MergedSummary:
             for source in sources
         }
         return cls(
-            merge_tallies([found.entities for found in summaries]),
             merge_tallies([found.relations for found in summaries]),
             Timeline.merge([found.timeline for found in summaries]),
             sum(found.merged for found in summaries),
@@ -146,16 +143,30 @@ def merge_partition(axis: TimeAxis) -> Callable[[pa.Table], pa.Table]:
 
 
 def summarise_merged(merged: pa.Table) -> MergedSummary:
-    """What is needed of all merged facts before their ids are known."""
+    """What is needed of all merged facts before their ids are known, but for the entities."""
     facts, same = stored(merged), duplicates(merged)
     source, row = same["source"].to_numpy(), same["row"].to_numpy()
     return MergedSummary(
-        tally_entities(facts),
         tally_relations(facts),
         Timeline.of(facts["start"].to_numpy(), facts["stop"].to_numpy()),
         int(facts["merged"].to_numpy().sum()),
         {int(which): np.sort(row[source == which]) for which in np.unique(source)},
     )
+
+
+def tally_block(partitions: int) -> Callable[[pa.Table], tuple[pa.Table, ...] | pa.Table]:
+    """MERGED → TALLY of its entities, by hashed partitions of their names; of one partition the table itself."""
+
+    def step(merged: pa.Table) -> tuple[pa.Table, ...] | pa.Table:
+        parts = partition_tally(tally_entities(stored(merged)), partitions)
+        return parts if partitions > 1 else parts[0]
+
+    return step
+
+
+def merge_parts(*parts: pa.Table) -> pa.Table:
+    """The TALLY of a partition from those of all blocks."""
+    return merge_tallies(parts)
 
 
 def anchor_facts(entities: ray.ObjectRef, relations: ray.ObjectRef, buckets: int) -> TableStep:

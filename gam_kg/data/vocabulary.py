@@ -4,10 +4,12 @@ import difflib
 import hashlib
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pandas.util import hash_array
 
 from gam_kg.errors import DataError
 from gam_kg.schemas import ENTITIES, RELATIONS
@@ -64,10 +66,18 @@ class Vocabulary:
         """
         if not isinstance(names, (pa.Array, pa.ChunkedArray)):
             names = pa.array(names, pa.large_string())
-        ids = pc.index_in(names.cast(pa.large_string()), value_set=self.names)
-        if ids.null_count:
-            raise DataError(self._explain_unknown(pc.unique(pc.filter(names, pc.is_null(ids)))))
-        return ids.to_numpy(**({} if isinstance(ids, pa.ChunkedArray) else {"zero_copy_only": False})).astype(np.int64)
+        if isinstance(names, pa.ChunkedArray):
+            names = names.combine_chunks()
+        encoded = names.cast(pa.large_string()).dictionary_encode()
+        # The hash table is of the names asked for, not of all that are known: those may be many more.
+        found = pc.index_in(self.names, value_set=encoded.dictionary)
+        ids = np.full(len(encoded.dictionary) + 1, -1)
+        ids[found.drop_null().to_numpy()] = np.flatnonzero(found.is_valid())
+        # A missing name takes the last place, which is nobody's.
+        asked = ids[encoded.indices.fill_null(len(encoded.dictionary)).to_numpy(zero_copy_only=False)]
+        if (asked < 0).any():
+            raise DataError(self._explain_unknown(pc.unique(names.filter(pa.array(asked < 0)))))
+        return asked
 
     def decode(self, ids: np.ndarray | Sequence[int]) -> pa.Array:
         """Names of ids, large_string."""
@@ -152,6 +162,16 @@ def merge_tallies(tallies: Iterable[pa.Table]) -> pa.Table:
     together = pa.concat_tables([TALLY.empty_table(), *tallies])
     grouped = together.group_by("name").aggregate([("count", "sum"), ("first", "min")])
     return pa.table([grouped["name"], grouped["count_sum"], grouped["first_min"]], schema=TALLY)
+
+
+def partition_tally(found: pa.Table, partitions: int) -> tuple[pa.Table, ...]:
+    """Divide a TALLY by hashes of the names: a name is in the same partition wherever it was tallied."""
+    names = found["name"].to_numpy()
+    hashes = hash_array(names, categorize=False)  # ty: ignore[not-callable] -- its stub is lazy
+    partition = (hashes % np.uint64(partitions)).astype(np.int64)
+    ordered = found.take(pa.array(np.argsort(partition, kind="stable")))
+    ends = np.cumsum(np.bincount(partition, minlength=partitions)).tolist()
+    return tuple(ordered.slice(start, end - start) for start, end in pairwise([0, *ends]))
 
 
 def entity_table(found: pa.Table) -> pa.Table:

@@ -94,6 +94,7 @@ def test_a_date_boundary_keeps_its_text(value):
         ("train.window=two", ["train.window", "valid integer", "'two'"]),
         ("prepare.buckets=5000", ["prepare.buckets", "less than or equal to 4096", "found 5000"]),
         ("prepare.max_bad_fraction=1.5", ["prepare.max_bad_fraction", "less than or equal to 1", "1.5"]),
+        ("prepare.memory_gib=2", ["prepare.memory_gib", "greater than or equal to 3", "found 2"]),
         ("model.decoder=tucker", ["model.decoder", "'mlp'", "'conv_transe'", "'tucker'"]),
         ("data.time_unit=fortnight", ["data.time_unit", "'day'", "'fortnight'"]),
         ("evaluate.splits=[train]", ["evaluate.splits", "'valid'", "'train'"]),

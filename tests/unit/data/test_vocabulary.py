@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gam_kg.data.vocabulary import Vocabulary, entity_table, merge_tallies, relation_table, tally, vocabulary_hash
+from gam_kg.data.vocabulary import (
+    Vocabulary,
+    entity_table,
+    merge_tallies,
+    partition_tally,
+    relation_table,
+    tally,
+    vocabulary_hash,
+)
 from gam_kg.errors import DataError
 from gam_kg.schemas import ENTITIES, RELATIONS
 
@@ -43,6 +51,14 @@ def test_the_vocabulary_depends_on_neither_order_nor_blocks(rows, random, parts)
     assert entity_table(blocks).equals(entity_table(tally_of(rows)))
     order = sorted({row[0] for row in rows}, key=lambda name: (-sum(row[1] for row in rows if row[0] == name), name))
     assert entity_table(blocks)["entity"].to_pylist() == order
+
+
+@given(rows_of_names, st.integers(1, 5))
+def test_a_name_is_in_one_partition_of_all_tallies(rows, partitions):
+    whole, half = (partition_tally(tally_of(part), partitions) for part in (rows, rows[::2]))
+    assert entity_table(pa.concat_tables(whole)).equals(entity_table(tally_of(rows)))
+    for mine, others in zip(half, whole, strict=True):
+        assert set(mine["name"].to_pylist()) <= set(others["name"].to_pylist())
 
 
 @given(rows_of_names, st.data())
