@@ -15,12 +15,22 @@ from pathlib import Path
 
 import torch
 
-from gam_kg.config import load_config
+from gam_kg.config import Config, load_config
 from gam_kg.data.graph import TemporalGraph, read_names
 from gam_kg.data.names import NameWords
 from gam_kg.train.loop import Trainer
 
 WARM_UP = 2
+
+
+def build_trainer(config: Config) -> Trainer:
+    """A trainer at the start of the prepared graph of a run, in this process alone."""
+    path = config.run_path / "graph"
+    graph, _ = TemporalGraph.load(path)
+    words = None
+    if config.model.name_words:
+        words = NameWords.of(read_names(path, "entity").to_pylist(), known=graph.trained.tolist())
+    return Trainer(config, graph, words)
 
 
 def main() -> None:
@@ -32,13 +42,7 @@ def main() -> None:
     parser.add_argument("--snapshots", type=int, default=6)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    config = load_config(arguments.config, arguments.overrides)
-    path = config.run_path / "graph"
-    graph, _ = TemporalGraph.load(path)
-    words = None
-    if config.model.name_words:
-        words = NameWords.of(read_names(path, "entity").to_pylist(), known=graph.trained.tolist())
-    trainer = Trainer(config, graph, words)
+    trainer = build_trainer(load_config(arguments.config, arguments.overrides))
     trainer.position.index = arguments.first
     run = trainer.run()
     for _ in range(WARM_UP):
@@ -52,7 +56,7 @@ def main() -> None:
     seconds, answers = (sum(one[name] for one in steps) for name in ("seconds", "answers"))
     phases = {name: sum(one["phases"].get(name, 0.0) for one in steps) / len(steps) for name in steps[0]["phases"]}
     found = {
-        "entities": graph.num_entities,
+        "entities": trainer.graph.num_entities,
         "ms_a_snapshot": round(1000 * seconds / len(steps)),
         "cpu_ms_a_snapshot": round(1000 * busy / len(steps)),
         "us_a_fact": round(2e6 * seconds / answers),

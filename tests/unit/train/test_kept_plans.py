@@ -1,13 +1,15 @@
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
-from graphs import NUM_ENTITIES, graph_of, history_before, random_facts
+from graphs import NUM_ENTITIES, graph_of, history_before, random_facts, tiny_config
 from torch import Tensor
 
 from gam_kg.config import HistoryConfig
 from gam_kg.nn.history_plan import HistoryPlan
-from gam_kg.train.kept_plans import KeptPlans
+from gam_kg.train.kept_plans import KEPT_PLAN_BYTES, KeptPlans
+from gam_kg.train.loop import Trainer
 
 
 def plan_of(*ends):
@@ -58,3 +60,24 @@ def test_all_parts_of_a_plan_come_back(queries):
     for found, expected in zip(flat(kept.find(queries)), flat(plan), strict=True):
         assert torch.equal(found, expected)
         assert found.dtype == expected.dtype
+
+
+def test_training_with_kept_plans_looks_up_once_and_gives_the_same_numbers(monkeypatch):
+    weights, looked_up = [], []
+    for max_bytes in (KEPT_PLAN_BYTES, 0):
+        trainer = Trainer(tiny_config(epochs=3, patience=3), graph_of(random_facts(0)))
+        trainer._kept_plans = KeptPlans(max_bytes)
+        times, original = [], trainer.history.look_up
+
+        def look_up(asked, original=original, times=times):
+            times.append(asked.time)
+            return original(asked)
+
+        monkeypatch.setattr(trainer.history, "look_up", look_up)
+        list(trainer.run())
+        weights.append(trainer.model.state_dict())
+        looked_up.append(Counter(time for time in times if time in trainer.times))
+    assert set(looked_up[0].values()) == {1}
+    assert set(looked_up[1].values()) == {3}
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
