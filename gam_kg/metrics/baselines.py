@@ -174,10 +174,9 @@ class TypedPairCounts(Baseline):
         answers = queries.answer_query[owned] * stride + self.partition.rows(queries.answer[owned])
         kinds, exposures = _distinct(kind)
         hit, hits = _distinct(kind[_places_of(answers, query * stride + other)])
-        counts = torch.stack([exposures, torch.zeros_like(exposures)], 1)
-        counts[torch.searchsorted(kinds, hit), 1] = hits
-        counted = self.topology.gather(torch.cat([kinds[:, None], counts], 1), "history")
-        self._counts.add(*counted.T.contiguous())
+        counted = torch.stack([kinds, exposures, torch.zeros_like(exposures)])
+        counted[2, torch.searchsorted(kinds, hit)] = hits
+        self._counts.add(*self.topology.gather(counted.T, "history").T.contiguous())
 
     def _past(self, queries: Queries) -> tuple[Tensor, Tensor, Tensor]:
         """Query, row of the other and kind (relation asked, relation seen, recency) of each past fact of a subject."""
@@ -208,12 +207,9 @@ class _KindCounts:
     def add(self, kind: Tensor, exposures: Tensor, hits: Tensor) -> None:
         """Count; int64 (num_counted,) each, of kinds in any order and any number of times."""
         pairs = torch.unique_consecutive(kind // NUM_BUCKETS)
-        new = torch.unique(pairs[self._places(pairs)[1].logical_not()])
+        new = pairs[~self._places(pairs)[1]]
         if len(new):
-            rows = len(self._pairs) + torch.arange(len(new), device=new.device)
-            self._pairs, order = torch.sort(torch.cat([self._pairs, new]))
-            self._rows = torch.cat([self._rows, rows])[order]
-            self._make_room(len(self._pairs) * NUM_BUCKETS)
+            self._meet(torch.unique(new))
         position, _ = self._positions(kind)
         self._exposures.index_add_(0, position, exposures.double())
         counted = torch.nonzero(hits)[:, 0]
@@ -237,11 +233,20 @@ class _KindCounts:
         place = torch.searchsorted(self._pairs, pairs).clamp(max=len(self._pairs) - 1)
         return place, self._pairs[place] == pairs
 
-    def _make_room(self, size: int) -> None:
-        if size > len(self._hits):
-            more = self._hits.new_zeros(max(size, len(self._hits) * 3 // 2) - len(self._hits))
-            self._exposures = torch.cat([self._exposures, more])
-            self._hits = torch.cat([self._hits, more])
+    def _meet(self, new: Tensor) -> None:
+        """Make room for pairs, distinct and ascending."""
+        met, size = len(self._pairs), len(self._pairs) + len(new)
+        at = torch.searchsorted(self._pairs, new) + torch.arange(len(new), device=new.device)
+        is_old = torch.ones(size, dtype=torch.bool, device=new.device).index_fill_(0, at, False)
+        rows = torch.arange(met, size, device=new.device)
+        # Inserted, for sorting all of them at each snapshot takes longer than counting.
+        self._pairs, self._rows = (
+            old.new_empty(size).masked_scatter_(is_old, old).index_copy_(0, at, inserted)
+            for old, inserted in ((self._pairs, new), (self._rows, rows))
+        )
+        if size * NUM_BUCKETS > len(self._hits):
+            more = self._hits.new_zeros(max(size * NUM_BUCKETS, len(self._hits) * 3 // 2) - len(self._hits))
+            self._exposures, self._hits = (torch.cat([counts, more]) for counts in (self._exposures, self._hits))
 
 
 def _before_popularity(popularity: Popularity, queries: Queries, pair: Tensor, score: Tensor) -> SparseScores:
