@@ -112,7 +112,9 @@ def _choices(config: Config) -> list[tuple[str, Any, str]]:
     if not sampled:
         choices.append(("train.candidates", "sampled", "the loss is estimated from a sample"))
     else:
-        choices.append(("train.num_negatives", train.num_negatives // 2, "a noisier estimate of the loss"))
+        noisier = "a noisier estimate of the loss"
+        choices.append(("train.num_negatives", train.num_negatives // 2, noisier))
+        choices.append(("train.history_share", train.history_share / 2, noisier))
     return [choice for choice in choices if _value(config, choice[0]) != choice[1]]
 
 
