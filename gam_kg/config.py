@@ -143,7 +143,7 @@ class TrainConfig(Section):
         "one_vs_all", description="what an answer is told apart from in training: all entities, or a sample of them"
     )
     num_negatives: int = Field(
-        1000, ge=0, description="entities drawn a step for candidates=sampled, beside as many of its answers at most"
+        1000, ge=1, description="entities drawn a step for candidates=sampled, beside as many of its answers at most"
     )
     history_share: float = Field(
         0.25, gt=0, le=1, description="share of the histories' candidates that candidates=sampled keeps"

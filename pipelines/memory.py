@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from gam_kg.errors import ConfigError
 from pipelines.plan import machine_bytes
 
-LEAST_GIB = 3
-
 _GIB = 2**30
 _FIXED_BYTES = _GIB  # this process with its libraries, and Ray's own processes
 _TASK_BYTES = 0.7 * _GIB  # measured, with blocks of 250,000 facts

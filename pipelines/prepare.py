@@ -31,7 +31,7 @@ from gam_kg.schemas import SNAPSHOTS
 from pipelines import prepare_steps as steps
 from pipelines.memory import Room
 from pipelines.quarantine import Quarantine
-from pipelines.ray_session import ray_session
+from pipelines.ray_session import ray_session, starts_here
 from pipelines.sources import RowGroup, Sources
 from pipelines.stages import artifact_path, is_current
 
@@ -111,7 +111,11 @@ def prepare(config: Config, *, force: bool = False) -> Path:
     found = _Input(config, sources, kind, groups)
     if not found.num_rows:
         raise DataError(f"data.facts={config.data.facts}: {len(sources.paths)} file(s) without a single row")
-    room = Room.of(config.prepare.memory_gib)
+    limit = config.prepare.memory_gib
+    if limit is not None and not starts_here():
+        logger.warning("prepare.memory_gib=%g limits a Ray that is started here; one runs already and is used", limit)
+        limit = None
+    room = Room.of(limit)
     with ray_session(num_cpus=room.tasks, object_store_memory=room.store), writing(path) as staging:
         content = _make_graph(found, staging, room)
         write_manifest(staging, Manifest("graph", key, inputs, settings, content))

@@ -54,6 +54,11 @@ def ray_session(*, num_cpus: int | None = None, object_store_memory: int | None 
             ray.shutdown()
 
 
+def starts_here() -> bool:
+    """Whether `ray_session` would start a local Ray, and not use one that runs already."""
+    return not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
+
+
 def _start(num_cpus: int | None, object_store_memory: int | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address := os.environ.get("RAY_ADDRESS"):

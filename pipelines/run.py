@@ -35,11 +35,15 @@ def run(config: Config, *, force: bool = False) -> Path:
     """
     write_config(config)
     import_if_missing(config, force=force)
+    limited = config.prepare.memory_gib is not None
+    if limited:  # in a Ray of its own, which keeps to the limit
+        prepare(config, force=force)
     with ExitStack() as stack:
         if config.train.most_workers > 1:  # every stage needs Ray: one for all of them
             stack.enter_context(ray_session())
         with ray_session():
-            prepare(config, force=force)
+            if not limited:
+                prepare(config, force=force)
             train(config, force=force)
         for stage in (embed, evaluate, predict, report):
             stage(config, force=force)

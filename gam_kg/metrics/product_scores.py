@@ -44,7 +44,7 @@ class ProductScores:
         for start in range(0, len(rows), max(1, self._width)):
             held = rows[start : start + self._width]
             padded = torch.cat([held, held.new_zeros(self._width - len(held))])
-            table = self.query @ self.candidates[padded].T
+            table = self._asked @ self.candidates[padded].T
             here = torch.nonzero((index >= start) & (index < start + self._width))[:, 0]
             scores[here] = table[query[here], index[here] - start]
         pairs, added = self._added
@@ -75,12 +75,17 @@ class ProductScores:
         position = query * width + row - first
         starts = list(range(0, num_rows, max(1, width)))
         bounds = torch.searchsorted(row, torch.tensor([*starts, num_rows], device=row.device)).tolist()
-        table = self.query.new_empty(len(self.query), width)
+        table = self.query.new_empty(len(self._asked), width)
         for start, low, high in zip(starts, bounds[:-1], bounds[1:], strict=True):
             at = min(start, num_rows - width)
-            torch.mm(self.query, self.candidates[at : at + width].T, out=table)
+            torch.mm(self._asked, self.candidates[at : at + width].T, out=table)
             table.view(-1).index_add_(0, position[low:high], added[low:high])
-            yield table[:, start - at :]
+            yield table[: len(self.query), start - at :]
+
+    @cached_property
+    def _asked(self) -> Tensor:
+        """The queries; one alone twice, for a product of one row is rounded differently in the last columns."""
+        return self.query if len(self.query) != 1 else self.query.repeat(2, 1)
 
     @property
     def _width(self) -> int:
@@ -110,42 +115,49 @@ class _Counts:
     def __init__(self, query: Tensor, target: Tensor, num_queries: int, width: int) -> None:
         is_first = torch.ones_like(query, dtype=torch.bool)
         is_first[1:] = query[1:] != query[:-1]
-        first, others = (torch.nonzero(mask)[:, 0] for mask in (is_first, ~is_first))
-        # One target of each query is compared with the tile as it is, only the others with copies of its rows.
-        copied = [first, others] if len(first) < num_queries else [others]
-        self._order, self._copied = torch.cat([first, others]), query[torch.cat(copied)]
-        self._total, target = torch.zeros_like(query), target[self._order]
-        self._whole = len(target) - len(self._copied)
-        self._goals = target[: self._whole], target[self._whole :]
+        # One target of each query is compared with the tile as it is, the others with its rows one by one.
+        is_whole = is_first if int(is_first.sum()) == num_queries else torch.zeros_like(is_first)
+        self._whole, self._rest = (torch.nonzero(mask)[:, 0] for mask in (is_whole, ~is_whole))
+        self._query, self._target, self._total = query, target, torch.zeros_like(query)
         if query.device.type == "cpu":
             # Counts of tiles lie one over another in bytes: adding tiles is faster than adding along rows.
-            self._found = np.empty((len(query), width), np.bool_)
-            self._bytes = np.zeros((len(query), width), np.uint8)
+            self._goal = target[self._whole].numpy()[:, None]
+            self._found = np.empty((len(self._whole), width), np.bool_)
+            self._bytes = np.zeros((len(self._whole), width), np.uint8)
             self._in_bytes = 0
+            goals = target[self._rest].numpy()
+            self._single = list(zip(self._rest.tolist(), query[self._rest].tolist(), goals, strict=True))
 
     def add(self, tile: Tensor) -> None:
         """Count in a tile, (num_queries, num_columns)."""
-        parts = (tile[: self._whole], tile.index_select(0, self._copied))
-        if tile.device.type != "cpu":
-            self._total += torch.cat([rivals_of(*part) for part in zip(parts, self._goals, strict=True)])
+        if tile.device.type == "cpu":
+            self._add_in_cache(tile.numpy())
             return
-        found, counts = self._found[:, : tile.shape[1]], self._bytes[:, : tile.shape[1]]
-        rows = (slice(0, self._whole), slice(self._whole, None))
-        for compare in (np.greater, np.greater_equal):
-            for candidates, goal, of_part in zip(parts, self._goals, rows, strict=True):
-                compare(candidates.numpy(), goal.numpy()[:, None], out=found[of_part])
-            counts += found.view(np.uint8)
-        self._in_bytes += 2
-        if self._in_bytes + 2 > _MOST_IN_A_BYTE:
-            self._empty_bytes()
+        if len(self._whole):
+            self._total[self._whole] += rivals_of(tile, self._target[self._whole])
+        for part in self._rest.split(max(1, _SCORES_AT_ONCE // max(1, tile.shape[1]))):
+            self._total[part] += rivals_of(tile[self._query[part]], self._target[part])
+
+    def _add_in_cache(self, tile: np.ndarray) -> None:
+        if len(self._whole):
+            found, counts = self._found[:, : tile.shape[1]], self._bytes[:, : tile.shape[1]]
+            for compare in (np.greater, np.greater_equal):
+                compare(tile, self._goal, out=found)
+                counts += found.view(np.uint8)
+            self._in_bytes += 2
+            if self._in_bytes + 2 > _MOST_IN_A_BYTE:
+                self._empty_bytes()
+        for place, query, goal in self._single:
+            row = tile[query]
+            self._total[place] += int(np.count_nonzero(row > goal) + np.count_nonzero(row >= goal))
 
     def total(self) -> Tensor:
         """What was counted, int64 (num_targets,)."""
         if self._total.device.type == "cpu":
             self._empty_bytes()
-        return torch.empty_like(self._total).index_copy_(0, self._order, self._total)
+        return self._total
 
     def _empty_bytes(self) -> None:
-        self._total += torch.from_numpy(self._bytes.sum(1, dtype=np.int64))
+        self._total[self._whole] += torch.from_numpy(self._bytes.sum(1, dtype=np.int64))
         self._bytes.fill(0)
         self._in_bytes = 0

@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from gam_kg.data.ragged import offsets_of, ragged_ranges
 
+_VALUES_AT_ONCE = 2**22
+
 
 @dataclass(frozen=True)
 class Background:
@@ -48,9 +50,15 @@ class Background:
     def rivals(self, background: Tensor, target: Tensor) -> Tensor:
         """How many candidates score above a target, plus how many score at least as much, int64 (num_targets,)."""
         least = functional.pad(self.number.flip(1).cumsum(1).flip(1), (0, 1))  # candidates of a level or above
-        values, target = self.values[background], target[:, None]
-        at_least, above = (torch.searchsorted(values, target, right=right) for right in (False, True))
-        return least[background[:, None], torch.cat([at_least, above], 1)].sum(1)
+        rivals = torch.empty_like(background)
+        # In parts, for each target is looked for among the levels of its background.
+        for rows in torch.arange(len(target), device=target.device).split(
+            max(1, _VALUES_AT_ONCE // self.values.shape[1])
+        ):
+            values, goal = self.values[background[rows]], target[rows, None]
+            at_least, above = (torch.searchsorted(values, goal, right=right) for right in (False, True))
+            rivals[rows] = least[background[rows, None], torch.cat([at_least, above], 1)].sum(1)
+        return rivals
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class KeptPlans:
         if self._room <= 0 or queries.time in self._kept:
             return
         narrow = _mapped(plan, _narrowed)
-        self._room -= _num_bytes(narrow)
+        self._room -= _num_bytes(narrow) + queries.subject.nbytes + queries.relation.nbytes
         if self._room >= 0:
             self._kept[queries.time] = queries.subject, queries.relation, narrow
 

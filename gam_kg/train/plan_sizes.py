@@ -101,7 +101,7 @@ class WorkerSizes:
         """The most queries that are scored together in training."""
         most = self.rows
         if self.sampled:
-            most = 2 * self.config.train.num_negatives
+            most = min(2 * self.config.train.num_negatives, self.counts.num_entities)
         return self._block(self.step_queries, most)
 
     @property

@@ -92,9 +92,8 @@ def remember(model: GAMLSTM, memory: Memory, snapshot: Neighbourhood, noise: Noi
     On a CPU it goes over the active entities block by block, so that what is between the products stays in the cache.
     """
     gam, num_blocks = model.gam, len(snapshot.active) // _BLOCK_ROWS if memory.hidden.is_cpu else 1
-    blocks = snapshot.active.tensor_split(
-        max(1, num_blocks)
-    )  # none of one row, whose products would be rounded otherwise
+    # Blocks of many rows: the products of one alone would be rounded otherwise.
+    blocks = snapshot.active.tensor_split(max(1, num_blocks))
     before = [memory.rows(rows) for rows in blocks]
     vectors = [unit(model.entity_rows(index=rows) + one.hidden) for rows, one in zip(blocks, before, strict=True)]
     query, sent = (torch.cat([part(x) for x in vectors]) for part in (gam.query, gam.project))
@@ -237,7 +236,7 @@ def _backward_sampled(
         )
         keeps = None if settings.history_share == 1 else candidates.keeps
         # Alike on all ranks, as the number of blocks must be.
-        most = 2 * settings.num_negatives
+        most = min(2 * settings.num_negatives, partition.num_entities)
         blocks = [(block, history.look_up(block, keeps)) for block in query_blocks(queries, most, settings.max_scores)]
         own = torch.cat([queries.subject, queries.answer])
         own = partition.rows(own[partition.owns(own)])

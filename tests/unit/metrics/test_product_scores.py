@@ -45,15 +45,33 @@ def test_ranks_are_those_of_the_written_out_scores(monkeypatch, most, num_rows, 
     assert torch.equal(found.time_aware, expected.time_aware)
 
 
-def test_candidates_with_equal_vectors_tie_wherever_they_stand(monkeypatch):
+@pytest.mark.parametrize("num_queries", [1, 2, 13])
+@pytest.mark.parametrize("num_rows", [1009, 1010, 1011, 1012, 1013])
+def test_candidates_with_equal_vectors_tie_wherever_they_stand(monkeypatch, num_queries, num_rows):
     monkeypatch.setattr(product_scores, "_SCORES_IN_CACHE", 2**10)
     generator = torch.Generator().manual_seed(0)
-    candidates = torch.randn(1, 100, generator=generator).expand(1013, 100).contiguous()
+    candidates = torch.randn(1, 100, generator=generator).expand(num_rows, 100).contiguous()
     none = torch.zeros(0, dtype=torch.int64)
-    scores = ProductScores(torch.randn(13, 100, generator=generator), candidates, none, none, torch.zeros(0))
-    number, answer = torch.arange(13), torch.tensor([0, 1, 63, 64, 65, 500, 959, 960, 1000, 1009, 1010, 1011, 1012])
-    found = rank_answers(scores, Queries(7, number, number, number, answer), Partition(1013))
-    assert found.raw.tolist() == [507.0] * 13
+    scores = ProductScores(torch.randn(num_queries, 100, generator=generator), candidates, none, none, torch.zeros(0))
+    answer = torch.tensor([0, 1, 63, 64, 65, 500, 959, 960, 1000, *range(num_rows - 4, num_rows)])
+    number = torch.arange(num_queries)
+    for answers in answer.roll(3).split(num_queries):
+        asked = number[: len(answers)]
+        some = ProductScores(scores.query[: len(answers)], candidates, none, none, torch.zeros(0))
+        found = rank_answers(some, Queries(7, asked, asked, asked, answers), Partition(num_rows))
+        assert found.raw.tolist() == [(num_rows + 1) / 2] * len(answers)
+
+
+@pytest.mark.parametrize("num_queries", [1, 2, 5])
+def test_the_best_is_first_wherever_it_stands(num_queries):
+    generator, num_rows = torch.Generator().manual_seed(1), 20_003
+    candidates = torch.randn(num_rows, 100, generator=generator)
+    none, number = torch.zeros(0, dtype=torch.int64), torch.arange(num_queries)
+    for last in range(6):
+        answer = torch.full((num_queries,), num_rows - 1 - last)
+        scores = ProductScores(candidates[answer] * 3, candidates, none, none, torch.zeros(0))
+        found = rank_answers(scores, Queries(7, number, number, number, answer), Partition(num_rows))
+        assert found.raw.tolist() == [1.0] * num_queries
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
