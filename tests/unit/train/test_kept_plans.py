@@ -39,7 +39,7 @@ def test_a_plan_is_found_for_its_own_queries_only(queries):
 
 
 def test_no_more_is_kept_than_there_is_room_for(queries):
-    kept = KeptPlans(max_bytes=5)
+    kept = KeptPlans(max_bytes=16 * len(queries) + 5)
     for time in range(3):
         kept.keep(replace(queries, time=time), plan_of(1, 2, 3))
     assert [kept.find(replace(queries, time=time)) is not None for time in range(3)] == [True, False, False]
