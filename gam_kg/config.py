@@ -137,7 +137,10 @@ class TrainConfig(Section):
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     gradient_norm: float = Field(1.0, gt=0, description="the global gradient norm is clipped to this")
     window: int = Field(2, ge=0, description="how many memory updates gradients flow through")
-    answers_per_step: int = Field(1000, ge=1, description="answers a step aims at; a larger snapshot is several steps")
+    answers_per_step: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="answers a step aims at, a larger snapshot is several; none: 1000, of sampled candidates 5000",
+    )
     max_steps_per_snapshot: int = Field(8, ge=1, description="steps a snapshot is divided into at most")
     candidates: Literal["one_vs_all", "sampled"] = Field(
         "one_vs_all", description="what an answer is told apart from in training: all entities, or a sample of them"
@@ -162,6 +165,12 @@ class TrainConfig(Section):
     )
     threads: int = Field(0, ge=0, description="CPU threads a worker; 0: its share of half the CPUs there are")
     max_failures: int = Field(3, ge=0, description="how often failed workers are restarted from the last checkpoint")
+
+    @property
+    def step_answers(self) -> int:
+        """`answers_per_step`, or what it is where nothing is said."""
+        # Each step goes through the window of memory updates, which in a large graph costs as much as many answers.
+        return self.answers_per_step or (5000 if self.candidates == "sampled" else 1000)
 
     @property
     def most_workers(self) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from gam_kg.config import HistoryConfig
 from gam_kg.data.graph import TemporalGraph
 from gam_kg.data.past import NEVER, History, PairHistory, PathHistory, Popularity, log_bucket
-from gam_kg.data.ragged import offsets_of, ragged_ranges, where
+from gam_kg.data.ragged import distinct_index, offsets_of, ragged_ranges, where
 from gam_kg.data.recency import LATER, Cut, RecencyIndex, Recent, SeenKeys
 from gam_kg.data.snapshot import Moment, Queries, Snapshot
 from gam_kg.errors import DataError
@@ -54,8 +54,8 @@ class Asked:
 
     @classmethod
     def of(cls, queries: Queries) -> "Asked":
-        subjects, subject_row = torch.unique(queries.subject, return_inverse=True)
-        relations, relation_row = torch.unique(queries.relation, return_inverse=True)
+        subjects, subject_row = distinct_index(queries.subject)
+        relations, relation_row = distinct_index(queries.relation)
         return cls(queries, subjects, subject_row, relations, relation_row)
 
 
@@ -186,7 +186,7 @@ class HistoryIndex:
         if config.two_hop_first and config.two_hop_second:
             first = self.by_subject.recent(asked.subjects, config.two_hop_first)
             hops = Hops(first.row, first.item // self.stride, first.item % self.stride, first.last)
-            neighbours = torch.unique(hops.neighbour, return_inverse=True)
+            neighbours = distinct_index(hops.neighbour)
         return Reach(config.recent, config.same_relation, config.popular, hops, neighbours, config.two_hop_second)
 
     def plan(self, moments: Sequence[Moment]) -> None:
@@ -313,5 +313,5 @@ class HistoryIndex:
         return Recent(*where(keeps(found.item % self.stride), *vars(found).values()))
 
     def _distinct_pairs(self, query: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        pair, link_pair = torch.unique(query * self.stride + other, return_inverse=True)
+        pair, link_pair = distinct_index(query * self.stride + other)
         return pair // self.stride, pair % self.stride, link_pair

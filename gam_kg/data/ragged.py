@@ -1,5 +1,6 @@
-"""Ragged ranges: the one index trick behind every vectorised look-up here."""
+"""Ragged ranges and distinct values: the index tricks behind every vectorised look-up here."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,3 +44,20 @@ def where(mask: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
     """
     index = torch.nonzero(mask)[:, 0]
     return tuple(column.index_select(0, index) for column in columns)
+
+
+def distinct(values: Tensor) -> Tensor:
+    """The distinct ones of some integers, ascending: `torch.unique`, on a CPU several times faster."""
+    if values.device.type != "cpu":
+        return torch.unique(values)
+    return torch.unique_consecutive(torch.from_numpy(np.sort(values.numpy())))
+
+
+def distinct_index(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct ones of some integers, ascending, and which of them each is; int64 (num_values,)."""
+    if values.device.type != "cpu":
+        return torch.unique(values, return_inverse=True)
+    order = np.argsort(values.numpy())
+    found, which = torch.unique_consecutive(torch.from_numpy(values.numpy()[order]), return_inverse=True)
+    order = torch.from_numpy(order)
+    return found, torch.empty_like(order).index_copy_(0, order, which)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gam_kg.data.ragged import ragged_ranges, where
+from gam_kg.data.ragged import distinct, ragged_ranges, where
 
 LATER = torch.iinfo(torch.int64).max
 _MOST_INT32 = torch.iinfo(torch.int32).max
@@ -40,7 +40,7 @@ class SeenKeys:
         Args:
             keys: Some of the keys, in any order and any number of times, int64 (num_asked,).
         """
-        return torch.searchsorted(self.keys, torch.unique(keys))
+        return torch.searchsorted(self.keys, distinct(keys))
 
     def add(self, ids: Tensor, time: int) -> None:
         """See keys in a snapshot.

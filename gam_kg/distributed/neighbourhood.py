@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gam_kg.data.partition import Partition
-from gam_kg.data.ragged import where
+from gam_kg.data.ragged import distinct_index, where
 from gam_kg.data.snapshot import Snapshot
 from gam_kg.distributed.rows import HaloPlan
 
@@ -58,7 +58,7 @@ class Neighbourhood:
         """
         other, anchor = snapshot.other, snapshot.anchor
         entity, dst = torch.unique_consecutive(anchor, return_inverse=True)
-        relations, edge_type = torch.unique(snapshot.relation, return_inverse=True)
+        relations, edge_type = distinct_index(snapshot.relation)
         if partition.world_size == 1:
             edges = torch.stack([torch.searchsorted(entity, other), dst])
             return cls(snapshot.time, entity, entity, edges, relations, edge_type, None)

@@ -15,6 +15,7 @@ from torch import Tensor
 from gam_kg.config import HistoryConfig
 from gam_kg.data.graph import TemporalGraph
 from gam_kg.data.history import Asked, HistoryIndex, Hops, Reach
+from gam_kg.data.ragged import distinct, distinct_index
 from gam_kg.data.recency import Cut, RecencyIndex, Recent
 from gam_kg.data.snapshot import Moment
 from gam_kg.distributed.moments import read_moments
@@ -127,7 +128,7 @@ class ShardedHistory(HistoryIndex):
 
     def _first_cuts(self, asked: Asked) -> list[Tensor]:
         config, starts, mine = self.config, self._starts, self._mine(asked.subjects)
-        key = torch.unique(self.query_key(asked.queries))
+        key = distinct(self.query_key(asked.queries))
         relations_mine = asked.relations % self._topology.world_size == self._topology.rank
         return [
             _cuts(starts.by_subject, asked.subjects, mine, config.recent),
@@ -186,7 +187,7 @@ class _Plan:
     def of(
         cls, history: HistoryIndex, asked: Asked, first: list[Tensor], neighbours: Tensor, second: Tensor
     ) -> "_Plan":
-        key = torch.unique(history.query_key(asked.queries))
+        key = distinct(history.query_key(asked.queries))
         return cls(history.config, asked.subjects, key, asked.relations, *first, neighbours, second)
 
     @property
@@ -211,7 +212,7 @@ class _Plan:
             return Reach(recent, same_relation, popular, None, None, 0)
         row, column = torch.nonzero(found[..., 0] != _NOTHING, as_tuple=True)
         hops = Hops(row, *found[row, column].unbind(1))
-        neighbours, neighbour_row = torch.unique(hops.neighbour, return_inverse=True)
+        neighbours, neighbour_row = distinct_index(hops.neighbour)
         second = self.second[torch.searchsorted(self.neighbours, neighbours)]
         return Reach(
             recent, same_relation, popular, hops, (neighbours, neighbour_row), _cut_of(second, config.two_hop_second)

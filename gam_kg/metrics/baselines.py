@@ -14,7 +14,7 @@ from torch import Tensor
 from gam_kg.data.history import HistoryIndex
 from gam_kg.data.partition import Partition
 from gam_kg.data.past import NUM_BUCKETS, log_bucket
-from gam_kg.data.ragged import offsets_of, ragged_ranges
+from gam_kg.data.ragged import distinct_index, offsets_of, ragged_ranges
 from gam_kg.data.snapshot import Moment, Queries
 from gam_kg.distributed.topology import Topology
 from gam_kg.metrics.sparse_scores import Background, SparseScores
@@ -64,7 +64,7 @@ class Popularity(Baseline):
         return self._found
 
     def _look_up(self, queries: Queries) -> tuple[Background, Tensor, Tensor]:
-        relations, row = torch.unique(queries.relation, return_inverse=True)
+        relations, row = distinct_index(queries.relation)
         found = self.history.by_relation.recent(relations)
         num_levels = 1 + int(found.count.max()) if len(found.count) else 1
         number = torch.bincount(found.row * num_levels + found.count, minlength=len(relations) * num_levels)
@@ -161,7 +161,7 @@ class TypedPairCounts(Baseline):
         query, other, kind = self._past(queries)
         exposures, hits = self._counts.of(kind)
         rate = hits / (exposures + 1)
-        pair, index = torch.unique(query * self.partition.num_rows + other, return_inverse=True)
+        pair, index = distinct_index(query * self.partition.num_rows + other)
         score = torch.zeros(len(pair), dtype=torch.float64, device=pair.device)
         score.index_add_(0, index, rate)
         return _before_popularity(self._popularity, queries, pair, score)
@@ -180,7 +180,7 @@ class TypedPairCounts(Baseline):
 
     def _past(self, queries: Queries) -> tuple[Tensor, Tensor, Tensor]:
         """Query, row of the other and kind (relation asked, relation seen, recency) of each past fact of a subject."""
-        subjects, subject_row = torch.unique(queries.subject, return_inverse=True)
+        subjects, subject_row = distinct_index(queries.subject)
         found = self.history.recent_facts(subjects, self.limit)
         start, length = offsets_of(found.row, len(subjects))
         query, entry = ragged_ranges(start[subject_row], length[subject_row])

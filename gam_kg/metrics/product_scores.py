@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gam_kg.data.ragged import distinct_index
 from gam_kg.metrics.ranks import not_finite, rivals_of
 
 _SCORES_IN_CACHE = 2**18
@@ -39,7 +40,7 @@ class ProductScores:
     def of(self, query: Tensor, row: Tensor) -> Tensor:
         """As of `Scores`."""
         scores = self.query.new_empty(len(row))
-        rows, index = torch.unique(row, return_inverse=True)
+        rows, index = distinct_index(row)
         # In products of the very shape of a tile: those of equal vectors are then equal to the last bit.
         for start in range(0, len(rows), max(1, self._width)):
             held = rows[start : start + self._width]
@@ -98,7 +99,7 @@ class ProductScores:
     def _added(self) -> tuple[Tensor, Tensor]:
         """`row * num_queries + query` of the distinct pairs, ascending, and what is added to each in all."""
         key = self.pair_row * max(1, len(self.query)) + self.pair_query
-        pairs, index = torch.unique(key, return_inverse=True)
+        pairs, index = distinct_index(key)
         return pairs, self.pair_score.new_zeros(len(pairs)).index_add_(0, index, self.pair_score)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gam_kg.data.partition import Partition
 from gam_kg.data.past import History, Popularity
-from gam_kg.data.ragged import offsets_of, ragged_ranges, where
+from gam_kg.data.ragged import distinct_index, offsets_of, ragged_ranges, where
 from gam_kg.data.snapshot import Queries
 from gam_kg.distributed.sharded_softmax import Targets
 from gam_kg.nn.history_attention import PairScores
@@ -229,7 +229,7 @@ class DividedPairs:
             key, score = where(at < 0, part.query * num_held + part.other, part.score)
             keys.append(key)
             scores.append(score)
-        key, index = torch.unique(torch.cat(keys), return_inverse=True)
+        key, index = distinct_index(torch.cat(keys))
         score = torch.cat(scores)
         score = score.new_zeros(len(key)).index_add(0, index, score)
         query, other = key // max(1, num_held), key % max(1, num_held)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gam_kg.data.past import NUM_BUCKETS, History, PairHistory, PathHistory, Popularity
+from gam_kg.data.ragged import distinct_index
 from gam_kg.data.snapshot import Queries
 from gam_kg.nn.links import Links, link_runs
 
@@ -37,7 +38,7 @@ class Kinds:
         code = columns[0]
         for column in columns[1:]:
             code = code * size + column
-        distinct, kind = torch.unique(code, return_inverse=True)
+        distinct, kind = distinct_index(code)
         row = torch.arange(len(code), device=code.device)
         example = torch.empty_like(distinct).scatter_(0, kind, row)  # any of those alike
         return cls(tuple(column.index_select(0, example) for column in columns), kind)

@@ -99,7 +99,7 @@ def _choices(config: Config) -> list[tuple[str, Any, str]]:
         half += model.heads
     choices: list[tuple[str, Any, str]] = [
         ("train.max_logits", max(1, train.max_logits // 4), "the same result in more blocks, somewhat slower"),
-        ("train.answers_per_step", max(1, train.answers_per_step // 2), "more steps; other results"),
+        ("train.answers_per_step", max(1, train.step_answers // 2), "more steps; other results"),
         ("train.max_steps_per_snapshot", 2 * train.max_steps_per_snapshot, "more steps; other results"),
         ("train.num_workers", 2 * max(1, train.most_workers), "the same result; more processes"),
         ("model.dim", half, "a smaller model"),

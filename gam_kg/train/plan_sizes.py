@@ -61,7 +61,7 @@ class WorkerSizes:
     def steps(self) -> np.ndarray:
         """Optimizer steps of each training snapshot, (num_train_snapshots,)."""
         train, answers = self.config.train, 2 * self._train(self.counts.num_facts)
-        wanted = np.minimum(np.round(answers / train.answers_per_step), train.max_steps_per_snapshot)
+        wanted = np.minimum(np.round(answers / train.step_answers), train.max_steps_per_snapshot)
         return np.maximum(1, np.minimum(wanted, self._train(self.counts.queries)))
 
     @cached_property

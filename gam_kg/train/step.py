@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gam_kg.config import TrainConfig
 from gam_kg.data.history import HistoryIndex
+from gam_kg.data.ragged import distinct
 from gam_kg.data.snapshot import Queries
 from gam_kg.distributed.neighbourhood import Neighbourhood
 from gam_kg.distributed.sampled_softmax import Sample, sampled_cross_entropy
@@ -76,13 +77,13 @@ def only_for(window: Sequence[Neighbourhood], read: Tensor) -> list[Neighbourhoo
     found: list[Neighbourhood] = []
     for snapshot in reversed(window):
         found.insert(0, snapshot.only(read))
-        read = torch.unique(torch.cat([read, snapshot.active]))
+        read = distinct(torch.cat([read, snapshot.active]))
     return found
 
 
 def active_rows(window: Sequence[Neighbourhood]) -> Tensor:
     """Rows of the entities active in any of some snapshots, ascending, int64 (num_active,)."""
-    return torch.unique(torch.cat([snapshot.active for snapshot in window]))
+    return distinct(torch.cat([snapshot.active for snapshot in window]))
 
 
 @torch.no_grad()
@@ -119,7 +120,7 @@ def step_queries(queries: Queries, config: TrainConfig, seed: int) -> list[Queri
     A snapshot with few answers is one step, one with many several, so that data sets with long snapshots get as many
     steps for their facts as those with short ones.
     """
-    wanted = max(1, round(len(queries.answer) / config.answers_per_step))
+    wanted = max(1, round(len(queries.answer) / config.step_answers))
     num_steps = min(wanted, config.max_steps_per_snapshot, len(queries))
     if num_steps == 1:
         return [queries]
@@ -241,10 +242,10 @@ def _backward_sampled(
         own = torch.cat([queries.subject, queries.answer])
         own = partition.rows(own[partition.owns(own)])
         ends = (rows for _, past in blocks for rows in rows_of(past))
-        read = torch.unique(torch.cat([candidates.rows, own, *ends]))
+        read = distinct(torch.cat([candidates.rows, own, *ends]))
         window = only_for(window, read)
         active = [snapshot.active for snapshot in window]
-        held = Held.of(torch.unique(torch.cat([read, *active])), partition.num_rows)
+        held = Held.of(distinct(torch.cat([read, *active])), partition.num_rows)
     with watch.phase("encode"), autocast:
         ids = model.entity_id.index_select(0, held.rows)
         dropped = noise.uniform(ids, "entity dropout") < model.config.entity_dropout
