@@ -19,6 +19,8 @@ from gam_kg.data.snapshot import Moment, Queries
 from gam_kg.distributed.topology import Topology
 from gam_kg.metrics.sparse_scores import Background, SparseScores
 
+_MOST_LOG2 = 1100.0
+
 
 class Baseline(ABC):
     """A scorer that learns nothing, of one rank's candidates.
@@ -128,7 +130,7 @@ class CombinedRecurrency(Baseline):
     """Strict recurrency first, then the share of the relation's facts that have the object.
 
     Source: Gastinger et al. 2024, strict and relaxed recurrency combined; the relaxed part weighs a billionth, so
-    that it orders what the strict part ties.
+    that it orders what the strict part ties. The strict part counts by its logarithm, or it would fade below that.
     """
 
     def __init__(self, strict: StrictRecurrency, popularity: Popularity) -> None:
@@ -136,7 +138,10 @@ class CombinedRecurrency(Baseline):
         self._strict, self._popularity = strict, popularity
 
     def scores(self, queries: Queries) -> SparseScores:
-        return _before_popularity(self._popularity, queries, *self._strict.pairs(queries))
+        pair, faded = self._strict.pairs(queries)
+        # Between 0 and 1, as logarithms of all positive numbers lie within ± 1,100; what has faded to zero is unseen.
+        score = torch.where(faded > 0, (torch.log2(faded) + _MOST_LOG2) / (2 * _MOST_LOG2), 0.0)
+        return _before_popularity(self._popularity, queries, pair, score)
 
 
 class TypedPairCounts(Baseline):

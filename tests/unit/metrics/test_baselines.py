@@ -1,4 +1,6 @@
+import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,6 +54,10 @@ def strict(past, time, decay):
     return lambda s, r, o: sum(2 ** (-decay * (time - seen)) for seen in past.seen.get((s, r, o), ()))
 
 
+def logarithm(score):
+    return (math.log2(score) + 1100) / 2200 if score else 0.0
+
+
 @given(seeds, times, st.integers(0, 3))
 @settings(max_examples=15)
 def test_counting_baselines_equal_counting_by_hand(seed, as_of, later):
@@ -62,7 +68,7 @@ def test_counting_baselines_equal_counting_by_hand(seed, as_of, later):
     expected = {
         "popularity": popularity(past),
         "recurrency_strict": by_hand,
-        "recurrency_combined": lambda s, r, o: by_hand(s, r, o) + TINY * relaxed(s, r, o),
+        "recurrency_combined": lambda s, r, o: logarithm(by_hand(s, r, o)) + TINY * relaxed(s, r, o),
     }
     for name, score in expected.items():
         scores = found[name].scores(queries).dense()
@@ -130,3 +136,12 @@ def test_without_a_past_all_candidates_are_alike(name):
     baseline = baselines_before(graph_of([(0, 0, 1, 3)]), 3)[name]
     assert not baseline.scores(all_queries(3)).dense().any()
     assert not baseline.scores(all_queries(9)).dense().any()
+
+
+def test_popularity_orders_only_what_the_strict_part_ties_however_long_ago():
+    facts = [(0, 0, 2, 0), (0, 0, 3, 1), *((1, 0, 4, time) for time in range(200))]
+    graph = graph_of(facts, valid_start=200, test_start=201)
+    asked = replace(all_queries(0), time=200)
+    asked = asked.select(torch.nonzero((asked.subject == 0) & (asked.relation == 0))[:, 0])
+    scores = baselines_before(graph, 200, decay=1.0)["recurrency_combined"].scores(asked).dense()[0]
+    assert scores.argsort(descending=True)[:3].tolist() == [3, 2, 4]
