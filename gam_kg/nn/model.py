@@ -254,6 +254,7 @@ class GAMLSTM(nn.Module):
         answer = held.places(targets.candidate)
         plan = HistoryPlan.of(held.history(history), queries, len(z))
         parts = self.history_scores(z.index_select(0, plan.ends), asked, plan)
+        # A query meets its answers whether or not its history has them.
         parts.append(PairScores(targets.query, answer, z.new_zeros(len(answer))))
         column = held.places(candidates.rows)
         shared = z.index_select(0, column)
@@ -273,6 +274,7 @@ class GAMLSTM(nn.Module):
             score = score + popularity_of(past, popularity, pairs.query, rows, self.partition.num_rows)
         dense = add_pair_scores(dense, pairs.shared)
         log_weight = torch.where(candidates.certain.index_select(0, rows), 0.0, candidates.history_log_weight)
+        # An answer is a column or else one of the others.
         at, is_column = candidates.answer_columns(targets.candidate)
         (among_others,) = where(~is_column, targets.query * len(held) + answer)
         answers, _ = place(pairs.query * len(held) + pairs.other, among_others)
