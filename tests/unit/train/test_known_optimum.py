@@ -1,7 +1,6 @@
 """What is learned against what can be known: on a synthetic graph nobody is better, on average, than its optimum."""
 
 import numpy as np
-import torch
 from generated import made_of, rows_of
 
 from gam_kg.config import load_config
@@ -37,7 +36,6 @@ def graph_and_optimum():
 
 
 def test_a_trained_model_approaches_the_optimum_and_counting_does_not_come_as_close():
-    torch.set_num_threads(1)
     graph, optimum = graph_and_optimum()
     config = load_config(None, SETTINGS)
     trainer = Trainer(config, graph)
