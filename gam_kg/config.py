@@ -148,8 +148,8 @@ class TrainConfig(Section):
     num_negatives: int = Field(
         1000, ge=1, description="entities drawn a step for candidates=sampled, beside as many of its answers at most"
     )
-    history_share: float = Field(
-        0.25, gt=0, le=1, description="share of the histories' candidates that candidates=sampled keeps"
+    history_links: int = Field(
+        16, ge=1, description="past facts and paths a query reads for candidates=sampled, on average over a step"
     )
     valid_facts: int = Field(0, ge=0, description="about how many validation facts are ranked an epoch; 0: all")
     max_logits: int = Field(32_000_000, ge=1, description="scores held at once; a snapshot above it is cut by queries")

@@ -4,21 +4,36 @@
 looks up for the queries of a snapshot what the history attention reads.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gam_kg.config import HistoryConfig
 from gam_kg.data.graph import TemporalGraph
-from gam_kg.data.past import NEVER, History, PairHistory, PathHistory, Popularity, log_bucket
-from gam_kg.data.ragged import distinct_index, offsets_of, ragged_ranges, where
-from gam_kg.data.recency import LATER, Cut, RecencyIndex, Recent, SeenKeys
+from gam_kg.data.past import NEVER, History, Missed, PairHistory, PathHistory, Popularity, log_bucket
+from gam_kg.data.ragged import distinct, distinct_index, in_order, offsets_of, ragged_ranges, where
+from gam_kg.data.recency import LATER, Cut, RecencyIndex, Recent, SeenKeys, last_of_each
 from gam_kg.data.snapshot import Moment, Queries, Snapshot
 from gam_kg.errors import DataError
 
-Keeps = Callable[[Tensor], Tensor]
+
+class Sample(Protocol):
+    """Which of the candidates that histories have are wanted. Candidates are told by rows of the shard."""
+
+    def may_meet(self, rows: Tensor) -> Tensor:
+        """Whether there may be subjects whose queries want candidates, bool (num_asked,)."""
+        ...
+
+    def meets(self, subject: Tensor, rows: Tensor) -> Tensor:
+        """Whether queries about subjects want candidates, bool (num_asked,)."""
+        ...
+
+    def is_shared(self, rows: Tensor) -> Tensor:
+        """Whether all queries meet candidates that none of their histories has, bool (num_asked,)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -80,6 +95,42 @@ class Reach:
     second: int | Cut
 
 
+@dataclass(frozen=True)
+class Found:
+    """What an index has for queries, before it is joined to each of them.
+
+    Attributes:
+        asked: The queries.
+        reach: How far back it was looked.
+        recent: By subject.
+        same_relation: By query.
+        second: By neighbour; None where paths are switched off.
+    """
+
+    asked: Asked
+    reach: Reach
+    recent: Recent
+    same_relation: Recent
+    second: Recent | None
+
+    @property
+    def known_answers(self) -> tuple[Tensor, Tensor]:
+        """Subjects of the queries and candidates that answered the same before, by row, int64 (num_known,) each."""
+        same = self.same_relation
+        return self.asked.queries.subject.index_select(0, same.row), same.item
+
+    @property
+    def num_links(self) -> int:
+        """About how many facts and paths the queries would read, over ranks exactly so many as over one."""
+        of_subject = torch.bincount(self.recent.row, minlength=len(self.asked.subjects))
+        hops = self.reach.hops
+        if hops is not None and self.second is not None and self.reach.neighbours is not None:
+            neighbours, neighbour_row = self.reach.neighbours
+            of_hop = torch.bincount(self.second.row, minlength=len(neighbours)).index_select(0, neighbour_row)
+            of_subject.index_add_(0, hops.row, of_hop)
+        return int(of_subject.index_select(0, self.asked.subject_row).sum()) + len(self.same_relation.row)
+
+
 class HistoryIndex:
     """Looks up the past of queries, vectorised, on the device of the graph's snapshots.
 
@@ -120,6 +171,7 @@ class HistoryIndex:
         def answer_tie(item: Tensor) -> Tensor:
             return graph.answer_tie(ids[item])
 
+        self._popular_of: tuple[tuple[int, int], Popularity] | None = None
         self.facts = SeenKeys(graph.distinct(lambda rows: self._fact_key(rows.other, rows.relation, rows.anchor)))
         self._popular = SeenKeys(graph.distinct(lambda rows: self._popular_key(rows.relation, rows.anchor)))
         self.by_subject = RecencyIndex(self.facts, self._num_relations * self.stride, fact_tie)
@@ -128,7 +180,7 @@ class HistoryIndex:
 
     def reset(self) -> None:
         """Go back to before the first snapshot."""
-        self.as_of = 0
+        self.as_of, self._popular_of = 0, None
         for part in (self.facts, self._popular, self.by_subject, self.by_query, self.by_relation):
             part.clear()
 
@@ -158,13 +210,15 @@ class HistoryIndex:
             self._newest = snapshot, found
         return self._newest[1]
 
-    def look_up(self, queries: Queries, keeps: Keeps | None = None) -> History:
-        """The past of queries, as far as it has been told of.
+    def look_up(self, queries: Queries) -> History:
+        """The past of queries, as far as it has been told of; arguments and errors as of `find`."""
+        return self.join(self.find(queries))
+
+    def find(self, queries: Queries) -> Found:
+        """What has been told of that bears on queries, not yet joined to them.
 
         Args:
             queries: Asked about `queries.time`, from which recency counts.
-            keeps: Tells of rows of the shard whether candidates are wanted; None: all are. What the past says of those
-                that are wanted does not depend on it.
 
         Raises:
             ValueError: The index has been told of the very snapshot, or of later ones.
@@ -173,21 +227,42 @@ class HistoryIndex:
             raise ValueError(f"queries about {queries.time}, when snapshot {self.as_of - 1} is already told")
         asked = Asked.of(queries)
         reach = self.reach(asked)
-        has_pairs = self.config.recent > 0 or self.config.same_relation > 0
-        return History(
-            self._pairs(asked, reach, keeps) if has_pairs else None,
-            None if reach.hops is None else self._paths(asked, reach, reach.hops, keeps),
-            self._popularity(asked, reach, keeps) if self.config.popular > 0 else None,
+        recent = self.by_subject.recent(asked.subjects, reach.recent)
+        if reach.hops is None and self.config.two_hop_first and self.config.two_hop_second:
+            hops = self._first_hops(asked.subjects, recent)
+            reach = replace(reach, hops=hops, neighbours=distinct_index(hops.neighbour))
+        return Found(
+            asked,
+            reach,
+            recent,
+            self.by_query.recent(self.query_key(queries), reach.same_relation),
+            None if reach.neighbours is None else self.by_subject.recent(reach.neighbours[0], reach.second),
         )
 
+    def join(self, found: Found, sample: Sample | None = None) -> History:
+        """The past of queries, by query and candidate.
+
+        Args:
+            found: What `find` has found since the index was last told of a snapshot.
+            sample: Which candidates of facts and paths are wanted; None: all. What the past says of those does not
+                depend on it. Popularity is that of all.
+        """
+        missed: list[Missed] = []
+        pairs = paths = popularity = None
+        if self.config.recent > 0 or self.config.same_relation > 0:
+            pairs, of_pairs = self._pairs(found, sample)
+            missed += of_pairs
+        if found.second is not None:
+            paths, of_paths = self._paths(found, found.second, sample)
+            missed += of_paths
+        if self.config.popular > 0:
+            popularity = self._popularity(found) if sample is None else self._whole_popularity(found)
+        return History(pairs, paths, popularity, missed)
+
     def reach(self, asked: Asked) -> Reach:
-        """How far back to look."""
-        config, hops, neighbours = self.config, None, None
-        if config.two_hop_first and config.two_hop_second:
-            first = self.by_subject.recent(asked.subjects, config.two_hop_first)
-            hops = Hops(first.row, first.item // self.stride, first.item % self.stride, first.last)
-            neighbours = distinct_index(hops.neighbour)
-        return Reach(config.recent, config.same_relation, config.popular, hops, neighbours, config.two_hop_second)
+        """How far back to look; first hops only where they are not among what is found."""
+        config = self.config
+        return Reach(config.recent, config.same_relation, config.popular, None, None, config.two_hop_second)
 
     def plan(self, moments: Sequence[Moment]) -> None:
         """Be told what will be asked and told of next, in this order."""
@@ -222,10 +297,13 @@ class HistoryIndex:
         """Group of each query in `by_query`, int64 (num_queries,)."""
         return queries.subject * self._num_relations + queries.relation
 
-    def _pairs(self, asked: Asked, reach: Reach, keeps: Keeps | None) -> PairHistory:
-        queries, subject_row = asked.queries, asked.subject_row
-        recent = self._wanted(self.by_subject.recent(asked.subjects, reach.recent), keeps)
-        same = self._wanted(self.by_query.recent(self.query_key(queries), reach.same_relation), keeps)
+    def _pairs(self, found: Found, sample: Sample | None) -> tuple[PairHistory, list[Missed]]:
+        queries, subject_row = found.asked.queries, found.asked.subject_row
+        recent, same, missed = found.recent, found.same_relation, []
+        if sample is not None:
+            recent, of_recent = self._divided(recent, found.asked.subjects, sample)
+            same, of_same = self._divided(same, queries.subject, sample)
+            missed = [_of_queries(of_recent, found.asked), of_same]
         num_recent = len(recent.item)
         relation = torch.cat([recent.item // self.stride, queries.relation[same.row]])
         other = torch.cat([recent.item % self.stride, same.item])
@@ -233,7 +311,7 @@ class HistoryIndex:
         count = log_bucket(torch.cat([recent.count, same.count]))
         is_same = torch.arange(len(relation), device=relation.device) >= num_recent
 
-        start, length = offsets_of(recent.row, len(asked.subjects))
+        start, length = offsets_of(recent.row, len(found.asked.subjects))
         link_query, link_entry = ragged_ranges(start[subject_row], length[subject_row])
         if self.config.same_relation > 0:
             # The query's own relation is looked up apart, further back.
@@ -254,7 +332,7 @@ class HistoryIndex:
         any_recency.scatter_reduce_(0, link_pair, recency.index_select(0, link_entry), "amin")
         num_links = log_bucket(torch.bincount(link_pair, minlength=num_pairs))
         features = torch.stack([same_recency, same_count, any_recency, num_links], 1)
-        return PairHistory(
+        history = PairHistory(
             relation,
             other,
             recency,
@@ -267,26 +345,42 @@ class HistoryIndex:
             pair_other,
             features,
         )
+        return history, missed
 
-    def _paths(self, asked: Asked, reach: Reach, hops: Hops, keeps: Keeps | None) -> PathHistory:
-        assert reach.neighbours is not None
-        neighbours, neighbour_row = reach.neighbours
-        second = self._wanted(self.by_subject.recent(neighbours, reach.second), keeps)
+    def _paths(self, found: Found, second: Recent, sample: Sample | None) -> tuple[PathHistory, list[Missed]]:
+        asked, hops, missed = found.asked, found.reach.hops, []
+        assert hops is not None
+        assert found.reach.neighbours is not None
+        neighbours, neighbour_row = found.reach.neighbours
+        if sample is not None:
+            rows = second.item % self.stride
+            second = Recent(*where(sample.may_meet(rows) | sample.is_shared(rows), *vars(second).values()))
         second_other = second.item % self.stride
 
         start, length = offsets_of(second.row, len(neighbours))
         path_first, path_second = ragged_ranges(start[neighbour_row], length[neighbour_row])
         path_subject = hops.row.index_select(0, path_first)
-        ends = self._ids.index_select(0, second_other).index_select(0, path_second)
-        kept = ends != asked.subjects.index_select(0, path_subject)
+        path_end = second_other.index_select(0, path_second)
+        subject = asked.subjects.index_select(0, path_subject)
+        kept = self._ids.index_select(0, path_end) != subject
+        if sample is not None:
+            wanted = sample.meets(subject, path_end)
+            left_out = where(kept & ~wanted & sample.is_shared(path_end), path_subject, path_end)
+            missed = [_of_queries(Missed(*left_out), asked)]
+            kept &= wanted
         path_first, path_second, path_subject = where(kept, path_first, path_second, path_subject)
+        if sample is not None:
+            used = torch.zeros_like(second_other, dtype=torch.bool).index_fill_(0, path_second, True)
+            second = Recent(*where(used, *vars(second).values()))
+            second_other, place = second.item % self.stride, torch.cumsum(used, 0) - 1
+            path_second = place.index_select(0, path_second)
         start, length = offsets_of(path_subject, len(asked.subjects))
         link_query, link_path = ragged_ranges(start[asked.subject_row], length[asked.subject_row])
         pair_query, pair_other, link_pair = self._distinct_pairs(
             link_query, second_other.index_select(0, path_second.index_select(0, link_path))
         )
         time = asked.queries.time
-        return PathHistory(
+        history = PathHistory(
             hops.relation,
             log_bucket(time - hops.last),
             second.item // self.stride,
@@ -301,17 +395,58 @@ class HistoryIndex:
             pair_query,
             pair_other,
         )
+        return history, missed
 
-    def _popularity(self, asked: Asked, reach: Reach, keeps: Keeps | None) -> Popularity:
-        found = self._wanted(self.by_relation.recent(asked.relations, reach.popular), keeps)
-        recency, count = log_bucket(asked.queries.time - found.last), log_bucket(found.count)
-        return Popularity(asked.relations, asked.relation_row, found.row, found.item, recency, count)
+    def _popularity(self, found: Found) -> Popularity:
+        asked = found.asked
+        popular = self.by_relation.recent(asked.relations, found.reach.popular)
+        recency, count = log_bucket(asked.queries.time - popular.last), log_bucket(popular.count)
+        return Popularity(asked.relations, asked.relation_row, popular.row, popular.item, recency, count)
 
-    def _wanted(self, found: Recent, keeps: Keeps | None) -> Recent:
-        if keeps is None:
-            return found
-        return Recent(*where(keeps(found.item % self.stride), *vars(found).values()))
+    def _whole_popularity(self, found: Found) -> Popularity:
+        """The popularity of all relations asked about in a moment, ordered: steps of a snapshot find it here."""
+        asked, moment = found.asked, (found.asked.queries.time, self.as_of)
+        if self._popular_of is None or self._popular_of[0] != moment:
+            none = torch.zeros_like(asked.relations[:0])
+            self._popular_of = moment, Popularity(none, none, none, none, none, none)
+        known = self._popular_of[1]
+        (new,) = torch.nonzero(~torch.isin(asked.relations, known.relations), as_tuple=True)
+        if len(new):
+            reach, asked_new = found.reach.popular, asked.relations.index_select(0, new)
+            more = self.by_relation.recent(asked_new, reach.select(new) if isinstance(reach, Cut) else reach)
+            relations = distinct(torch.cat([known.relations, asked_new]))
+            row = torch.cat([known.relations.index_select(0, known.row), asked_new.index_select(0, more.row)])
+            row, other = torch.searchsorted(relations, row), torch.cat([known.other, more.item])
+            _, order = in_order(row * self.stride + other)
+            recency = torch.cat([known.recency, log_bucket(asked.queries.time - more.last)])
+            count = torch.cat([known.count, log_bucket(more.count)])
+            columns = (column.index_select(0, order) for column in (row, other, recency, count))
+            known = Popularity(relations, known.query_row, *columns)
+            self._popular_of = moment, known
+        return replace(known, query_row=torch.searchsorted(known.relations, asked.queries.relation))
+
+    def _first_hops(self, subjects: Tensor, recent: Recent) -> Hops:
+        limit = self.config.two_hop_first
+        if self.config.recent < limit:
+            recent = self.by_subject.recent(subjects, limit)
+        mask = last_of_each(recent.row, len(subjects), limit)
+        row, item, last = where(mask, recent.row, recent.item, recent.last)
+        return Hops(row, item // self.stride, item % self.stride, last)
+
+    def _divided(self, found: Recent, subjects: Tensor, sample: Sample) -> tuple[Recent, Missed]:
+        """What is wanted of the items of subjects, and what all queries share of the others."""
+        rows, subject = found.item % self.stride, subjects.index_select(0, found.row)
+        kept = sample.meets(subject, rows)
+        missed = Missed(*where(~kept & sample.is_shared(rows), found.row, rows))
+        return Recent(*where(kept, *vars(found).values())), missed
 
     def _distinct_pairs(self, query: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pair, link_pair = distinct_index(query * self.stride + other)
         return pair // self.stride, pair % self.stride, link_pair
+
+
+def _of_queries(missed: Missed, asked: Asked) -> Missed:
+    """What is missed of subjects, told by their place and in that order, as missed by the queries about them."""
+    start, length = offsets_of(missed.query, len(asked.subjects))
+    query, at = ragged_ranges(start[asked.subject_row], length[asked.subject_row])
+    return Missed(query, missed.other.index_select(0, at))

@@ -57,7 +57,19 @@ def distinct_index(values: Tensor) -> tuple[Tensor, Tensor]:
     """The distinct ones of some integers, ascending, and which of them each is; int64 (num_values,)."""
     if values.device.type != "cpu":
         return torch.unique(values, return_inverse=True)
-    order = np.argsort(values.numpy())
-    found, which = torch.unique_consecutive(torch.from_numpy(values.numpy()[order]), return_inverse=True)
-    order = torch.from_numpy(order)
+    ascending, order = in_order(values)
+    found, which = torch.unique_consecutive(ascending, return_inverse=True)
     return found, torch.empty_like(order).index_copy_(0, order, which)
+
+
+def in_order(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Integers from least to greatest, and the position of each; alike ones in order; int64 (num_values,) each."""
+    num_bits = max(0, len(values) - 1).bit_length()
+    if values.device.type != "cpu" or not len(values):
+        return torch.sort(values, stable=True)
+    if int(values.min()) < 0 or int(values.max()) >= 2 ** (63 - num_bits):
+        order = np.argsort(values.numpy(), kind="stable")
+        return torch.from_numpy(values.numpy()[order]), torch.from_numpy(order)
+    # Value and position in one number: numpy sorts those several times faster than torch sorts with positions.
+    both = np.sort((values.numpy() << num_bits) | np.arange(len(values)))
+    return torch.from_numpy(both >> num_bits), torch.from_numpy(both & (2**num_bits - 1))

@@ -87,6 +87,10 @@ class Cut:
     tie: Tensor
     limit: int
 
+    def select(self, groups: Tensor) -> "Cut":
+        """That of some of the groups, told by their place, int64 (num_selected,)."""
+        return Cut(*(column.index_select(0, groups) for column in (self.last, self.count, self.tie)), self.limit)
+
 
 class RecencyIndex:
     """The keys of each group from least to most recent.
@@ -156,8 +160,7 @@ class RecencyIndex:
         if isinstance(limit, Cut):
             return self._above(stop, used, limit)
         row, ids = self._latest(stop, used, used.clamp(max=2 * limit), lambda row, _: _lengths(row, groups) >= limit)
-        from_end = torch.cumsum(_lengths(row, groups), 0)[row] - 1 - torch.arange(len(row), device=row.device)
-        return self._at(*where(from_end < limit, row, ids))
+        return self._at(*where(last_of_each(row, len(groups), limit), row, ids))
 
     def cut(self, groups: Tensor, limit: int) -> Cut:
         """The least item of each group that `recent` finds with `limit`.
@@ -235,6 +238,12 @@ class RecencyIndex:
         bounds = torch.searchsorted(self._seen.keys, torch.cat([start, start + self._width]))
         first, end = bounds.chunk(2)
         return first, end
+
+
+def last_of_each(row: Tensor, num_rows: int, limit: int) -> Tensor:
+    """Which are among the last `limit` of their row, bool (total,), of an ascending `row` vector (total,)."""
+    end = torch.cumsum(torch.bincount(row, minlength=num_rows), 0)
+    return end.index_select(0, row) - torch.arange(len(row), device=row.device) <= limit
 
 
 def _lengths(row: Tensor, groups: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gam_kg.distributed.sharded_softmax import Targets
 from gam_kg.distributed.topology import Topology
 
 
@@ -17,23 +16,25 @@ class Sample:
 
     Attributes:
         log_weight: Logarithm of how many candidates each column stands for, (num_columns,).
+        replaced: Positions in flat scores of columns that do not count for the query, int64 (num_replaced,).
         query: Query of each candidate that only one query meets, int64 (num_extra,).
         extra_log_weight: Logarithm of how many candidates each of those stands for, (num_extra,).
-        replaced: Positions in flat scores that do not count, for the candidate is among those, int64 (num_replaced,).
-        answers: Which of those are answers, int64 (num_extra_answers,).
+        answers: Which of those are the rank's answers, of weight one, int64 (num_answers,).
+        answers_per_query: Answers of each query over all ranks, (num_queries,).
         num_candidates: N, candidates over all ranks and not only the sampled ones.
     """
 
     log_weight: Tensor
+    replaced: Tensor
     query: Tensor
     extra_log_weight: Tensor
-    replaced: Tensor
     answers: Tensor
+    answers_per_query: Tensor
     num_candidates: int
 
 
 def sampled_cross_entropy(
-    scores: Tensor, extra: Tensor, sample: Sample, targets: Targets, *, smoothing: float, topology: Topology
+    scores: Tensor, extra: Tensor, sample: Sample, *, smoothing: float, topology: Topology
 ) -> Tensor:
     """Cross-entropy summed over all answers of all queries, with sums over candidates estimated from a sample.
 
@@ -45,26 +46,24 @@ def sampled_cross_entropy(
     Args:
         scores: This rank's columns, (num_queries, num_columns). Overwritten.
         extra: Of candidates that only one query meets, (num_extra,).
-        sample: What the columns stand for.
-        targets: The answers among the columns, of weight one.
+        sample: What both stand for.
         smoothing: ε, label smoothing.
         topology: The ranks; each gets the global loss and the gradient of its own scores.
     """
-    return _SampledCrossEntropy.apply(scores, extra, sample, targets, smoothing, topology)
+    return _SampledCrossEntropy.apply(scores, extra, sample, smoothing, topology)
 
 
 class _SampledCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, scores: Tensor, extra: Tensor, sample: Sample, targets: Targets, smoothing: float, topology: Topology
+        ctx: Any, scores: Tensor, extra: Tensor, sample: Sample, smoothing: float, topology: Topology
     ) -> Tensor:
-        answers, log_weight = targets.answers_per_query.to(scores.dtype), sample.log_weight.to(scores.dtype)
-        target = scores.new_zeros(len(scores)).index_add_(0, targets.query, scores[targets.query, targets.candidate])
-        extra_answers = sample.query.index_select(0, sample.answers)
-        target.index_add_(0, extra_answers, extra.index_select(0, sample.answers))
+        answers, log_weight = sample.answers_per_query.to(scores.dtype), sample.log_weight.to(scores.dtype)
+        extra_log_weight = sample.extra_log_weight.to(scores.dtype)
+        asked = sample.query.index_select(0, sample.answers)
+        target = scores.new_zeros(len(scores)).index_add_(0, asked, extra.index_select(0, sample.answers))
         flat = scores.view(-1)
         flat[sample.replaced] = 0.0
-        extra_log_weight = sample.extra_log_weight.to(scores.dtype)
         total = torch.mv(scores, log_weight.exp()).index_add_(0, sample.query, extra * extra_log_weight.exp())
         extra = extra + extra_log_weight
         flat[sample.replaced] = -torch.inf
@@ -86,20 +85,18 @@ class _SampledCrossEntropy(torch.autograd.Function):
             answers * (normaliser.log() + highest) - (1 - smoothing) * target.sum(0) - share * answers * total.sum(0)
         ).sum()
         ctx.save_for_backward(exponential, of_extra, answers, normaliser * (highest - top).exp(), log_weight)
-        ctx.sample, ctx.targets, ctx.share, ctx.smoothing = sample, targets, share, smoothing
+        ctx.sample, ctx.share, ctx.smoothing = sample, share, smoothing
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         exponential, of_extra, answers, normaliser, log_weight = ctx.saved_tensors
-        sample, targets, smooth = ctx.sample, ctx.targets, ctx.share * answers
+        sample, smooth = ctx.sample, ctx.share * answers
         gradient = exponential.mul_((answers / normaliser)[:, None]).addr_(smooth, log_weight.exp(), alpha=-1)
         gradient.view(-1)[sample.replaced] = 0.0
-        hit = torch.full_like(targets.query, -(1 - ctx.smoothing), dtype=gradient.dtype)
-        gradient.index_put_((targets.query, targets.candidate), hit, accumulate=True)
         of_extra = of_extra * (answers / normaliser).index_select(0, sample.query)
         extra_weight = sample.extra_log_weight.to(of_extra.dtype).exp()
         of_extra = of_extra.addcmul_(smooth.index_select(0, sample.query), extra_weight, value=-1)
         of_extra[sample.answers] -= 1 - ctx.smoothing
-        return gradient.mul_(grad), of_extra * grad, None, None, None, None
+        return gradient.mul_(grad), of_extra * grad, None, None, None

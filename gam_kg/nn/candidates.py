@@ -1,8 +1,9 @@
 """Sampled candidates: what a step's queries are scored against where there are too many entities for all of them.
 
 The candidates of a query are its answers; of those that the history has of its subject a share, which stand for all of
-them; some of the answers of the step's other queries; and entities drawn uniformly from the rest, which stand for all
-of the rest. So a step costs what its facts cost, but for nine bytes an entity in which columns are found.
+them; and, where its history has not got them, some of the answers of the step's other queries, and entities drawn
+uniformly from the rest, which stand for all of the rest. So a step costs what its facts cost, but for nine bytes an
+entity in which columns are found.
 """
 
 import math
@@ -14,44 +15,79 @@ from torch import Tensor
 
 from gam_kg.data.partition import Partition
 from gam_kg.data.past import History, Popularity
-from gam_kg.data.ragged import distinct_index, offsets_of, ragged_ranges, where
+from gam_kg.data.ragged import distinct, distinct_index, offsets_of, ragged_ranges, where
 from gam_kg.data.snapshot import Queries
-from gam_kg.distributed.sharded_softmax import Targets
 from gam_kg.nn.history_attention import PairScores
+from gam_kg.nn.history_plan import PopularityPlan
 from gam_kg.nn.noise import Noise
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Shares of what histories have that are met.
+
+    Attributes:
+        known: Of known answers: candidates that a subject had with a relation that it is asked about.
+        other: Of the others; no more than of these.
+    """
+
+    known: float = 1.0
+    other: float = 1.0
+
+    @classmethod
+    def of(cls, wanted: float, num_known: int, num_links: int) -> "Shares":
+        """Shares for a number of links, of which known answers, which are likely, come first and take half at most.
+
+        Args:
+            wanted: How many links to read.
+            num_known: Links to known answers.
+            num_links: All links.
+        """
+        known = min(1.0, max(wanted / 2 / max(1, num_known), wanted / max(1, num_links)))
+        return cls(known, min(1.0, (wanted - known * num_known) / max(1, num_links - num_known)))
 
 
 @dataclass(frozen=True)
 class Candidates:
     """The candidates of a step, as a rank has them; what is drawn is alike on any number of ranks.
 
-    All queries share some columns. Beside them a query meets its own answers and those that its history has, as far as
-    `keeps` has them.
+    All queries share the columns, but for those that their history has. Of what histories have, a query meets its
+    answers and a share of the others: it is a `Sample`.
 
     Attributes:
         rows: Rows in the rank's shard of the columns, int64 (num_columns,), ascending.
         log_weight: Logarithm of how many entities each column stands for, (num_columns,): 0 for itself alone, as an
             answer of the step.
-        history_log_weight: The same of what is kept of a history, the step's answers apart.
         column: Column of each row, int64 (num_rows,); -1 where it has none.
-        certain: Whether a row is an answer of the step, bool (num_rows,).
-        history_share: Share of the other entities that are kept where a history has them.
+        shares: Of what histories have.
+        row_share: The most that any subject has of a row of the shard, (num_rows,).
+        pairs: Subject and candidate of answers and known answers of the step, a number each, int64 (num_pairs,),
+            ascending.
+        pair_share: Share of each of these, (num_pairs,): 1 for an answer.
         ids: Entities of the shard, int64 (num_rows,).
         noise: Of the step.
     """
 
     rows: Tensor
     log_weight: Tensor
-    history_log_weight: float
     column: Tensor
-    certain: Tensor
-    history_share: float
+    shares: Shares
+    row_share: Tensor
+    pairs: Tensor
+    pair_share: Tensor
     ids: Tensor
     noise: Noise
 
     @classmethod
     def draw(
-        cls, queries: Queries, num_negatives: int, history_share: float, ids: Tensor, partition: Partition, noise: Noise
+        cls,
+        queries: Queries,
+        num_negatives: int,
+        known: tuple[Tensor, Tensor],
+        shares: Shares,
+        ids: Tensor,
+        partition: Partition,
+        noise: Noise,
     ) -> "Candidates":
         """Draw the columns of a step: some of its answers, and other entities uniformly.
 
@@ -59,14 +95,14 @@ class Candidates:
             queries: All queries of the step, alike on all ranks.
             num_negatives: How many answers at most, and how many others, some of which may be double or among the
                 answers, at least 1; where there are no more entities than that, all are taken.
-            history_share: As of the attributes, in (0, 1].
+            known: Subjects and rows of known answers, int64 (num_known,) each.
+            shares: As of the attributes, in (0, 1].
             ids: As of the attributes.
             partition: The rank's entities.
             noise: Of the step.
         """
         num_entities, device = partition.num_entities, queries.answer.device
-        answers = torch.unique(queries.answer)
-        own = answers
+        own = distinct(queries.answer)
         if len(own) > num_negatives:
             own = own[noise.uniform(own, "columns").argsort()[:num_negatives]].sort().values
         if num_negatives >= num_entities:
@@ -77,31 +113,51 @@ class Candidates:
             while len(own) < num_entities and torch.isin(uniform, own).all():  # something must stand for the rest
                 uniform = torch.randint(num_entities, (1,), generator=generator).to(device)
         (others,) = where(~torch.isin(uniform, own), uniform)
-        weight = (num_entities - len(own)) / len(others) if len(others) else 1.0
         columns = torch.cat([own, others])
         log_weight = torch.zeros(len(columns), device=device)
-        log_weight[len(own) :] = math.log(weight)
+        log_weight[len(own) :] = math.log((num_entities - len(own)) / max(1, len(others)) or 1)
         columns, log_weight = where(partition.owns(columns), columns, log_weight)
         rows, order = torch.sort(partition.rows(columns))
         column = torch.full_like(ids, -1).index_copy_(0, rows, torch.arange(len(rows), device=device))
-        certain = torch.zeros_like(ids, dtype=torch.bool)
-        certain[partition.rows(answers[partition.owns(answers)])] = True
-        # An entity that is no answer is kept by its own coin, or for it was drawn.
-        missed = (1 - history_share) * (1 - 1 / weight)
-        return cls(rows, log_weight[order], -math.log1p(-missed), column, certain, history_share, ids, noise)
+        subject, answer = where(
+            partition.owns(queries.answer), queries.subject.index_select(0, queries.answer_query), queries.answer
+        )
+        answer, (known_subject, known_row) = partition.rows(answer), known
+        row_share = torch.full(ids.shape, shares.other, device=device)
+        row_share.index_fill_(0, known_row, shares.known).index_fill_(0, answer, 1.0)
+        key = torch.cat([subject, known_subject]) * max(1, partition.num_rows) + torch.cat([answer, known_row])
+        pairs, place_of = distinct_index(key)
+        pair_share = torch.full(pairs.shape, shares.known, device=device).index_fill_(0, place_of[: len(answer)], 1.0)
+        return cls(rows, log_weight[order], column, shares, row_share, pairs, pair_share, ids, noise)
 
-    def keeps(self, rows: Tensor) -> Tensor:
-        """Whether rows of the shard are candidates of a query whose history has them, bool (num_asked,)."""
-        coin = self.noise.uniform(self.ids.index_select(0, rows), "history")
-        kept = (coin < self.history_share) | (self.column.index_select(0, rows) >= 0)
-        return kept | self.certain.index_select(0, rows)
+    def may_meet(self, rows: Tensor) -> Tensor:
+        return self._coin(rows) < self.row_share.index_select(0, rows)
 
-    def answer_columns(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Column of each row of the shard, and whether there is one and it is an answer's; (num_asked,) each."""
+    def meets(self, subject: Tensor, rows: Tensor) -> Tensor:
+        coin = self._coin(rows)
+        met = coin < self.shares.other
+        (left,) = torch.nonzero(~met & (coin < self.row_share.index_select(0, rows)), as_tuple=True)
+        met[left] = coin[left] < self.share(subject.index_select(0, left), rows.index_select(0, left))
+        return met
+
+    def is_shared(self, rows: Tensor) -> Tensor:
+        return self.column.index_select(0, rows) >= 0
+
+    def share(self, subject: Tensor, rows: Tensor) -> Tensor:
+        """How likely queries about subjects meet candidates that their history has, or answers, (num_asked,)."""
+        found, there = place(self.pairs, subject * max(1, len(self.ids)) + rows)
+        if not len(self.pairs):
+            return torch.full(rows.shape, self.shares.other, device=rows.device)
+        return torch.where(there, self.pair_share.index_select(0, found), self.shares.other)
+
+    def positions(self, query: Tensor, rows: Tensor) -> Tensor:
+        """Positions in flat scores of the columns, of those pairs of a query and a row that have one."""
         column = self.column.index_select(0, rows)
-        found = column >= 0
-        found[found.clone()] = self.log_weight.index_select(0, column[found]) == 0
-        return column, found
+        query, column = where(column >= 0, query, column)
+        return query * len(self.rows) + column
+
+    def _coin(self, rows: Tensor) -> Tensor:
+        return self.noise.uniform(self.ids.index_select(0, rows), "history")
 
 
 @dataclass(frozen=True)
@@ -110,20 +166,21 @@ class SampledScores:
 
     Attributes:
         dense: Of the columns, (num_queries, num_columns).
+        replaced: Positions in the flat `dense` of what does not count, int64 (num_replaced,): what the history of the
+            query has, and its answers.
         query, score: Of candidates that one query alone meets, (num_extra,) each.
         log_weight: Logarithm of how many candidates each of these stands for, (num_extra,).
-        replaced: Positions in the flat `dense` of drawn columns that stand among those, int64 (num_replaced,).
-        targets: The answers among the columns.
-        answers: Which of the others are answers, int64 (num_answers - num_targets,).
+        answers: Which of these are answers of the query, int64 (num_answers,).
+        answers_per_query: Answers of each query over all ranks, (num_queries,).
     """
 
     dense: Tensor
+    replaced: Tensor
     query: Tensor
     score: Tensor
     log_weight: Tensor
-    replaced: Tensor
-    targets: Targets
     answers: Tensor
+    answers_per_query: Tensor
 
 
 def place(held: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,87 +244,53 @@ class Held:
         if paths is not None:
             second, pair = self.places(paths.second_other), self.places(paths.pair_other)
             paths = replace(paths, second_other=second, pair_other=pair)
-        return History(pairs, paths, history.popularity)
+        return replace(history, pairs=pairs, paths=paths)
+
+
+def summed(parts: Sequence[PairScores], num_held: int) -> PairScores:
+    """Scores of pairs of queries and held rows, each pair once, ascending, with what its parts add up to."""
+    key, index = distinct_index(torch.cat([part.query * num_held + part.other for part in parts]))
+    score = torch.cat([part.score for part in parts])
+    return PairScores(key // num_held, key % num_held, score.new_zeros(len(key)).index_add(0, index, score))
 
 
 @dataclass(frozen=True)
-class DividedPairs:
-    """Pairs of a query and a candidate that it meets for itself, by whether all queries share the candidate.
+class PopularAmong:
+    """The part of popularity that candidates of a step have.
 
     Attributes:
-        shared: Those with an answer of the step that is a column, told by the column.
-        query, other: The others, each pair once, int64 (num_extra,), ascending.
-        score: What their parts add up to, (num_extra,).
-        replaced: Positions in flat dense scores of drawn columns that stand among the others.
+        plan: How to score it: entries of columns, then those of pairs.
+        row, column: Relation's row and column of the former, int64 (num_of_columns,).
+        pair: Which pair has each of the latter, int64 (num_of_pairs,).
     """
 
-    shared: list[PairScores]
-    query: Tensor
-    other: Tensor
-    score: Tensor
-    replaced: Tensor
+    plan: PopularityPlan
+    row: Tensor
+    column: Tensor
+    pair: Tensor
 
     @classmethod
-    def of(cls, parts: Sequence[PairScores], candidates: Candidates, column: Tensor, num_held: int) -> "DividedPairs":
-        """Divide pairs of queries and held rows.
+    def of(cls, past: Popularity, candidates: Candidates, query: Tensor, rows: Tensor) -> "PopularAmong":
+        """What the columns have, and what pairs of a query and a row of the shard have.
 
         Args:
-            parts: Scores of pairs.
+            past: Ascending by row, then by candidate.
             candidates: The step's.
-            column: Place of the columns among the held rows, int64 (num_columns,).
-            num_held: Number of held rows.
+            query: Query of each pair, int64 (num_pairs,).
+            rows: Row of the shard of each pair, int64 (num_pairs,).
         """
-        number = torch.arange(len(column), device=column.device)
-        answers, drawn = (
-            torch.full((num_held,), -1, device=column.device).index_copy_(0, *where(mask, column, number))
-            for mask in (candidates.log_weight == 0, candidates.log_weight != 0)
+        column = candidates.column.index_select(0, past.other)
+        (of_columns,) = torch.nonzero(column >= 0, as_tuple=True)
+        num_rows = max(1, len(candidates.ids))
+        wanted = past.query_row.index_select(0, query) * num_rows + rows
+        found, there = place(past.row * num_rows + past.other, wanted)
+        (pair,) = torch.nonzero(there, as_tuple=True)
+        entry = torch.cat([of_columns, found.index_select(0, pair)])
+        row, other, recency, count = (
+            values.index_select(0, entry) for values in (past.row, past.other, past.recency, past.count)
         )
-        shared, keys, scores = [], [], []
-        for part in parts:
-            at = answers.index_select(0, part.other)
-            shared.append(PairScores(*where(at >= 0, part.query, at, part.score)))
-            key, score = where(at < 0, part.query * num_held + part.other, part.score)
-            keys.append(key)
-            scores.append(score)
-        key, index = distinct_index(torch.cat(keys))
-        score = torch.cat(scores)
-        score = score.new_zeros(len(key)).index_add(0, index, score)
-        query, other = key // max(1, num_held), key % max(1, num_held)
-        at = drawn.index_select(0, other)
-        return cls(shared, query, other, score, where(at >= 0, query * len(column) + at)[0])
-
-
-def popular_among(popularity: Popularity, score: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor, Tensor]:
-    """The part of popularity that is about the columns.
-
-    Args:
-        popularity: What the history has.
-        score: Of each of its entries, (num_entries,).
-        candidates: The step's.
-
-    Returns:
-        Relation's row, column and score of each entry of that part.
-    """
-    column = candidates.column.index_select(0, popularity.other)
-    row, column, score = where(column >= 0, popularity.row, column, score)
-    return row, column, score
-
-
-def popularity_of(popularity: Popularity, score: Tensor, query: Tensor, rows: Tensor, num_rows: int) -> Tensor:
-    """What popularity gives pairs of a query and a row of the shard, zero where it has nothing; (num_pairs,).
-
-    Args:
-        popularity: What the history has.
-        score: Of each of its entries, (num_entries,).
-        query: Query of each pair, int64 (num_pairs,).
-        rows: Row in the shard of each pair's candidate, int64 (num_pairs,).
-        num_rows: Rows of the shard.
-    """
-    key, order = torch.sort(popularity.row * num_rows + popularity.other)
-    found, there = place(key, popularity.query_row.index_select(0, query) * num_rows + rows)
-    if not len(order):
-        return score.new_zeros(len(rows))
-    return score.index_select(0, order.index_select(0, found)) * there
+        plan = PopularityPlan.of(Popularity(past.relations, past.query_row, row, other, recency, count))
+        return cls(plan, row[: len(of_columns)], column.index_select(0, of_columns), pair)
 
 
 def popular_pairs(popularity: Popularity, score: Tensor) -> PairScores:

@@ -1,6 +1,6 @@
 """GAM_LSTM: entity rows and memory, graph attention, LSTM, decoder and history attention in one module."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,6 @@ from gam_kg.config import ModelConfig
 from gam_kg.data.names import NameWords
 from gam_kg.data.partition import Partition
 from gam_kg.data.past import History
-from gam_kg.data.ragged import where
 from gam_kg.data.snapshot import Queries
 from gam_kg.distributed.neighbourhood import Neighbourhood
 from gam_kg.distributed.rows import Layout, exchange_rows, gather_rows
@@ -18,13 +17,12 @@ from gam_kg.distributed.sharded_softmax import Targets
 from gam_kg.distributed.topology import Topology
 from gam_kg.nn.candidates import (
     Candidates,
-    DividedPairs,
     Held,
+    PopularAmong,
     SampledScores,
     place,
-    popular_among,
     popular_pairs,
-    popularity_of,
+    summed,
 )
 from gam_kg.nn.decoder import DECODERS
 from gam_kg.nn.entity_rows import WordLinks, named_rows, own_or_shared
@@ -252,34 +250,32 @@ class GAMLSTM(nn.Module):
         asked = self.query_vectors(z, queries, noise, held)
         targets = Targets.of(queries, self.partition)
         answer = held.places(targets.candidate)
-        plan = HistoryPlan.of(held.history(history), queries, len(z))
+        plan = HistoryPlan.of(replace(held.history(history), popularity=None), queries, len(z))
         parts = self.history_scores(z.index_select(0, plan.ends), asked, plan)
         # A query meets its answers whether or not its history has them.
         parts.append(PairScores(targets.query, answer, z.new_zeros(len(answer))))
-        column = held.places(candidates.rows)
-        shared = z.index_select(0, column)
-        pairs = DividedPairs.of(parts, candidates, column, len(held))
+        pairs = summed(parts, max(1, len(held)))
         row, offsets = link_runs(pairs.query)
         links = Links.of(offsets, pairs.other, len(held))
         score = pairs.score + linked_products(asked[0].index_select(0, row), z, links)
         rows = held.rows.index_select(0, pairs.other)
-        if plan.popularity is None:
+        shared = z.index_select(0, held.places(candidates.rows))
+        if history.popularity is None:
             dense = (asked[0] @ shared.T).to(z.dtype)
         else:
-            past = plan.popularity.past
-            popularity = self.popularity(plan.popularity)
-            among = popular_among(past, popularity, candidates)
-            table = popularity_table(*among, len(past.relations), len(column))
+            popular = PopularAmong.of(history.popularity, candidates, pairs.query, rows)
+            of_columns, of_pairs = self.popularity(popular.plan).tensor_split([len(popular.row)])
+            past = popular.plan.past
+            table = popularity_table(popular.row, popular.column, of_columns, len(past.relations), len(shared))
             dense = popular_products(asked[0], shared, table, past.query_row)
-            score = score + popularity_of(past, popularity, pairs.query, rows, self.partition.num_rows)
-        dense = add_pair_scores(dense, pairs.shared)
-        log_weight = torch.where(candidates.certain.index_select(0, rows), 0.0, candidates.history_log_weight)
-        # An answer is a column or else one of the others.
-        at, is_column = candidates.answer_columns(targets.candidate)
-        (among_others,) = where(~is_column, targets.query * len(held) + answer)
-        answers, _ = place(pairs.query * len(held) + pairs.other, among_others)
-        targets = Targets(*where(is_column, targets.query, at), targets.answers_per_query)
-        return SampledScores(dense, pairs.query, score, log_weight, pairs.replaced, targets, answers)
+            score = score.index_add(0, popular.pair, of_pairs)
+        share = candidates.share(queries.subject.index_select(0, pairs.query), rows)
+        answers, _ = place(pairs.query * len(held) + pairs.other, targets.query * len(held) + answer)
+        replaced = [candidates.positions(pairs.query, rows)]
+        replaced += [candidates.positions(missed.query, missed.other) for missed in history.missed]
+        return SampledScores(
+            dense, torch.cat(replaced), pairs.query, score, -share.log(), answers, targets.answers_per_query
+        )
 
     def query_vectors(
         self, z: Tensor, queries: Queries, noise: Noise | None = None, held: Held | None = None

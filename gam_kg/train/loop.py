@@ -199,7 +199,7 @@ class Trainer:
             config.max_logits,
             config.precision == "bf16",
             num_negatives,
-            config.history_share,
+            config.history_links,
         )
         steps, window = step_queries(moment.queries, config, self._seed()), list(self._window)
         kept = self._kept_plans if len(steps) == 1 else None

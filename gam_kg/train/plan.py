@@ -114,7 +114,7 @@ def _choices(config: Config) -> list[tuple[str, Any, str]]:
     else:
         noisier = "a noisier estimate of the loss"
         choices.append(("train.num_negatives", max(1, train.num_negatives // 2), noisier))
-        choices.append(("train.history_share", train.history_share / 2, noisier))
+        choices.append(("train.history_links", max(1, train.history_links // 2), noisier))
     return [choice for choice in choices if _value(config, choice[0]) != choice[1]]
 
 

@@ -83,8 +83,9 @@ class WorkerSizes:
 
     @property
     def history_share(self) -> float:
-        """Share of the histories' candidates that a step has."""
-        return self.config.train.history_share if self.sampled else 1.0
+        """Share of what histories have that a step reads, when all of the graph is the past."""
+        links = self.counts.lookups.pairs + self.counts.lookups.paths
+        return min(1.0, self.config.train.history_links / max(1.0, links)) if self.sampled else 1.0
 
     @cached_property
     def candidates(self) -> float:

@@ -17,7 +17,7 @@ from gam_kg.data.snapshot import Queries
 from gam_kg.distributed.neighbourhood import Neighbourhood
 from gam_kg.distributed.sampled_softmax import Sample, sampled_cross_entropy
 from gam_kg.distributed.sharded_softmax import Targets, sharded_cross_entropy
-from gam_kg.nn.candidates import Candidates, Held, rows_of
+from gam_kg.nn.candidates import Candidates, Held, Shares, rows_of
 from gam_kg.nn.history_plan import HistoryPlan
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.noise import Noise
@@ -137,14 +137,14 @@ class StepSettings:
         max_scores: Scores held at once; queries above it are scored block by block, with the same result.
         bf16: Whether matrix products of forward and backward are in bfloat16.
         num_negatives: Entities drawn as candidates, all ranks together; None: all entities are candidates.
-        history_share: Share of the histories' candidates that are kept where candidates are drawn.
+        history_links: Past facts and paths that a query reads where candidates are drawn, on average.
     """
 
     smoothing: float
     max_scores: int
     bf16: bool = False
     num_negatives: int | None = None
-    history_share: float = 1.0
+    history_links: int = 16
 
 
 def backward_snapshot(
@@ -232,16 +232,21 @@ def _backward_sampled(
     partition = model.partition
     autocast = torch.autocast(memory.hidden.device.type, torch.bfloat16, enabled=settings.bf16)
     with watch.phase("history"):
-        candidates = Candidates.draw(
-            queries, settings.num_negatives, settings.history_share, model.entity_id, partition, noise
-        )
-        keeps = None if settings.history_share == 1 else candidates.keeps
         # Alike on all ranks, as the number of blocks must be.
         most = min(2 * settings.num_negatives, partition.num_entities)
-        blocks = [(block, history.look_up(block, keeps)) for block in query_blocks(queries, most, settings.max_scores)]
+        blocks = list(query_blocks(queries, most, settings.max_scores))
+        found = [history.find(block) for block in blocks]
+        known_subject, known_row = map(torch.cat, zip(*(one.known_answers for one in found), strict=True))
+        counts = torch.tensor([len(known_row), sum(one.num_links for one in found)], device=known_row.device)
+        counts = model.topology.sum(counts, "candidates").tolist()
+        shares = Shares.of(settings.history_links * len(queries), *counts)
+        candidates = Candidates.draw(
+            queries, settings.num_negatives, (known_subject, known_row), shares, model.entity_id, partition, noise
+        )
+        pasts = [history.join(one, candidates) for one in found]
         own = torch.cat([queries.subject, queries.answer])
         own = partition.rows(own[partition.owns(own)])
-        ends = (rows for _, past in blocks for rows in rows_of(past))
+        ends = (rows for past in pasts for rows in rows_of(past))
         read = distinct(torch.cat([candidates.rows, own, *ends]))
         window = only_for(window, read)
         active = [snapshot.active for snapshot in window]
@@ -252,25 +257,21 @@ def _backward_sampled(
         z = entity_vectors(model, memory, window, dropped, noise, held.rows)
     leaf = z.detach().requires_grad_()
     loss = z.new_zeros(())
-    for block, past in blocks:
+    for block, past in zip(blocks, pasts, strict=True):
         with watch.phase("score"), autocast:
-            found = model.sampled_scores(leaf, held, candidates, block, past, noise)
+            scored = model.sampled_scores(leaf, held, candidates, block, past, noise)
         with watch.phase("loss"):
             sample = Sample(
                 candidates.log_weight,
-                found.query,
-                found.log_weight,
-                found.replaced,
-                found.answers,
+                scored.replaced,
+                scored.query,
+                scored.log_weight,
+                scored.answers,
+                scored.answers_per_query,
                 partition.num_entities,
             )
             block_loss = sampled_cross_entropy(
-                found.dense,
-                found.score,
-                sample,
-                found.targets,
-                smoothing=settings.smoothing,
-                topology=model.topology,
+                scored.dense, scored.score, sample, smoothing=settings.smoothing, topology=model.topology
             ) / len(queries.answer)
         with watch.phase("backward of scores"):
             block_loss.backward()

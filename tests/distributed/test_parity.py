@@ -48,7 +48,7 @@ CASES = {
     "no history": (random_facts(9), {"model": {"history": NO_HISTORY}}),
     "sampled": (
         random_facts(12),
-        {"candidates": "sampled", "num_negatives": 3, "history_share": 0.5, "model": {"entity_dropout": 0.5}},
+        {"candidates": "sampled", "num_negatives": 3, "history_links": 6, "model": {"entity_dropout": 0.5}},
     ),
     "sampled, uneven": (hub_facts(), {"candidates": "sampled", "num_negatives": 2, "max_logits": 30, "buckets": 3}),
     "ConvTransE": (random_facts(10), {"model": {"decoder": "conv_transe", "dropout": 0.3}}),

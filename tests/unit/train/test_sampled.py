@@ -13,9 +13,10 @@ from graphs import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gam_kg.data.history import HistoryIndex
 from gam_kg.data.partition import Partition
 from gam_kg.distributed.neighbourhood import Neighbourhood
-from gam_kg.nn.candidates import Candidates, Held, rows_of
+from gam_kg.nn.candidates import Candidates, Held, Shares, rows_of
 from gam_kg.nn.noise import Noise
 from gam_kg.nn.recurrence import Memory
 from gam_kg.train import checkpoint
@@ -23,7 +24,7 @@ from gam_kg.train.loop import Trainer
 from gam_kg.train.optimizer import RowAdamW
 from gam_kg.train.step import StepSettings, backward_snapshot, entity_vectors, only_for
 
-TIME, MANY = 4, 60
+TIME, MANY, ALL = 4, 60, 10**9
 PARTS = {
     "all parts": {},
     "no pairs": {"recent": 0, "same_relation": 0},
@@ -38,12 +39,12 @@ def graph_with_many(seed):
     return graph_of(random_facts(seed), num_entities=MANY)
 
 
-def backward(model, graph, num_negatives, *, step=0, max_scores=10**9, history_share=1.0):
+def backward(model, graph, num_negatives, *, step=0, max_scores=10**9, history_links=ALL):
     model.zero_grad()
     memory = Memory.empty(graph.num_entities, 4, like=model.entity.detach())
     window = [Neighbourhood.of(graph.snapshot(time), graph.partition) for time in (TIME - 2, TIME - 1)]
     history = history_before(graph, model.config.history, TIME)
-    given = StepSettings(0.1, max_scores, num_negatives=num_negatives, history_share=history_share)
+    given = StepSettings(0.1, max_scores, num_negatives=num_negatives, history_links=history_links)
     loss = backward_snapshot(model, memory, window, graph.snapshot(TIME).queries, history, Noise(3, step), given)
     return float(loss), gradients_of(model)
 
@@ -59,12 +60,11 @@ def gradients_of(model):
 @pytest.mark.parametrize("part", PARTS)
 @given(st.integers(0, 1000))
 @settings(max_examples=5)
-def test_where_all_entities_are_drawn_it_is_the_step_over_all(part, seed):
-    # Nothing of a history is left out either then: what is drawn is kept.
+def test_where_everything_is_drawn_it_is_the_step_over_all(part, seed):
     graph = graph_with_many(seed)
     model = tiny_model(graph, seed, history={**HISTORY, **PARTS[part]}, entity_dropout=0.4, dropout=0.3).train()
     loss, expected = backward(model, graph, None)
-    found_loss, found = backward(model, graph, MANY, history_share=0.3)
+    found_loss, found = backward(model, graph, MANY)
     assert found_loss == pytest.approx(loss, rel=1e-10)
     for name, gradient in expected.items():
         torch.testing.assert_close(
@@ -76,18 +76,22 @@ def test_where_all_entities_are_drawn_it_is_the_step_over_all(part, seed):
 def test_blocks_of_queries_change_nothing(num_negatives):
     graph = graph_with_many(1)
     model = tiny_model(graph)
-    loss, expected = backward(model, graph, num_negatives, history_share=0.5)
-    found_loss, found = backward(model, graph, num_negatives, max_scores=50, history_share=0.5)
+    loss, expected = backward(model, graph, num_negatives, history_links=5)
+    found_loss, found = backward(model, graph, num_negatives, max_scores=50, history_links=5)
     assert found_loss == pytest.approx(loss, rel=1e-10)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-10)
 
 
-def draw(queries, partition, num_negatives, history_share=1.0, seed=0):
-    return Candidates.draw(queries, num_negatives, history_share, partition.ids, partition, Noise(seed, 0))
+NOTHING = torch.zeros(0, dtype=torch.int64)
+shares = st.sampled_from([Shares(0.6, 0.3), Shares(1.0, 0.3), Shares(1.0, 1.0)])
 
 
-@given(st.integers(0, 1000), st.integers(1, 30), st.sampled_from([0.3, 1.0]), st.sampled_from(sorted(PARTS)))
+def draw(queries, partition, num_negatives, shares, known=(NOTHING, NOTHING), seed=0):
+    return Candidates.draw(queries, num_negatives, known, shares, partition.ids, partition, Noise(seed, 0))
+
+
+@given(st.integers(0, 1000), st.integers(1, 30), shares, st.sampled_from(sorted(PARTS)))
 @settings(max_examples=30)
 @torch.no_grad()
 def test_each_query_meets_each_candidate_once_with_the_score_that_it_has_among_all(seed, num_negatives, share, part):
@@ -97,34 +101,34 @@ def test_each_query_meets_each_candidate_once_with_the_score_that_it_has_among_a
     index = history_before(graph, model.config.history, TIME)
     z = torch.randn(MANY, 4, dtype=torch.float64)
     expected = model.scores(z, queries, index.look_up(queries))
-    candidates = draw(queries, graph.partition, num_negatives, share, seed)
-    history = index.look_up(queries, candidates.keeps)
+    past = index.find(queries)
+    candidates = draw(queries, graph.partition, num_negatives, share, past.known_answers, seed)
+    history = index.join(past, candidates)
     held = torch.unique(torch.cat([candidates.rows, queries.subject, queries.answer, *rows_of(history)]))
     found = model.sampled_scores(z[held], Held.of(held, MANY), candidates, queries, history)
-    counts = torch.ones(found.dense.numel(), dtype=torch.bool).index_fill(0, found.replaced, False).view_as(found.dense)
-    torch.testing.assert_close(found.dense[counts], expected[:, candidates.rows][counts], rtol=1e-10, atol=1e-10)
-    # What a query has of its own besides columns that are answers, each met once.
+    # What the history of a query has is met by itself or not at all, as are its answers, all of which are met.
     answers = set(zip(queries.answer_query.tolist(), queries.answer.tolist(), strict=True))
-    kept = {pair for pair in pairs_of(index.look_up(queries)) if candidates.keeps(torch.tensor(pair[1:])).item()}
-    assert pairs_of(history) == kept
-    columns = candidates.rows[candidates.log_weight == 0].tolist()
-    extra = {(query, row) for query, row in kept | answers if row not in columns}
+    whole = pairs_of(index.look_up(queries))
+    extra = {(query, row) for query, row in whole if candidates.meets(queries.subject[[query]], torch.tensor([row]))}
+    assert pairs_of(history) == extra
+    assert answers & whole <= extra
+    extra |= answers
     assert len(found.query) == len(extra)
     for query, row in extra:
         scores = found.score[found.query == query]
         assert torch.isclose(scores, expected[query, row], rtol=1e-9).any()
-    # Those of them that are columns as well count once, and every answer is the target of its query once.
-    drawn = candidates.rows[candidates.log_weight != 0].tolist()
-    replaced = candidates.rows[found.replaced % max(1, len(candidates.rows))].tolist()
-    at = {(query, row) for query, row in extra if row in drawn}
-    assert set(zip((found.replaced // max(1, len(candidates.rows))).tolist(), replaced, strict=True)) == at
-    targets = [found.dense[found.targets.query, found.targets.candidate], found.score[found.answers]]
-    queried = torch.cat([found.targets.query, found.query[found.answers]])
-    order = torch.argsort(queried * 1e6 + torch.cat(targets))
+    counts = torch.ones(found.dense.numel(), dtype=torch.bool).index_fill(0, found.replaced, False).view_as(found.dense)
+    torch.testing.assert_close(found.dense[counts], expected[:, candidates.rows][counts], rtol=1e-10, atol=1e-10)
+    left_out = {(query, row) for query, row in whole | answers if row in candidates.rows}
+    at = torch.nonzero(~counts)
+    assert set(zip(at[:, 0].tolist(), candidates.rows[at[:, 1]].tolist(), strict=True)) == left_out
+    # Every answer is the target of its query once.
+    asked, target = found.query[found.answers], found.score[found.answers]
+    order = torch.argsort(asked * 1e6 + target)
     wanted = expected[queries.answer_query, queries.answer]
-    torch.testing.assert_close(
-        torch.cat(targets)[order], wanted[torch.argsort(queries.answer_query * 1e6 + wanted)], rtol=1e-9, atol=1e-10
-    )
+    wanted = wanted[torch.argsort(queries.answer_query * 1e6 + wanted)]
+    torch.testing.assert_close(target[order], wanted, rtol=1e-9, atol=1e-10)
+    assert torch.equal(found.log_weight[found.answers], torch.zeros(len(answers)))
 
 
 def pairs_of(history):
@@ -143,8 +147,8 @@ def test_rows_that_are_not_read_get_no_gradient():
     assert len(rows) == len(rows.unique()) < MANY
 
 
-@pytest.mark.parametrize("num_negatives, history_share", [(20, 1.0), (20, 0.3), (4, 0.5)])
-def test_sums_over_samples_are_on_average_those_over_all(num_negatives, history_share):
+@pytest.mark.parametrize("num_negatives, history_links", [(20, ALL), (20, 4), (4, 8), (MANY, 4)])
+def test_sums_over_samples_are_on_average_those_over_all(num_negatives, history_links):
     graph = graph_with_many(2)
     model = tiny_model(graph)
     # Scores of everything, so that what is drawn matters.
@@ -152,7 +156,7 @@ def test_sums_over_samples_are_on_average_those_over_all(num_negatives, history_
         model.shared.mul_(3)
     exact, _ = backward(model, graph, None)
     losses = torch.tensor(
-        [backward(model, graph, num_negatives, step=step, history_share=history_share)[0] for step in range(80)]
+        [backward(model, graph, num_negatives, step=step, history_links=history_links)[0] for step in range(80)]
     )
     error = float(losses.std()) / len(losses) ** 0.5
     assert float(losses.std()) > 1e-4, "a sample that never differs is no sample"
@@ -160,27 +164,32 @@ def test_sums_over_samples_are_on_average_those_over_all(num_negatives, history_
     assert -float(losses.var()) - 4 * error - 0.02 < float(losses.mean()) - exact < 4 * error
 
 
-@given(st.integers(0, 1000), st.integers(1, 80), st.sampled_from([0.4, 1.0]), st.integers(1, 4))
+@given(st.integers(0, 1000), st.integers(1, 80), shares, st.integers(1, 4))
 @settings(max_examples=30)
 def test_every_rank_draws_its_part_of_the_same_candidates(seed, num_negatives, share, world_size):
     queries = graph_with_many(seed % 7).snapshot(3).queries
-    whole = draw(queries, Partition(MANY, 8), num_negatives, share, seed)
+    subject, other = (torch.randint(MANY, (30,), generator=torch.Generator().manual_seed(seed + n)) for n in range(2))
+    whole = draw(queries, Partition(MANY, 8), num_negatives, share, (subject, other), seed)
     ids, weights = [], []
-    kept = torch.zeros(MANY, dtype=torch.bool)
+    about = torch.arange(10).repeat_interleave(MANY)
+    every = torch.arange(MANY).repeat(10)
+    expected, met = whole.meets(about, every), torch.zeros(len(every), dtype=torch.bool)
     for rank in range(world_size):
         part = Partition(MANY, 8, rank, world_size)
-        found = draw(queries, part, num_negatives, share, seed)
+        own = part.owns(other)
+        found = draw(queries, part, num_negatives, share, (subject[own], part.rows(other[own])), seed)
         assert torch.equal(found.rows, found.rows.unique())
-        assert found.history_log_weight == whole.history_log_weight
         ids.append(part.ids[found.rows])
         weights.append(found.log_weight)
-        kept[part.ids] = found.keeps(torch.arange(part.num_rows))
+        mine = torch.isin(every, part.ids)
+        met[mine] = found.meets(about[mine], part.rows(every[mine]))
+        assert found.may_meet(part.rows(every[mine]))[met[mine]].all()
     order = torch.argsort(torch.cat(ids))
     assert torch.equal(torch.cat(ids)[order], whole.rows)
     assert torch.equal(torch.cat(weights)[order], whole.log_weight)
-    assert torch.equal(kept, whole.keeps(torch.arange(MANY)))
+    assert torch.equal(met, expected)
+    assert whole.meets(queries.subject[queries.answer_query], queries.answer).all()
     answers = torch.unique(queries.answer)
-    assert kept[answers].all()
     own = whole.rows[whole.log_weight == 0] if num_negatives < MANY else answers
     assert len(own) == min(len(answers), num_negatives)
     assert torch.isin(own, answers).all()
@@ -189,13 +198,48 @@ def test_every_rank_draws_its_part_of_the_same_candidates(seed, num_negatives, s
         assert float(drawn.exp().sum()) == pytest.approx(MANY - len(own), rel=1e-5)
 
 
-def test_what_a_history_has_is_kept_as_often_as_its_weight_says():
+def test_a_history_is_met_as_often_as_its_share_says():
     queries, partition = graph_with_many(1).snapshot(3).queries, Partition(MANY)
-    other = torch.ones(MANY, dtype=torch.bool).index_fill(0, queries.answer, False)
-    draws = [draw(queries, partition, 10, 0.3, seed) for seed in range(400)]
-    share = torch.stack([one.keeps(torch.arange(MANY))[other].double().mean() for one in draws])
-    expected = torch.tensor([-one.history_log_weight for one in draws]).exp()
-    assert float(share.mean()) == pytest.approx(float(expected.mean()), abs=0.02)
+    rows = torch.arange(MANY)
+    stranger, asked = torch.full_like(rows, MANY - 1), queries.subject[queries.answer_query]
+    share, known = Shares(known=0.7, other=0.2), (stranger[:30], rows[:30])
+    draws = [draw(queries, partition, 10, share, known, seed) for seed in range(600)]
+    for subject, other, expected in (
+        (*known, 0.7),
+        (stranger[30:], rows[30:], 0.2),
+        (asked, queries.answer, 1.0),
+    ):
+        assert torch.allclose(draws[0].share(subject, other), torch.tensor(expected))
+        met = torch.stack([one.meets(subject, other) for one in draws]).double()
+        assert float(met.mean()) == pytest.approx(expected, abs=0.02)
+        assert torch.stack([one.may_meet(other) for one in draws])[met.bool()].all()
+
+
+def test_known_answers_come_first_and_take_half_of_the_links_at_most():
+    assert Shares.of(100, 10, 1000) == Shares(1.0, 90 / 990)
+    assert Shares.of(100, 200, 1000) == Shares(0.25, 50 / 800)
+    assert Shares.of(100, 300, 400) == Shares(0.25, 0.25)
+    assert Shares.of(100, 30, 60) == Shares.of(100, 0, 0) == Shares(1.0, 1.0)
+
+
+def test_queries_read_as_many_links_as_they_are_given(monkeypatch):
+    graph = graph_of(random_facts(3, 400))
+    model, read = tiny_model(graph, history={**HISTORY, "recent": 50}), []
+
+    def noted(index, found, sample):
+        assert sample is not None
+        known, others = len(found.known_answers[0]), found.num_links - len(found.known_answers[0])
+        read.append((known * sample.shares.known + others * sample.shares.other, len(found.asked.queries)))
+        return join(index, found, sample)
+
+    join = HistoryIndex.join
+    monkeypatch.setattr(HistoryIndex, "join", noted)
+    for links in (2, 6, ALL):
+        backward(model, graph, 10, history_links=links)
+    (two, queries), (six, _), (every, _) = read
+    assert two == pytest.approx(2 * queries)
+    assert six == pytest.approx(6 * queries)
+    assert every > 8 * queries
 
 
 @given(st.integers(0, 1000), st.sets(st.integers(0, 9), min_size=1))
@@ -235,7 +279,7 @@ def test_rows_with_a_gradient_step_as_adamw_and_others_stay():
 
 
 def test_training_over_samples_learns_and_goes_on_from_a_checkpoint(tmp_path):
-    config = tiny_config(candidates="sampled", num_negatives=3, history_share=0.5, epochs=2, learning_rate=0.01)
+    config = tiny_config(candidates="sampled", num_negatives=3, history_links=5, epochs=2, learning_rate=0.01)
     graph = graph_of(random_facts(5))
     whole, first = Trainer(config, graph), Trainer(config, graph)
     list(whole.run())
