@@ -13,8 +13,9 @@ from torch import Tensor
 
 from gam_kg.config import HistoryConfig
 from gam_kg.data.graph import TemporalGraph
-from gam_kg.data.past import NEVER, History, Missed, PairHistory, PathHistory, Popularity, log_bucket
-from gam_kg.data.ragged import distinct, distinct_index, in_order, offsets_of, ragged_ranges, where
+from gam_kg.data.past import NEVER, History, PairHistory, PathHistory, Popularity, log_bucket
+from gam_kg.data.popular import Popular
+from gam_kg.data.ragged import distinct_index, offsets_of, ragged_ranges, where
 from gam_kg.data.recency import LATER, Cut, RecencyIndex, Recent, SeenKeys, last_of_each
 from gam_kg.data.snapshot import Moment, Queries, Snapshot
 from gam_kg.errors import DataError
@@ -23,11 +24,15 @@ from gam_kg.errors import DataError
 class Sample(Protocol):
     """Which of the candidates that histories have are wanted. Candidates are told by rows of the shard."""
 
-    def may_meet(self, rows: Tensor) -> Tensor:
+    def coins(self, rows: Tensor) -> Tensor:
+        """What was tossed for candidates, (num_asked,)."""
+        ...
+
+    def may_meet(self, rows: Tensor, coins: Tensor) -> Tensor:
         """Whether there may be subjects whose queries want candidates, bool (num_asked,)."""
         ...
 
-    def meets(self, subject: Tensor, rows: Tensor) -> Tensor:
+    def meets(self, subject: Tensor, rows: Tensor, coins: Tensor) -> Tensor:
         """Whether queries about subjects want candidates, bool (num_asked,)."""
         ...
 
@@ -131,6 +136,34 @@ class Found:
         return int(of_subject.index_select(0, self.asked.subject_row).sum()) + len(self.same_relation.row)
 
 
+@dataclass(frozen=True)
+class Missed:
+    """Candidates that histories have and that are not wanted, each any number of times.
+
+    Attributes:
+        query, other: int64 (num_missed,).
+    """
+
+    query: Tensor
+    other: Tensor
+
+
+@dataclass(frozen=True)
+class SampledHistory:
+    """What queries read of the past where some candidates are wanted; None for a part that is switched off.
+
+    Attributes:
+        pairs, paths: Of the candidates that are wanted.
+        popular: Of all candidates, as far as it is asked.
+        missed: Of the others, those that all queries share.
+    """
+
+    pairs: PairHistory | None
+    paths: PathHistory | None
+    popular: Popular | None
+    missed: Sequence[Missed]
+
+
 class HistoryIndex:
     """Looks up the past of queries, vectorised, on the device of the graph's snapshots.
 
@@ -171,7 +204,7 @@ class HistoryIndex:
         def answer_tie(item: Tensor) -> Tensor:
             return graph.answer_tie(ids[item])
 
-        self._popular_of: tuple[tuple[int, int], Popularity] | None = None
+        self._asked_popular: tuple[tuple[int, int], Popular] | None = None
         self.facts = SeenKeys(graph.distinct(lambda rows: self._fact_key(rows.other, rows.relation, rows.anchor)))
         self._popular = SeenKeys(graph.distinct(lambda rows: self._popular_key(rows.relation, rows.anchor)))
         self.by_subject = RecencyIndex(self.facts, self._num_relations * self.stride, fact_tie)
@@ -180,7 +213,7 @@ class HistoryIndex:
 
     def reset(self) -> None:
         """Go back to before the first snapshot."""
-        self.as_of, self._popular_of = 0, None
+        self.as_of, self._asked_popular = 0, None
         for part in (self.facts, self._popular, self.by_subject, self.by_query, self.by_relation):
             part.clear()
 
@@ -211,8 +244,11 @@ class HistoryIndex:
         return self._newest[1]
 
     def look_up(self, queries: Queries) -> History:
-        """The past of queries, as far as it has been told of; arguments and errors as of `find`."""
-        return self.join(self.find(queries))
+        """All of the past of queries that has been told of; arguments and errors as of `find`."""
+        found = self.find(queries)
+        pairs = self._pairs(found, None)[0] if self._has_pairs else None
+        paths = None if found.second is None else self._paths(found, found.second, None)[0]
+        return History(pairs, paths, self._popularity(found) if self.config.popular > 0 else None)
 
     def find(self, queries: Queries) -> Found:
         """What has been told of that bears on queries, not yet joined to them.
@@ -239,25 +275,26 @@ class HistoryIndex:
             None if reach.neighbours is None else self.by_subject.recent(reach.neighbours[0], reach.second),
         )
 
-    def join(self, found: Found, sample: Sample | None = None) -> History:
-        """The past of queries, by query and candidate.
+    def sampled(self, found: Found, sample: Sample) -> SampledHistory:
+        """A part of the past of queries.
 
         Args:
             found: What `find` has found since the index was last told of a snapshot.
-            sample: Which candidates of facts and paths are wanted; None: all. What the past says of those does not
-                depend on it. Popularity is that of all.
+            sample: Which candidates of facts and paths are wanted. What the past says of those does not depend on it.
         """
+        pairs = paths = None
         missed: list[Missed] = []
-        pairs = paths = popularity = None
-        if self.config.recent > 0 or self.config.same_relation > 0:
+        if self._has_pairs:
             pairs, of_pairs = self._pairs(found, sample)
             missed += of_pairs
         if found.second is not None:
             paths, of_paths = self._paths(found, found.second, sample)
             missed += of_paths
-        if self.config.popular > 0:
-            popularity = self._popularity(found) if sample is None else self._whole_popularity(found)
-        return History(pairs, paths, popularity, missed)
+        return SampledHistory(pairs, paths, self._popular_in(found) if self.config.popular > 0 else None, missed)
+
+    @property
+    def _has_pairs(self) -> bool:
+        return self.config.recent > 0 or self.config.same_relation > 0
 
     def reach(self, asked: Asked) -> Reach:
         """How far back to look; first hops only where they are not among what is found."""
@@ -281,11 +318,8 @@ class HistoryIndex:
             relation: int64 (num_pairs,).
             row: Rows of the candidates in the shard, int64 (num_pairs,).
         """
-        keys, key = self._popular.keys, relation * self.stride + row
-        if not len(keys):
-            return torch.zeros_like(key)
-        place = torch.searchsorted(keys, key).clamp(max=len(keys) - 1)
-        return torch.where(keys[place] == key, self._popular.count[place].long(), 0)
+        key, there = self.by_relation.find(relation, row)
+        return torch.where(there, self.by_relation.seen_last(key)[1], 0) if len(self._popular.keys) else key
 
     def _fact_key(self, subject: Tensor, relation: Tensor, answer: Tensor) -> Tensor:
         return (subject * self._num_relations + relation) * self.stride + self._partition.rows(answer)
@@ -354,7 +388,10 @@ class HistoryIndex:
         neighbours, neighbour_row = found.reach.neighbours
         if sample is not None:
             rows = second.item % self.stride
-            second = Recent(*where(sample.may_meet(rows) | sample.is_shared(rows), *vars(second).values()))
+            coins = sample.coins(rows)
+            mask = sample.may_meet(rows, coins) | sample.is_shared(rows)
+            coins, *columns = where(mask, coins, *vars(second).values())
+            second = Recent(*columns)
         second_other = second.item % self.stride
 
         start, length = offsets_of(second.row, len(neighbours))
@@ -364,7 +401,7 @@ class HistoryIndex:
         subject = asked.subjects.index_select(0, path_subject)
         kept = self._ids.index_select(0, path_end) != subject
         if sample is not None:
-            wanted = sample.meets(subject, path_end)
+            wanted = sample.meets(subject, path_end, coins.index_select(0, path_second))
             left_out = where(kept & ~wanted & sample.is_shared(path_end), path_subject, path_end)
             missed = [_of_queries(Missed(*left_out), asked)]
             kept &= wanted
@@ -403,27 +440,14 @@ class HistoryIndex:
         recency, count = log_bucket(asked.queries.time - popular.last), log_bucket(popular.count)
         return Popularity(asked.relations, asked.relation_row, popular.row, popular.item, recency, count)
 
-    def _whole_popularity(self, found: Found) -> Popularity:
-        """The popularity of all relations asked about in a moment, ordered: steps of a snapshot find it here."""
+    def _popular_in(self, found: Found) -> Popular:
+        """Popularity of all that was asked since the last snapshot was told: steps of a snapshot ask the same."""
         asked, moment = found.asked, (found.asked.queries.time, self.as_of)
-        if self._popular_of is None or self._popular_of[0] != moment:
-            none = torch.zeros_like(asked.relations[:0])
-            self._popular_of = moment, Popularity(none, none, none, none, none, none)
-        known = self._popular_of[1]
-        (new,) = torch.nonzero(~torch.isin(asked.relations, known.relations), as_tuple=True)
-        if len(new):
-            reach, asked_new = found.reach.popular, asked.relations.index_select(0, new)
-            more = self.by_relation.recent(asked_new, reach.select(new) if isinstance(reach, Cut) else reach)
-            relations = distinct(torch.cat([known.relations, asked_new]))
-            row = torch.cat([known.relations.index_select(0, known.row), asked_new.index_select(0, more.row)])
-            row, other = torch.searchsorted(relations, row), torch.cat([known.other, more.item])
-            _, order = in_order(row * self.stride + other)
-            recency = torch.cat([known.recency, log_bucket(asked.queries.time - more.last)])
-            count = torch.cat([known.count, log_bucket(more.count)])
-            columns = (column.index_select(0, order) for column in (row, other, recency, count))
-            known = Popularity(relations, known.query_row, *columns)
-            self._popular_of = moment, known
-        return replace(known, query_row=torch.searchsorted(known.relations, asked.queries.relation))
+        if self._asked_popular is None or self._asked_popular[0] != moment:
+            self._asked_popular = moment, Popular.none(self.by_relation, asked.queries.time, asked.relations)
+        popular = self._asked_popular[1].also(asked.relations, found.reach.popular)
+        self._asked_popular = moment, popular
+        return popular
 
     def _first_hops(self, subjects: Tensor, recent: Recent) -> Hops:
         limit = self.config.two_hop_first
@@ -436,7 +460,7 @@ class HistoryIndex:
     def _divided(self, found: Recent, subjects: Tensor, sample: Sample) -> tuple[Recent, Missed]:
         """What is wanted of the items of subjects, and what all queries share of the others."""
         rows, subject = found.item % self.stride, subjects.index_select(0, found.row)
-        kept = sample.meets(subject, rows)
+        kept = sample.meets(subject, rows, sample.coins(rows))
         missed = Missed(*where(~kept & sample.is_shared(rows), found.row, rows))
         return Recent(*where(kept, *vars(found).values())), missed
 

@@ -1,7 +1,6 @@
 """What a look-up of the history index gives: the part of the past that the history attention reads."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,27 +96,9 @@ class Popularity:
 
 
 @dataclass(frozen=True)
-class Missed:
-    """Candidates that the history of a query has and that were not wanted, each any number of times.
-
-    Attributes:
-        query, other: int64 (num_missed,).
-    """
-
-    query: Tensor
-    other: Tensor
-
-
-@dataclass(frozen=True)
 class History:
-    """All that the queries of a snapshot read of the past; None for a part that is switched off.
-
-    Attributes:
-        pairs, paths, popularity: The parts.
-        missed: Where some candidates alone were wanted, those of the others that all queries share.
-    """
+    """All that the queries of a snapshot read of the past; None for a part that is switched off."""
 
     pairs: PairHistory | None
     paths: PathHistory | None
     popularity: Popularity | None
-    missed: Sequence[Missed] = ()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gam_kg.data.ragged import distinct, ragged_ranges, where
+from gam_kg.data.ragged import distinct, in_order, ragged_ranges, where
 
 LATER = torch.iinfo(torch.int64).max
 _MOST_INT32 = torch.iinfo(torch.int32).max
@@ -152,15 +152,41 @@ class RecencyIndex:
             groups: int64 (num_groups,).
             limit: Items a group; or the least item of each group; None for all.
         """
-        first, end = self._keys_of(groups)
-        used = torch.where(end > first, self._used[first], 0).long()
-        stop = 2 * first + used
-        if limit is None:
-            return self._at(*self._live(stop - used, used))
         if isinstance(limit, Cut):
-            return self._above(stop, used, limit)
+            return self._above(groups, limit)
+        return self._at(*self.recent_keys(groups, limit))
+
+    def recent_keys(self, groups: Tensor, limit: int | Cut | None = None) -> tuple[Tensor, Tensor]:
+        """Rows and places of the keys of what `recent` finds, int64 (num_found,) each."""
+        if isinstance(limit, Cut):
+            found = self._above(groups, limit)
+            return found.row, found.key
+        stop, used = self._rooms(groups)
+        if limit is None:
+            return self._live(stop - used, used)
         row, ids = self._latest(stop, used, used.clamp(max=2 * limit), lambda row, _: _lengths(row, groups) >= limit)
-        return self._at(*where(last_of_each(row, len(groups), limit), row, ids))
+        row, ids = where(last_of_each(row, len(groups), limit), row, ids)
+        return row, ids
+
+    def find(self, groups: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Places of keys, int64 (num_asked,), and whether each is one that will ever be seen, bool (num_asked,)."""
+        keys, key = self._seen.keys, groups * self._width + items
+        if not len(keys):
+            return torch.zeros_like(key), torch.zeros_like(key, dtype=torch.bool)
+        place = torch.searchsorted(keys, key).clamp_(max=len(keys) - 1)
+        return place, keys.index_select(0, place) == key
+
+    def items(self, ids: Tensor) -> Tensor:
+        """Items of keys, told by their places, int64 (num_asked,)."""
+        return self._seen.keys.index_select(0, ids) % self._width
+
+    def order(self, ids: Tensor) -> Tensor:
+        """Numbers that order keys of a group as `recent` does; -1 for those not yet seen, int64 (num_asked,)."""
+        return self._place.index_select(0, ids).long()
+
+    def seen_last(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """When keys were last seen, and in how many snapshots, int64 (num_asked,) each."""
+        return self._seen.last.index_select(0, ids), self._seen.count.index_select(0, ids).long()
 
     def cut(self, groups: Tensor, limit: int) -> Cut:
         """The least item of each group that `recent` finds with `limit`.
@@ -182,7 +208,8 @@ class RecencyIndex:
             cut.tie[full] = self._tie(found.item[least])
         return cut
 
-    def _above(self, stop: Tensor, used: Tensor, cut: Cut) -> Recent:
+    def _above(self, groups: Tensor, cut: Cut) -> Recent:
+        stop, used = self._rooms(groups)
         used = torch.where(cut.last == LATER, 0, used)
         width = torch.where(cut.last < 0, used, used.clamp(max=cut.limit))
 
@@ -203,12 +230,29 @@ class RecencyIndex:
         self, stop: Tensor, used: Tensor, width: Tensor, enough: Callable[[Tensor, Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Live keys at the end of rooms, further back until there are enough of each."""
+        asked, found = torch.arange(len(stop), device=stop.device), []
         while True:
-            row, ids = self._live(stop - width, width)
+            length = width.index_select(0, asked)
+            row, ids = self._live(stop.index_select(0, asked) - length, length)
+            row = asked.index_select(0, row)
             short = ~enough(row, ids) & (width < used)
+            short &= torch.zeros_like(short).index_fill_(0, asked, True)
             if not bool(short.any()):
-                return row, ids
+                found.append((row, ids))
+                break
+            found.append(where(~short.index_select(0, row), row, ids))
+            (asked,) = torch.nonzero(short, as_tuple=True)
             width = torch.where(short, torch.minimum(4 * width + 1, used), width)
+        if len(found) == 1:
+            return found[0]
+        row, order = in_order(torch.cat([row for row, _ in found]))
+        return row, torch.cat([ids for _, ids in found]).index_select(0, order)
+
+    def _rooms(self, groups: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the used room of each group ends, and how long it is."""
+        first, end = self._keys_of(groups)
+        used = torch.where(end > first, self._used[first], 0).long()
+        return 2 * first + used, used
 
     def _live(self, start: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         row, position = ragged_ranges(start, length)
@@ -217,8 +261,7 @@ class RecencyIndex:
         return row, ids
 
     def _at(self, row: Tensor, ids: Tensor) -> Recent:
-        key, last, count = (column.index_select(0, ids) for column in vars(self._seen).values())
-        return Recent(row, key % self._width, last, count.long(), ids)
+        return Recent(row, self.items(ids), *self.seen_last(ids), ids)
 
     def _squeeze(self, first: Tensor) -> None:
         """Move the live keys of groups, told by their first keys, to the start of their rooms."""

@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from gam_kg.data.history import SampledHistory
 from gam_kg.data.partition import Partition
 from gam_kg.data.past import History, Popularity
+from gam_kg.data.popular import Popular
 from gam_kg.data.ragged import distinct, distinct_index, offsets_of, ragged_ranges, where
 from gam_kg.data.snapshot import Queries
 from gam_kg.nn.history_attention import PairScores
@@ -130,15 +132,17 @@ class Candidates:
         pair_share = torch.full(pairs.shape, shares.known, device=device).index_fill_(0, place_of[: len(answer)], 1.0)
         return cls(rows, log_weight[order], column, shares, row_share, pairs, pair_share, ids, noise)
 
-    def may_meet(self, rows: Tensor) -> Tensor:
-        return self._coin(rows) < self.row_share.index_select(0, rows)
+    def coins(self, rows: Tensor) -> Tensor:
+        return self.noise.uniform(self.ids.index_select(0, rows), "history")
 
-    def meets(self, subject: Tensor, rows: Tensor) -> Tensor:
-        coin = self._coin(rows)
-        met = coin < self.shares.other
-        (left,) = torch.nonzero(~met & (coin < self.row_share.index_select(0, rows)), as_tuple=True)
-        met[left] = coin[left] < self.share(subject.index_select(0, left), rows.index_select(0, left))
-        return met
+    def may_meet(self, rows: Tensor, coins: Tensor) -> Tensor:
+        return coins < self.row_share.index_select(0, rows)
+
+    def meets(self, subject: Tensor, rows: Tensor, coins: Tensor) -> Tensor:
+        met = coins < self.shares.other
+        (left,) = torch.nonzero(~met & self.may_meet(rows, coins), as_tuple=True)
+        share = self.share(subject.index_select(0, left), rows.index_select(0, left))
+        return met.index_copy_(0, left, coins.index_select(0, left) < share)
 
     def is_shared(self, rows: Tensor) -> Tensor:
         return self.column.index_select(0, rows) >= 0
@@ -155,9 +159,6 @@ class Candidates:
         column = self.column.index_select(0, rows)
         query, column = where(column >= 0, query, column)
         return query * len(self.rows) + column
-
-    def _coin(self, rows: Tensor) -> Tensor:
-        return self.noise.uniform(self.ids.index_select(0, rows), "history")
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def place(held: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     return found, held.index_select(0, found) == rows
 
 
-def rows_of(history: History) -> list[Tensor]:
+def rows_of(history: SampledHistory) -> list[Tensor]:
     """Rows of the candidates that pairs and paths of a history need vectors of."""
     rows = []
     if history.pairs is not None:
@@ -235,8 +236,8 @@ class Held:
         """Places of rows that are held, int64 (num_asked,)."""
         return self.place.index_select(0, rows)
 
-    def history(self, history: History) -> History:
-        """The same history with candidates of pairs and paths, which are held, told by their places."""
+    def history(self, history: SampledHistory) -> History:
+        """Pairs and paths of a history, whose candidates are held, with these told by their places."""
         pairs, paths = history.pairs, history.paths
         if pairs is not None:
             entry, pair = self.places(pairs.entry_other), self.places(pairs.pair_other)
@@ -244,7 +245,7 @@ class Held:
         if paths is not None:
             second, pair = self.places(paths.second_other), self.places(paths.pair_other)
             paths = replace(paths, second_other=second, pair_other=pair)
-        return replace(history, pairs=pairs, paths=paths)
+        return History(pairs, paths, None)
 
 
 def summed(parts: Sequence[PairScores], num_held: int) -> PairScores:
@@ -270,27 +271,26 @@ class PopularAmong:
     pair: Tensor
 
     @classmethod
-    def of(cls, past: Popularity, candidates: Candidates, query: Tensor, rows: Tensor) -> "PopularAmong":
+    def of(
+        cls, past: Popular, candidates: Candidates, query_row: Tensor, query: Tensor, rows: Tensor
+    ) -> "PopularAmong":
         """What the columns have, and what pairs of a query and a row of the shard have.
 
         Args:
-            past: Ascending by row, then by candidate.
+            past: What relations have.
             candidates: The step's.
+            query_row: Which of the relations each query asks about, int64 (num_queries,).
             query: Query of each pair, int64 (num_pairs,).
             rows: Row of the shard of each pair, int64 (num_pairs,).
         """
-        column = candidates.column.index_select(0, past.other)
-        (of_columns,) = torch.nonzero(column >= 0, as_tuple=True)
-        num_rows = max(1, len(candidates.ids))
-        wanted = past.query_row.index_select(0, query) * num_rows + rows
-        found, there = place(past.row * num_rows + past.other, wanted)
-        (pair,) = torch.nonzero(there, as_tuple=True)
-        entry = torch.cat([of_columns, found.index_select(0, pair)])
+        columns = past.among(candidates.is_shared)
+        pair, pairs = past.of_pairs(query_row.index_select(0, query), rows)
         row, other, recency, count = (
-            values.index_select(0, entry) for values in (past.row, past.other, past.recency, past.count)
+            torch.cat([getattr(part, name) for part in (columns, pairs)])
+            for name in ("row", "other", "recency", "count")
         )
-        plan = PopularityPlan.of(Popularity(past.relations, past.query_row, row, other, recency, count))
-        return cls(plan, row[: len(of_columns)], column.index_select(0, of_columns), pair)
+        plan = PopularityPlan.of(Popularity(past.relations, query_row, row, other, recency, count))
+        return cls(plan, columns.row, candidates.column.index_select(0, columns.other), pair)
 
 
 def popular_pairs(popularity: Popularity, score: Tensor) -> PairScores:

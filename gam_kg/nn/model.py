@@ -1,12 +1,13 @@
 """GAM_LSTM: entity rows and memory, graph attention, LSTM, decoder and history attention in one module."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from gam_kg.config import ModelConfig
+from gam_kg.data.history import SampledHistory
 from gam_kg.data.names import NameWords
 from gam_kg.data.partition import Partition
 from gam_kg.data.past import History
@@ -233,7 +234,7 @@ class GAMLSTM(nn.Module):
         held: Held,
         candidates: Candidates,
         queries: Queries,
-        history: History,
+        history: SampledHistory,
         noise: Noise | None = None,
     ) -> SampledScores:
         """Score some of the rank's candidates for every query, as `scores` does for all. A collective.
@@ -250,7 +251,7 @@ class GAMLSTM(nn.Module):
         asked = self.query_vectors(z, queries, noise, held)
         targets = Targets.of(queries, self.partition)
         answer = held.places(targets.candidate)
-        plan = HistoryPlan.of(replace(held.history(history), popularity=None), queries, len(z))
+        plan = HistoryPlan.of(held.history(history), queries, len(z))
         parts = self.history_scores(z.index_select(0, plan.ends), asked, plan)
         # A query meets its answers whether or not its history has them.
         parts.append(PairScores(targets.query, answer, z.new_zeros(len(answer))))
@@ -260,14 +261,15 @@ class GAMLSTM(nn.Module):
         score = pairs.score + linked_products(asked[0].index_select(0, row), z, links)
         rows = held.rows.index_select(0, pairs.other)
         shared = z.index_select(0, held.places(candidates.rows))
-        if history.popularity is None:
+        if history.popular is None:
             dense = (asked[0] @ shared.T).to(z.dtype)
         else:
-            popular = PopularAmong.of(history.popularity, candidates, pairs.query, rows)
+            query_row = history.popular.rows_of(queries.relation)
+            popular = PopularAmong.of(history.popular, candidates, query_row, pairs.query, rows)
             of_columns, of_pairs = self.popularity(popular.plan).tensor_split([len(popular.row)])
-            past = popular.plan.past
-            table = popularity_table(popular.row, popular.column, of_columns, len(past.relations), len(shared))
-            dense = popular_products(asked[0], shared, table, past.query_row)
+            num_relations = len(history.popular.relations)
+            table = popularity_table(popular.row, popular.column, of_columns, num_relations, len(shared))
+            dense = popular_products(asked[0], shared, table, query_row)
             score = score.index_add(0, popular.pair, of_pairs)
         share = candidates.share(queries.subject.index_select(0, pairs.query), rows)
         answers, _ = place(pairs.query * len(held) + pairs.other, targets.query * len(held) + answer)

@@ -243,7 +243,7 @@ def _backward_sampled(
         candidates = Candidates.draw(
             queries, settings.num_negatives, (known_subject, known_row), shares, model.entity_id, partition, noise
         )
-        pasts = [history.join(one, candidates) for one in found]
+        pasts = [history.sampled(one, candidates) for one in found]
         own = torch.cat([queries.subject, queries.answer])
         own = partition.rows(own[partition.owns(own)])
         ends = (rows for past in pasts for rows in rows_of(past))

@@ -103,13 +103,13 @@ def test_each_query_meets_each_candidate_once_with_the_score_that_it_has_among_a
     expected = model.scores(z, queries, index.look_up(queries))
     past = index.find(queries)
     candidates = draw(queries, graph.partition, num_negatives, share, past.known_answers, seed)
-    history = index.join(past, candidates)
+    history = index.sampled(past, candidates)
     held = torch.unique(torch.cat([candidates.rows, queries.subject, queries.answer, *rows_of(history)]))
     found = model.sampled_scores(z[held], Held.of(held, MANY), candidates, queries, history)
     # What the history of a query has is met by itself or not at all, as are its answers, all of which are met.
     answers = set(zip(queries.answer_query.tolist(), queries.answer.tolist(), strict=True))
     whole = pairs_of(index.look_up(queries))
-    extra = {(query, row) for query, row in whole if candidates.meets(queries.subject[[query]], torch.tensor([row]))}
+    extra = {(query, row) for query, row in whole if met(candidates, queries.subject[[query]], torch.tensor([row]))}
     assert pairs_of(history) == extra
     assert answers & whole <= extra
     extra |= answers
@@ -129,6 +129,13 @@ def test_each_query_meets_each_candidate_once_with_the_score_that_it_has_among_a
     wanted = wanted[torch.argsort(queries.answer_query * 1e6 + wanted)]
     torch.testing.assert_close(target[order], wanted, rtol=1e-9, atol=1e-10)
     assert torch.equal(found.log_weight[found.answers], torch.zeros(len(answers)))
+
+
+def met(candidates, subject, rows):
+    coins = candidates.coins(rows)
+    found = candidates.meets(subject, rows, coins)
+    assert candidates.may_meet(rows, coins)[found].all()
+    return found
 
 
 def pairs_of(history):
@@ -173,7 +180,7 @@ def test_every_rank_draws_its_part_of_the_same_candidates(seed, num_negatives, s
     ids, weights = [], []
     about = torch.arange(10).repeat_interleave(MANY)
     every = torch.arange(MANY).repeat(10)
-    expected, met = whole.meets(about, every), torch.zeros(len(every), dtype=torch.bool)
+    expected, found_met = met(whole, about, every), torch.zeros(len(every), dtype=torch.bool)
     for rank in range(world_size):
         part = Partition(MANY, 8, rank, world_size)
         own = part.owns(other)
@@ -182,13 +189,12 @@ def test_every_rank_draws_its_part_of_the_same_candidates(seed, num_negatives, s
         ids.append(part.ids[found.rows])
         weights.append(found.log_weight)
         mine = torch.isin(every, part.ids)
-        met[mine] = found.meets(about[mine], part.rows(every[mine]))
-        assert found.may_meet(part.rows(every[mine]))[met[mine]].all()
+        found_met[mine] = met(found, about[mine], part.rows(every[mine]))
     order = torch.argsort(torch.cat(ids))
     assert torch.equal(torch.cat(ids)[order], whole.rows)
     assert torch.equal(torch.cat(weights)[order], whole.log_weight)
-    assert torch.equal(met, expected)
-    assert whole.meets(queries.subject[queries.answer_query], queries.answer).all()
+    assert torch.equal(found_met, expected)
+    assert met(whole, queries.subject[queries.answer_query], queries.answer).all()
     answers = torch.unique(queries.answer)
     own = whole.rows[whole.log_weight == 0] if num_negatives < MANY else answers
     assert len(own) == min(len(answers), num_negatives)
@@ -210,9 +216,8 @@ def test_a_history_is_met_as_often_as_its_share_says():
         (asked, queries.answer, 1.0),
     ):
         assert torch.allclose(draws[0].share(subject, other), torch.tensor(expected))
-        met = torch.stack([one.meets(subject, other) for one in draws]).double()
-        assert float(met.mean()) == pytest.approx(expected, abs=0.02)
-        assert torch.stack([one.may_meet(other) for one in draws])[met.bool()].all()
+        found = torch.stack([met(one, subject, other) for one in draws]).double()
+        assert float(found.mean()) == pytest.approx(expected, abs=0.02)
 
 
 def test_known_answers_come_first_and_take_half_of_the_links_at_most():
@@ -227,13 +232,12 @@ def test_queries_read_as_many_links_as_they_are_given(monkeypatch):
     model, read = tiny_model(graph, history={**HISTORY, "recent": 50}), []
 
     def noted(index, found, sample):
-        assert sample is not None
         known, others = len(found.known_answers[0]), found.num_links - len(found.known_answers[0])
         read.append((known * sample.shares.known + others * sample.shares.other, len(found.asked.queries)))
-        return join(index, found, sample)
+        return sampled(index, found, sample)
 
-    join = HistoryIndex.join
-    monkeypatch.setattr(HistoryIndex, "join", noted)
+    sampled = HistoryIndex.sampled
+    monkeypatch.setattr(HistoryIndex, "sampled", noted)
     for links in (2, 6, ALL):
         backward(model, graph, 10, history_links=links)
     (two, queries), (six, _), (every, _) = read
