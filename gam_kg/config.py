@@ -149,7 +149,10 @@ class TrainConfig(Section):
         1000, ge=1, description="entities drawn a step for candidates=sampled, beside as many of its answers at most"
     )
     history_links: int = Field(
-        16, ge=1, description="past facts and paths a query reads for candidates=sampled, on average over a step"
+        16,
+        ge=1,
+        description="past facts and paths a query reads for candidates=sampled, on average over a step; more where "
+        "several lead to answers or known answers",
     )
     valid_facts: int = Field(0, ge=0, description="about how many validation facts are ranked an epoch; 0: all")
     max_logits: int = Field(32_000_000, ge=1, description="scores held at once; a snapshot above it is cut by queries")

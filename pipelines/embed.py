@@ -22,7 +22,7 @@ def embed(config: Config, *, force: bool = False) -> Path:
 
     Args:
         config: The run's configuration; `embed` matters here.
-        force: Do it anew in any case.
+        force: Do it anew in any case, and from the first fact.
 
     Returns:
         The folder of the artifact: entities.parquet, relations.parquet, and the memory that later questions start from.
@@ -42,7 +42,7 @@ def embed(config: Config, *, force: bool = False) -> Path:
     axis = TimeAxis.from_dict(graph["time"])
     last = moment(axis, config.embed.at, graph["last_snapshot"])
     with writing(path) as staging:
-        on_ranks(config, embed_worker, {"last": last, "folder": str(staging)}, "embed")
+        on_ranks(config, embed_worker, {"last": last, "folder": str(staging), "anew": force}, "embed")
         content = {
             "as_of": axis.label(last),
             "as_of_snapshot": last,
@@ -61,8 +61,9 @@ def embed_worker(run: TrainedRun, settings: dict[str, Any], tell: Tell) -> None:
 
     Args:
         run: The run, as the rank has it.
-        settings: `last`, the snapshot, and `folder`, where to write.
+        settings: `last`, the snapshot; `folder`, where to write; `anew`, whether not to start from a stored memory.
         tell: Told of progress: steps done, of how many.
     """
     total = len([time for time in run.graph.times if time <= settings["last"]])
-    write_embeddings(run, settings["last"], Path(settings["folder"]), counted(lambda done: tell((done, total))))
+    tick, folder = counted(lambda done: tell((done, total))), Path(settings["folder"])
+    write_embeddings(run, settings["last"], folder, tick, anew=settings["anew"])

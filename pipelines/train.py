@@ -18,6 +18,7 @@ from ray.train import Checkpoint, CheckpointConsistencyMode
 from gam_kg.artifacts import Manifest, read_manifest
 from gam_kg.config import Config
 from gam_kg.distributed.topology import Topology
+from gam_kg.errors import ArtifactError
 from gam_kg.train.loop import Progress
 from gam_kg.train.session import (
     LocalCheckpoints,
@@ -49,18 +50,22 @@ def train(config: Config, *, force: bool = False) -> Path:
         The folder of the artifact: the weights of the epoch with the best validation MRR.
 
     Raises:
-        ArtifactError: There is no finished `graph/`.
+        ArtifactError: There is no finished `graph/`, or no room for the log.
     """
     path, graph_path = artifact_path(config, "checkpoint"), artifact_path(config, "graph")
     graph = read_manifest(graph_path, "graph")
     manifest = checkpoint_manifest(config, graph)
     if is_current(path, "checkpoint", manifest.key, force=force):
         return path
-    storage = config.run_path / "training" / manifest.key
+    storage, log = config.run_path / "training" / manifest.key, config.run_path / "log"
+    if log.exists() and not log.is_dir():
+        raise ArtifactError(
+            f"{log} is a file, where training needs a folder for its log; move it away, or choose another run_dir"
+        )
     if force:
         shutil.rmtree(storage, ignore_errors=True)
     if not storage.exists():
-        shutil.rmtree(config.run_path / "log", ignore_errors=True)
+        shutil.rmtree(log, ignore_errors=True)
     splits = graph.content["splits"]
     logger.info("training on %d facts, validating on %d", splits["train"], splits["valid"])
     if config.train.most_workers:

@@ -21,7 +21,7 @@ from gam_kg.data.snapshot import Moment, Queries, Snapshot
 from gam_kg.errors import DataError
 
 
-class Sample(Protocol):
+class Wanted(Protocol):
     """Which of the candidates that histories have are wanted. Candidates are told by rows of the shard."""
 
     def coins(self, rows: Tensor) -> Tensor:
@@ -275,20 +275,20 @@ class HistoryIndex:
             None if reach.neighbours is None else self.by_subject.recent(reach.neighbours[0], reach.second),
         )
 
-    def sampled(self, found: Found, sample: Sample) -> SampledHistory:
+    def sampled(self, found: Found, wanted: Wanted) -> SampledHistory:
         """A part of the past of queries.
 
         Args:
             found: What `find` has found since the index was last told of a snapshot.
-            sample: Which candidates of facts and paths are wanted. What the past says of those does not depend on it.
+            wanted: Which candidates of facts and paths are wanted. What the past says of those does not depend on it.
         """
         pairs = paths = None
         missed: list[Missed] = []
         if self._has_pairs:
-            pairs, of_pairs = self._pairs(found, sample)
+            pairs, of_pairs = self._pairs(found, wanted)
             missed += of_pairs
         if found.second is not None:
-            paths, of_paths = self._paths(found, found.second, sample)
+            paths, of_paths = self._paths(found, found.second, wanted)
             missed += of_paths
         return SampledHistory(pairs, paths, self._popular_in(found) if self.config.popular > 0 else None, missed)
 
@@ -331,13 +331,13 @@ class HistoryIndex:
         """Group of each query in `by_query`, int64 (num_queries,)."""
         return queries.subject * self._num_relations + queries.relation
 
-    def _pairs(self, found: Found, sample: Sample | None) -> tuple[PairHistory, list[Missed]]:
+    def _pairs(self, found: Found, wanted: Wanted | None) -> tuple[PairHistory, list[Missed]]:
         queries, subject_row = found.asked.queries, found.asked.subject_row
         recent, same, missed = found.recent, found.same_relation, []
-        if sample is not None:
-            recent, of_recent = self._divided(recent, found.asked.subjects, sample)
-            same, of_same = self._divided(same, queries.subject, sample)
-            missed = [_of_queries(of_recent, found.asked), of_same]
+        if wanted is not None:
+            recent, of_recent = self._divided(recent, found.asked.subjects, wanted)
+            same, of_same = self._divided(same, queries.subject, wanted)
+            missed = [self._missed_facts(of_recent, found.asked), of_same]
         num_recent = len(recent.item)
         relation = torch.cat([recent.item // self.stride, queries.relation[same.row]])
         other = torch.cat([recent.item % self.stride, same.item])
@@ -381,16 +381,18 @@ class HistoryIndex:
         )
         return history, missed
 
-    def _paths(self, found: Found, second: Recent, sample: Sample | None) -> tuple[PathHistory, list[Missed]]:
+    def _paths(self, found: Found, second: Recent, wanted: Wanted | None) -> tuple[PathHistory, list[Missed]]:
         asked, hops, missed = found.asked, found.reach.hops, []
         assert hops is not None
         assert found.reach.neighbours is not None
         neighbours, neighbour_row = found.reach.neighbours
-        if sample is not None:
+        shared = None
+        if wanted is not None:
             rows = second.item % self.stride
-            coins = sample.coins(rows)
-            mask = sample.may_meet(rows, coins) | sample.is_shared(rows)
-            coins, *columns = where(mask, coins, *vars(second).values())
+            coins, shared = wanted.coins(rows), wanted.is_shared(rows)
+            coins, shared, *columns = where(
+                wanted.may_meet(rows, coins) | shared, coins, shared, *vars(second).values()
+            )
             second = Recent(*columns)
         second_other = second.item % self.stride
 
@@ -400,13 +402,13 @@ class HistoryIndex:
         path_end = second_other.index_select(0, path_second)
         subject = asked.subjects.index_select(0, path_subject)
         kept = self._ids.index_select(0, path_end) != subject
-        if sample is not None:
-            wanted = sample.meets(subject, path_end, coins.index_select(0, path_second))
-            left_out = where(kept & ~wanted & sample.is_shared(path_end), path_subject, path_end)
+        if wanted is not None and shared is not None:
+            met = wanted.meets(subject, path_end, coins.index_select(0, path_second))
+            left_out = where(kept & ~met & shared.index_select(0, path_second), path_subject, path_end)
             missed = [_of_queries(Missed(*left_out), asked)]
-            kept &= wanted
+            kept &= met
         path_first, path_second, path_subject = where(kept, path_first, path_second, path_subject)
-        if sample is not None:
+        if wanted is not None:
             used = torch.zeros_like(second_other, dtype=torch.bool).index_fill_(0, path_second, True)
             second = Recent(*where(used, *vars(second).values()))
             second_other, place = second.item % self.stride, torch.cumsum(used, 0) - 1
@@ -457,12 +459,21 @@ class HistoryIndex:
         row, item, last = where(mask, recent.row, recent.item, recent.last)
         return Hops(row, item // self.stride, item % self.stride, last)
 
-    def _divided(self, found: Recent, subjects: Tensor, sample: Sample) -> tuple[Recent, Missed]:
-        """What is wanted of the items of subjects, and what all queries share of the others."""
+    def _divided(self, found: Recent, subjects: Tensor, wanted: Wanted) -> tuple[Recent, Missed]:
+        """What is wanted of the items of subjects; and of the others those that all queries share, as items."""
         rows, subject = found.item % self.stride, subjects.index_select(0, found.row)
-        kept = sample.meets(subject, rows, sample.coins(rows))
-        missed = Missed(*where(~kept & sample.is_shared(rows), found.row, rows))
+        kept = wanted.meets(subject, rows, wanted.coins(rows))
+        missed = Missed(*where(~kept & wanted.is_shared(rows), found.row, found.item))
         return Recent(*where(kept, *vars(found).values())), missed
+
+    def _missed_facts(self, missed: Missed, asked: Asked) -> Missed:
+        """Candidates of facts of subjects that are missed by the queries that would have read the facts."""
+        missed = _of_queries(missed, asked)
+        if self.config.same_relation > 0:
+            # As in `_pairs`, a query's own relation is looked up apart.
+            different = missed.other // self.stride != asked.queries.relation.index_select(0, missed.query)
+            missed = Missed(*where(different, missed.query, missed.other))
+        return Missed(missed.query, missed.other % self.stride)
 
     def _distinct_pairs(self, query: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pair, link_pair = distinct_index(query * self.stride + other)

@@ -83,8 +83,8 @@ class Popularity:
     Attributes:
         relations: The distinct relations, int64 (num_relations,).
         query_row: Which of them each query asks about, int64 (num_queries,).
-        row, other, recency, count: Relation, object and buckets of what each relation has, int64 (num_rows,); `row`
-            ascending, objects of a row distinct.
+        row, other, recency, count: Relation, object and buckets of what each relation has, int64 (num_rows,). All that
+            is looked up is ascending by row, each object once a row; a part of it is in any order.
     """
 
     relations: Tensor

@@ -83,12 +83,14 @@ class Popular:
             Which of the pairs have any, int64 (num_found,), and what these have.
         """
         key, there = self.index.find(self.relations.index_select(0, row), other)
+        (pair,) = torch.nonzero(there, as_tuple=True)
+        row, other, key = (values.index_select(0, pair) for values in (row, other, key))
         start, length = offsets_of(self.row, len(self.relations))
         # Within a relation objects are by how recent they are: those from the least recent one on are all there.
         least = torch.full_like(start, LATER)
         least[length > 0] = self.index.order(self.key.index_select(0, start[length > 0]))
-        (pair,) = torch.nonzero(there & (self.index.order(key) >= least.index_select(0, row)), as_tuple=True)
-        row, other, key = (values.index_select(0, pair) for values in (row, other, key))
+        recent = self.index.order(key) >= least.index_select(0, row)
+        pair, row, other, key = where(recent, pair, row, other, key)
         return pair, Popularity(self.relations, self.relations[:0], row, other, *self._buckets(key))
 
     def _buckets(self, key: Tensor) -> tuple[Tensor, Tensor]:

@@ -48,7 +48,9 @@ def write_relation_embeddings(path: Path, run: TrainedRun) -> None:
     _write(path, "relation", [columns], vectors.shape[1])
 
 
-def write_embeddings(run: TrainedRun, last: int, folder: Path, tick: Tick = lambda: None) -> None:
+def write_embeddings(
+    run: TrainedRun, last: int, folder: Path, tick: Tick = lambda: None, *, anew: bool = False
+) -> None:
     """Write a rank's part of the embeddings as of a snapshot, its facts included. A collective.
 
     Args:
@@ -56,8 +58,9 @@ def write_embeddings(run: TrainedRun, last: int, folder: Path, tick: Tick = lamb
         last: The snapshot.
         folder: Where to write; the same on all ranks.
         tick: Called after each snapshot remembered.
+        anew: Start from the first fact, not from the memory of embeddings made before.
     """
-    memory = run.memory_before(last + 1, tick)
+    memory = run.memory_before(last + 1, tick, anew=anew)
     write_entity_embeddings(folder, run, memory)
     save_memory(memory, folder, run.graph.partition)
     if run.graph.partition.rank == 0:

@@ -84,12 +84,17 @@ class TrainedRun:
         """Of the graph, as far as a scorer was last rolled. A collective where it is first asked for."""
         return build_history(self.graph, self.model.config.history, self.model.topology)
 
-    def memory_before(self, snapshot: int, tick: Tick = lambda: None) -> Memory:
-        """What is remembered of all facts before a snapshot; arguments as of `scorer_before`. A collective.
+    def memory_before(self, snapshot: int, tick: Tick = lambda: None, *, anew: bool = False) -> Memory:
+        """What is remembered of all facts before a snapshot. A collective.
 
         Vectors need no more: the history is neither built nor told, and ranks tell each other no questions.
+
+        Args:
+            snapshot: First snapshot not remembered.
+            tick: Called after each snapshot remembered.
+            anew: Start from the first fact, not from a stored memory.
         """
-        memory, after = self._start(snapshot)
+        memory, after = self._empty_memory() if anew else self._start(snapshot)
         for facts in self.graph.read([time for time in self.graph.times if after < time < snapshot]):
             remember(self.model, memory, Neighbourhood.of(facts, self.graph.partition))
             tick()
@@ -121,11 +126,12 @@ class TrainedRun:
         return pa.array(texts, pa.large_string()).take(pa.array(index))
 
     def _start(self, snapshot: int) -> tuple[Memory, int]:
-        """The memory to start from, and the last snapshot in it: the stored one, or an empty one and -1."""
-        return self._stored_memory(snapshot) or (
-            Memory.empty(self.graph.partition.num_rows, self.model.config.dim, like=self.model.entity.detach()),
-            -1,
-        )
+        """The memory to start from, the stored one if there is one, and the last snapshot in it."""
+        return self._stored_memory(snapshot) or self._empty_memory()
+
+    def _empty_memory(self) -> tuple[Memory, int]:
+        like = self.model.entity.detach()
+        return Memory.empty(self.graph.partition.num_rows, self.model.config.dim, like=like), -1
 
     def _stored_memory(self, snapshot: int) -> tuple[Memory, int] | None:
         embeddings = self.path / "embeddings"

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from gam_kg.data.partition import Partition
-from gam_kg.data.ragged import offsets_of, ragged_ranges
 from gam_kg.data.snapshot import Queries
 from gam_kg.distributed.topology import Topology
 from gam_kg.errors import EvaluationError
@@ -154,8 +153,17 @@ def not_finite(scores: Tensor) -> Tensor:
 
 def _compare_answers(target: Tensor, query: Tensor, num_queries: int) -> Tensor:
     """The same count among the other answers of the query, int64 (num_answers,)."""
-    start, length = offsets_of(query, num_queries)
-    row, other = ragged_ranges(start[query], length[query])
-    row, other = row[row != other], other[row != other]
-    counts = (target[other] > target[row]).long() + (target[other] >= target[row])
-    return torch.zeros_like(query).index_add_(0, row, counts)
+    if not len(query):
+        return torch.zeros_like(query)
+    # By score within a query: a table of all pairs of answers would be too large where a query has thousands.
+    order = torch.argsort(target, stable=True)
+    order = order[torch.argsort(query[order], stable=True)]
+    asked, score = query[order], target[order]
+    changed = torch.ones_like(asked, dtype=torch.bool)
+    changed[1:] = (asked[1:] != asked[:-1]) | (score[1:] != score[:-1])
+    run = torch.cumsum(changed, 0) - 1
+    alike = torch.bincount(run)
+    run_end = torch.cumsum(alike, 0)[run]
+    end = torch.cumsum(torch.bincount(query, minlength=num_queries), 0)[asked]
+    counts = 2 * (end - run_end) + alike[run] - 1
+    return torch.empty_like(query).index_copy_(0, order, counts)

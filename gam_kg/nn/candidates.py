@@ -2,8 +2,8 @@
 
 The candidates of a query are its answers; of those that the history has of its subject a share, which stand for all of
 them; and, where its history has not got them, some of the answers of the step's other queries, and entities drawn
-uniformly from the rest, which stand for all of the rest. So a step costs what its facts cost, but for nine bytes an
-entity in which columns are found.
+uniformly from the rest, which stand for all of the rest. So a step costs what its facts cost, but for twelve bytes an
+entity in which columns and shares are found.
 """
 
 import math
@@ -33,20 +33,23 @@ class Shares:
         other: Of the others; no more than of these.
     """
 
-    known: float = 1.0
-    other: float = 1.0
+    known: float
+    other: float
 
     @classmethod
     def of(cls, wanted: float, num_known: int, num_links: int) -> "Shares":
-        """Shares for a number of links, of which known answers, which are likely, come first and take half at most.
+        """Shares for a number of links: half for known answers, which are likely, as far as these need it.
+
+        What else leads to a known answer, or to an answer, is read beside that.
 
         Args:
             wanted: How many links to read.
-            num_known: Links to known answers.
+            num_known: Links by which answers are known.
             num_links: All links.
         """
         known = min(1.0, max(wanted / 2 / max(1, num_known), wanted / max(1, num_links)))
-        return cls(known, min(1.0, (wanted - known * num_known) / max(1, num_links - num_known)))
+        other = (wanted - known * num_known) / max(1, num_links - num_known)
+        return cls(known, min(known, max(0.0, other)))
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Candidates:
     """The candidates of a step, as a rank has them; what is drawn is alike on any number of ranks.
 
     All queries share the columns, but for those that their history has. Of what histories have, a query meets its
-    answers and a share of the others: it is a `Sample`.
+    answers and a share of the others: they tell what is `Wanted`.
 
     Attributes:
         rows: Rows in the rank's shard of the columns, int64 (num_columns,), ascending.
@@ -112,7 +115,7 @@ class Candidates:
         else:
             generator = torch.Generator().manual_seed(noise.integer("negatives"))
             uniform = torch.unique(torch.randint(num_entities, (num_negatives,), generator=generator)).to(device)
-            while len(own) < num_entities and torch.isin(uniform, own).all():  # something must stand for the rest
+            while torch.isin(uniform, own).all():  # something must stand for the rest
                 uniform = torch.randint(num_entities, (1,), generator=generator).to(device)
         (others,) = where(~torch.isin(uniform, own), uniform)
         columns = torch.cat([own, others])
@@ -294,7 +297,7 @@ class PopularAmong:
 
 
 def popular_pairs(popularity: Popularity, score: Tensor) -> PairScores:
-    """Popularity as scores of the pairs that have it; `score` as of `popular_among`."""
+    """Popularity as scores of the pairs that have it; `score` is that of each entry, (num_entries,)."""
     start, length = offsets_of(popularity.row, len(popularity.relations))
     asked = popularity.query_row
     query, entry = ragged_ranges(start.index_select(0, asked), length.index_select(0, asked))

@@ -195,7 +195,7 @@ def _passing(sizes: WorkerSizes) -> Iterator[Item]:
     updates = config.train.window * sizes.active * _VECTORS_AN_UPDATE * dim * FLOAT
     yield Item("step: window of memory updates", updates + _edge_bytes(sizes), "step")
     tables, rows = (_TABLES_OF_READ, sizes.read_rows) if sizes.sampled else (_TABLES_OF_ALL, float(sizes.rows))
-    places = sizes.rows * (2 * LONG + 1) if sizes.sampled else 0  # of columns and of rows that are read
+    places = sizes.rows * (2 * LONG + FLOAT) if sizes.sampled else 0  # columns, shares, and what is read
     yield Item("step: rows of entities and their gradients", tables * rows * dim * FLOAT + places, "step")
     block = sizes.block_queries
     factor = 4.5 if config.train.precision == "bf16" else 1  # a product of half the width, two copies and a sum

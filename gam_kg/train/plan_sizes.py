@@ -13,6 +13,9 @@ from gam_kg.train.evaluate import MOST_WRITTEN_OUT, QUERIES_AT_ONCE
 from gam_kg.train.plan_counts import GraphCounts
 from gam_kg.train.step import MOST_QUERIES
 
+# Links that a query reads for each that it is given: several lead to answers and known answers. Measured: 1.0 to 4.1.
+_READ_A_LINK = 2
+
 
 def shared_shapes(config: ModelConfig, num_relations: int, num_words: int) -> list[int]:
     """Elements of each parameter that all ranks have alike.
@@ -85,7 +88,8 @@ class WorkerSizes:
     def history_share(self) -> float:
         """Share of what histories have that a step reads, when all of the graph is the past."""
         links = self.counts.lookups.pairs + self.counts.lookups.paths
-        return min(1.0, self.config.train.history_links / max(1.0, links)) if self.sampled else 1.0
+        wanted = _READ_A_LINK * self.config.train.history_links
+        return min(1.0, wanted / max(1.0, links)) if self.sampled else 1.0
 
     @cached_property
     def candidates(self) -> float:

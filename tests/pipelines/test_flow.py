@@ -165,6 +165,39 @@ def test_stored_memory_and_rolling_from_the_start_agree(finished, tmp_path):
     assert torch.equal(TrainedRun.load(other.run_path).scorer_before(20).vectors(), fresh)
 
 
+def test_forced_embeddings_start_from_the_first_fact_and_others_from_the_stored_memory(finished, tmp_path, monkeypatch):
+    config, _ = finished
+    early = with_run_dir(config, tmp_path / "run", embed={"at": "2020-01-10"})
+    link(config, early, "graph", "checkpoint")
+    embed(early)
+    remembered, remember = [], trained_run.remember
+
+    def noted(model, memory, snapshot):
+        remembered.append(snapshot.time)
+        remember(model, memory, snapshot)
+
+    monkeypatch.setattr(trained_run, "remember", noted)
+    later = with_run_dir(early, early.run_path, embed={"at": "2020-01-20"})
+    embed(later)
+    whole = [time for time in TrainedRun.load(config.run_path).graph.times if time <= 19]
+    assert remembered == [time for time in whole if time > 9]
+    remembered.clear()
+    before = read_vectors(early.run_path / "embeddings" / "entities.parquet")
+    embed(later, force=True)
+    assert remembered == whole
+    assert np.array_equal(read_vectors(early.run_path / "embeddings" / "entities.parquet"), before)
+
+
+def test_a_file_where_the_log_goes_is_explained(finished, tmp_path):
+    config, _ = finished
+    again = with_run_dir(config, tmp_path / "run")
+    link(config, again, "graph")
+    (again.run_path / "log").write_text("mine")
+    with pytest.raises(ArtifactError, match="log is a file, where training needs a folder"):
+        train(again)
+    assert (again.run_path / "log").read_text() == "mine"
+
+
 def test_predictions_are_the_models_best(finished, tmp_path):
     config, _ = finished
     queries = pa.table(

@@ -1,8 +1,11 @@
 """Products compared tile by tile have the ranks that the written-out scores have."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gam_kg.data.partition import Partition
 from gam_kg.data.snapshot import Queries
@@ -43,6 +46,31 @@ def test_ranks_are_those_of_the_written_out_scores(monkeypatch, most, num_rows, 
     expected = rank_answers(written_out(scores), queries)
     assert torch.equal(found.raw, expected.raw)
     assert torch.equal(found.time_aware, expected.time_aware)
+
+
+def test_what_many_answers_of_a_query_take_is_bounded(monkeypatch):
+    num_rows, largest = 20_000, 0
+    scores, queries = random_scores(0, num_queries=2, num_rows=num_rows, num_answers=(4000, 1))
+    rank_answers(scores, queries, Partition(num_rows))
+
+    class Noted(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            found = func(*args, **(kwargs or {}))
+            largest = max(largest, found.numel() if isinstance(found, torch.Tensor) else 0)
+            return found
+
+    monkeypatch.setattr(product_scores, "_SCORES_IN_CACHE", 2**14)
+    tracemalloc.start()
+    try:
+        with Noted():
+            rank_answers(scores, queries, Partition(num_rows))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # All answers against all candidates would be 80 million numbers.
+    assert largest <= 5 * num_rows
+    assert peak < 2**20
 
 
 @pytest.mark.parametrize("num_queries", [1, 2, 13])
