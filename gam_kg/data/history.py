@@ -155,12 +155,14 @@ class SampledHistory:
     Attributes:
         pairs, paths: Of the candidates that are wanted.
         popular: Of all candidates, as far as it is asked.
+        relation_row: Which of the relations of `popular` each query asks about, int64 (num_queries,).
         missed: Of the others, those that all queries share.
     """
 
     pairs: PairHistory | None
     paths: PathHistory | None
     popular: Popular | None
+    relation_row: Tensor
     missed: Sequence[Missed]
 
 
@@ -290,7 +292,8 @@ class HistoryIndex:
         if found.second is not None:
             paths, of_paths = self._paths(found, found.second, wanted)
             missed += of_paths
-        return SampledHistory(pairs, paths, self._popular_in(found) if self.config.popular > 0 else None, missed)
+        popular = self._popular_in(found) if self.config.popular > 0 else None
+        return SampledHistory(pairs, paths, popular, found.asked.relation_row, missed)
 
     @property
     def _has_pairs(self) -> bool:
@@ -443,13 +446,13 @@ class HistoryIndex:
         return Popularity(asked.relations, asked.relation_row, popular.row, popular.item, recency, count)
 
     def _popular_in(self, found: Found) -> Popular:
-        """Popularity of all that was asked since the last snapshot was told: steps of a snapshot ask the same."""
+        """Popularity of the relations; what was looked up in a moment is kept, for steps of a snapshot ask the same."""
         asked, moment = found.asked, (found.asked.queries.time, self.as_of)
         if self._asked_popular is None or self._asked_popular[0] != moment:
             self._asked_popular = moment, Popular.none(self.by_relation, asked.queries.time, asked.relations)
         popular = self._asked_popular[1].also(asked.relations, found.reach.popular)
         self._asked_popular = moment, popular
-        return popular
+        return popular.only(asked.relations)
 
     def _first_hops(self, subjects: Tensor, recent: Recent) -> Hops:
         limit = self.config.two_hop_first

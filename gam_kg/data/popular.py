@@ -59,9 +59,14 @@ class Popular:
             key = key.index_select(0, order)
         return Popular(self.index, self.time, known, row, key, self.index.items(key))
 
-    def rows_of(self, relation: Tensor) -> Tensor:
-        """Rows of relations that were asked about, int64 (num_asked,)."""
-        return torch.searchsorted(self.relations, relation)
+    def only(self, relations: Tensor) -> "Popular":
+        """The part of some of its relations, ascending, int64 (num_asked,)."""
+        if len(relations) == len(self.relations):
+            return self
+        place = torch.full_like(self.relations, -1)
+        place[torch.searchsorted(self.relations, relations)] = torch.arange(len(relations), device=place.device)
+        row = place.index_select(0, self.row)
+        return Popular(self.index, self.time, relations, *where(row >= 0, row, self.key, self.other))
 
     def among(self, wanted: Callable[[Tensor], Tensor]) -> Popularity:
         """Of some candidates.

@@ -264,7 +264,7 @@ class GAMLSTM(nn.Module):
         if history.popular is None:
             dense = (asked[0] @ shared.T).to(z.dtype)
         else:
-            query_row = history.popular.rows_of(queries.relation)
+            query_row = history.relation_row
             popular = PopularAmong.of(history.popular, candidates, query_row, pairs.query, rows)
             of_columns, of_pairs = self.popularity(popular.plan).tensor_split([len(popular.row)])
             num_relations = len(history.popular.relations)

@@ -50,6 +50,10 @@ CASES = {
         random_facts(12),
         {"candidates": "sampled", "num_negatives": 3, "history_links": 6, "model": {"entity_dropout": 0.5}},
     ),
+    "sampled, several steps": (
+        random_facts(13, 120),
+        {"candidates": "sampled", "num_negatives": 3, "answers_per_step": 5},
+    ),
     "sampled, uneven": (hub_facts(), {"candidates": "sampled", "num_negatives": 2, "max_logits": 30, "buckets": 3}),
     "ConvTransE": (random_facts(10), {"model": {"decoder": "conv_transe", "dropout": 0.3}}),
 }

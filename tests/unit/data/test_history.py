@@ -143,6 +143,62 @@ def test_popularity_is_what_a_walk_through_the_facts_finds(rows, as_of, later, p
     assert Counter(zip(*(column.tolist() for column in columns), strict=True)) == expected
 
 
+class All:
+    """Wants every candidate."""
+
+    def coins(self, rows):
+        return torch.zeros(len(rows))
+
+    def may_meet(self, rows, coins):
+        return coins == 0
+
+    def meets(self, subject, rows, coins):
+        return coins == 0
+
+    def is_shared(self, rows):
+        return torch.zeros_like(rows, dtype=torch.bool)
+
+
+@given(facts, st.integers(1, 8), limits, st.randoms(use_true_random=False))
+@settings(max_examples=60)
+def test_popularity_told_where_it_is_asked_is_that_of_a_look_up(rows, as_of, popular, random):
+    index = history_before(graph_of(rows), config_of(popular=popular), as_of)
+    queries = all_queries(as_of)
+    order = list(range(len(queries)))
+    random.shuffle(order)
+    # Steps of a snapshot one after another, and then of the next.
+    for part in (order[:3], order[2:9], order[5:], order[:1]):
+        asked = queries.select(torch.tensor(sorted(part)))
+        whole = index.look_up(asked).popularity
+        found = index.sampled(index.find(asked), All())
+        if popular == 0:
+            assert found.popular is whole is None
+            continue
+        assert found.popular is not None
+        assert whole is not None
+        assert torch.equal(found.popular.relations[found.relation_row], asked.relation)
+        expected = entries(whole)
+        told = found.popular.among(lambda rows: rows >= 0)
+        assert entries(told) == expected
+        row = torch.arange(len(found.popular.relations)).repeat_interleave(index.stride)
+        pair, told = found.popular.of_pairs(row, torch.arange(index.stride).repeat(len(found.popular.relations)))
+        assert entries(told) == expected
+        assert torch.equal(row[pair], told.row)
+    graph = graph_of(rows)
+    for moment in moments_of(graph, [time for time in graph.times if time == as_of]):
+        index.remember(moment)
+    later = all_queries(as_of + 1)
+    found, whole = index.sampled(index.find(later), All()).popular, index.look_up(later).popularity
+    assert (found is None) == (whole is None) == (popular == 0)
+    if found is not None and whole is not None:
+        assert entries(found.among(lambda rows: rows >= 0)) == entries(whole)
+
+
+def entries(told):
+    columns = (told.relations[told.row], told.other, told.recency, told.count)
+    return Counter(zip(*(column.tolist() for column in columns), strict=True))
+
+
 def same_look_up(one, two):
     for name in ("pairs", "paths", "popularity"):
         mine, theirs = vars(getattr(one, name)), vars(getattr(two, name))
