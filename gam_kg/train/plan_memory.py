@@ -20,6 +20,7 @@ _FIRST_USE_BYTES = 28 * 2**20  # what training a graph of ten entities grows a p
 # Of what steps have freed the allocator keeps some that the end of an epoch cannot use, and the other way round.
 NOT_GIVEN_BACK, _SHARE_NOT_GIVEN_BACK = "freed, but kept by the allocator", 0.25
 BEST_WEIGHTS = "weights of the best epoch"
+KEPT_WALKS = "kept walks of the history"
 # Tables of all of a rank's rows that are alive when the scores' gradients meet: z, their sum, the newest and its parts.
 _TABLES_OF_ALL = 5
 # Tables of the rows that a sampled step reads: those, and the rows of optimizer state that are written back.
@@ -140,7 +141,7 @@ def _kept(sizes: WorkerSizes) -> Iterator[Item]:
     yield Item("history index", history_of(sizes))
     plans = min(KEPT_BYTES, _plan_bytes(sizes)) if sizes.world_size > 1 else 0.0
     yield Item("kept plans of the history", plans)
-    yield Item("kept walks of the history", _walk_bytes(sizes))
+    yield Item(KEPT_WALKS, _walk_bytes(sizes))
     yield Item("ids, names' hashes and words", _name_bytes(sizes))
     yield Item("streamed facts", _slab_bytes(sizes), on_device=False)
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from gam_kg.data.names import NameWords
 from gam_kg.train.loop import Trainer
 from gam_kg.train.plan_cost import calibrate, epoch_seconds
 from gam_kg.train.plan_counts import count_graph
-from gam_kg.train.plan_memory import BEST_WEIGHTS, NOT_GIVEN_BACK, Item, memory_items, peak_bytes
+from gam_kg.train.plan_memory import BEST_WEIGHTS, KEPT_WALKS, NOT_GIVEN_BACK, Item, memory_items, peak_bytes
 from gam_kg.train.plan_sizes import WorkerSizes
 
 GRAPHS = {
@@ -76,11 +77,15 @@ def foretell(config: Config, snapshots: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     started = time.perf_counter()
     sizes = WorkerSizes(config, count_graph(config.run_path / "graph", config), 1)
-    items = memory_items(sizes, 0.0)
+    share = snapshots_share(sizes, snapshots)
+    # Of the snapshots that are left out no walks are kept.
+    items = [
+        replace(item, num_bytes=item.num_bytes * share) if item.name == KEPT_WALKS else item
+        for item in memory_items(sizes, 0.0)
+    ]
     rates = calibrate(sizes, "cpu")
     took = time.perf_counter() - started
     in_train = epoch_seconds(sizes, rates)
-    share = snapshots_share(sizes, snapshots)
     return {
         "steps": peak_bytes(_first_epoch(items)),
         "epochs": peak_bytes(items),
