@@ -14,7 +14,8 @@ from torch import Tensor
 
 from gam_kg.config import HistoryConfig
 from gam_kg.data.graph import TemporalGraph
-from gam_kg.data.history import Asked, HistoryIndex, Hops, Reach
+from gam_kg.data.history import HistoryIndex
+from gam_kg.data.look_up import Asked, Hops, Reach
 from gam_kg.data.ragged import distinct, distinct_index
 from gam_kg.data.recency import Cut, RecencyIndex, Recent
 from gam_kg.data.snapshot import Moment

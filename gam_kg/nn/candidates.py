@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gam_kg.data.history import SampledHistory
+from gam_kg.data.look_up import SampledHistory
 from gam_kg.data.partition import Partition
 from gam_kg.data.past import History, Popularity
 from gam_kg.data.popular import Popular

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gam_kg.config import ModelConfig
-from gam_kg.data.history import SampledHistory
+from gam_kg.data.look_up import SampledHistory
 from gam_kg.data.names import NameWords
 from gam_kg.data.partition import Partition
 from gam_kg.data.past import History
