@@ -80,7 +80,7 @@ class Reach:
         recent: By subject.
         same_relation: By query.
         popular: By relation.
-        hops: First hops; None where paths are switched off.
+        hops: First hops; None where paths are switched off, or where they are still to be taken from the recent facts.
         neighbours: Their distinct ends, int64 (num_neighbours,), and the place of each hop's, int64 (num_hops,).
         second: By neighbour.
     """
