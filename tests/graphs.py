@@ -1,7 +1,7 @@
 """Small temporal graphs, models small enough to check by hand, and the past told in plain Python."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from gam_kg.data.history import HistoryIndex
 from gam_kg.data.names import NameWords
 from gam_kg.data.partition import Partition
 from gam_kg.data.snapshot import Moment, Queries
+from gam_kg.data.time_axis import TimeAxis
+from gam_kg.data.vocabulary import Vocabulary, vocabulary_hash
 from gam_kg.metrics.sparse_scores import SparseScores
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.schemas import ANCHORED, SNAPSHOTS
@@ -58,9 +60,14 @@ def graph_of(facts: np.ndarray | Iterable[Fact], buckets: int = 64, **changes: i
 
 
 def write_graph(
-    folder: Path, graph: TemporalGraph, buckets: int, num_facts: int | None = None, row_group_size: int = 1000
+    folder: Path,
+    graph: TemporalGraph,
+    buckets: int,
+    num_facts: int | None = None,
+    row_group_size: int = 1000,
+    names: Sequence[str] | None = None,
 ) -> None:
-    """Store a graph as `prepare` does."""
+    """Store a graph as `prepare` does, with these names of entities, or "entity 0", "entity 1", ..."""
     rows = graph.rows()
     for bucket in range(buckets):
         mine = rows.anchor % buckets == bucket
@@ -69,11 +76,14 @@ def write_graph(
         part.mkdir(parents=True)
         table = pa.table(columns, names=ANCHORED.names).cast(ANCHORED)
         pq.write_table(table, part / "part.parquet", row_group_size=row_group_size)
+    vocabulary = []
     for kind, plural, count in (
         ("entity", "entities", graph.num_entities),
         ("relation", "relations", graph.num_relations),
     ):
-        table = pa.table({kind: [f"{kind} {number}" for number in range(count)]})
+        named = [f"{kind} {number}" for number in range(count)] if names is None or kind == "relation" else list(names)
+        vocabulary.append(Vocabulary(pa.array(named, pa.large_string()), kind))
+        table = pa.table({kind: named})
         if kind == "entity":
             first = [min(rows.time[rows.anchor == entity].tolist(), default=99) for entity in range(count)]
             degree = rows.anchor.bincount(minlength=count)
@@ -91,6 +101,8 @@ def write_graph(
         "num_relations": graph.num_relations,
         "valid_start": graph.valid_start,
         "test_start": graph.test_start,
+        "vocabulary": vocabulary_hash(*vocabulary),
+        "time": TimeAxis("integer", 1, 0).to_dict(),
     }
     write_manifest(folder, Manifest("graph", "key", {}, {}, content))
 
