@@ -265,14 +265,17 @@ def test_exported_vectors_are_those_of_the_run_in_single_precision(golden_runs, 
     np.testing.assert_allclose(read_vectors(tmp_path / "entities.parquet"), vectors, rtol=1e-6, atol=1e-7)
 
 
-def test_precision_bf16_trains_near_single_precision_but_not_in_it(tmp_path):
+@pytest.mark.parametrize("case", CASES)
+def test_precision_bf16_trains_near_single_precision_but_not_in_it(tmp_path, case):
     write_golden_graph(tmp_path)
     single, bf16 = Record(), Record()
-    config = changed(config_of("one_vs_all"), {"train.epochs": 1})
+    config = changed(config_of(case), {"train.epochs": 1})
     train_only(tmp_path, config, single.tell)
     train_only(tmp_path, changed(config, {"train.precision": "bf16"}), bf16.tell)
-    for expected, found in zip(single.numbers["running loss"], bf16.numbers["running loss"], strict=True):
-        assert 1e-6 < relative_difference(expected, found) < 0.05
+    losses = zip(single.numbers["running loss"], bf16.numbers["running loss"], strict=True)
+    apart = max(relative_difference(expected, found) for expected, found in losses)
+    # Single precision rounds by 1e-7, bfloat16 by 4e-3.
+    assert 2e-5 < apart < 0.05
 
 
 def main() -> None:
