@@ -43,10 +43,12 @@ class Partition:
 
     @property
     def num_rows(self) -> int:
-        """Number of entities of the shard."""
-        return len(self.ids)
+        """Number of entities of the shard, without making their ids."""
+        turns, rest = divmod(self.num_entities, self.buckets)
+        in_a_turn, in_the_rest = (len(range(self.rank, end, self.world_size)) for end in (self.buckets, rest))
+        return turns * in_a_turn + in_the_rest
 
-    @cached_property
+    @property
     def most_rows(self) -> int:
         """Number of entities of the largest shard, which is that of rank 0."""
         return Partition(self.num_entities, self.buckets, 0, self.world_size).num_rows

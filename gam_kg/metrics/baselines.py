@@ -102,7 +102,10 @@ class StrictRecurrency(Baseline):
         decay: float = 0.03,
     ) -> None:
         super().__init__(history, partition, num_relations, topology)
-        self.decay = decay
+        # For every age until nothing is left, and once: an exponential may be rounded by its place in a tensor, so that
+        # facts of one age would not tie.
+        ages = torch.arange(2 + int(_MOST_LOG2 / decay), dtype=torch.float64)
+        self._fading = torch.exp2(-decay * ages).to(history.device)
         # What each fact scores in the snapshot in which it was last seen.
         self._faded = torch.zeros(len(history.facts.keys), dtype=torch.float64, device=history.device)
 
@@ -114,16 +117,16 @@ class StrictRecurrency(Baseline):
     def pairs(self, queries: Queries) -> tuple[Tensor, Tensor]:
         """The candidates that do not score zero, as `SparseScores.of_pairs` takes them, and their scores."""
         found = self.history.by_query.recent(self.history.query_key(queries))
-        faded = self._faded[found.key] * self._fading(queries.time - found.last)
+        faded = self._faded[found.key] * self._fading_of(queries.time - found.last)
         return found.row * self.partition.num_rows + found.item, faded
 
     def remember(self, moment: Moment) -> None:
         ids = self.history.seen_facts(moment.snapshot)
-        before = self._faded[ids] * self._fading(moment.time - self.history.facts.last[ids])
+        before = self._faded[ids] * self._fading_of(moment.time - self.history.facts.last[ids])
         self._faded[ids] = before + 1
 
-    def _fading(self, age: Tensor) -> Tensor:
-        return torch.exp2(-self.decay * age.double())
+    def _fading_of(self, age: Tensor) -> Tensor:
+        return self._fading[age.clamp(max=len(self._fading) - 1)]
 
 
 class CombinedRecurrency(Baseline):

@@ -2,6 +2,9 @@
 
 Where candidates are many, the products of a few queries with all of them are more than a cache or a memory holds, and
 moving them takes longer than computing them. Here they are compared tile by tile as they are computed.
+
+A product is rounded by its shape and by the column, each processor in its own way. So a target is computed once, before
+the tiles, and stands in its tile as that very number: that an answer equals itself depends on no second product.
 """
 
 from collections.abc import Iterator
@@ -17,6 +20,7 @@ from gam_kg.metrics.ranks import not_finite, rivals_of
 
 _SCORES_IN_CACHE = 2**18
 _SCORES_AT_ONCE = 2**24
+_FEWEST_QUERIES = 16  # for fewer, tiles are no wider: the product for the targets alone is one tile more
 _MOST_IN_A_BYTE = 255
 
 
@@ -39,14 +43,13 @@ class ProductScores:
 
     def of(self, query: Tensor, row: Tensor) -> Tensor:
         """As of `Scores`."""
-        scores = self.query.new_empty(len(row))
+        scores, width = self.query.new_empty(len(row)), max(1, self._width)
         rows, index = distinct_index(row)
-        # In products of the very shape of a tile: those of equal vectors are then equal to the last bit.
-        for start in range(0, len(rows), max(1, self._width)):
-            held = rows[start : start + self._width]
-            padded = torch.cat([held, held.new_zeros(self._width - len(held))])
-            table = self._asked @ self.candidates[padded].T
-            here = torch.nonzero((index >= start) & (index < start + self._width))[:, 0]
+        # In products of the shape of a tile, as a rule rounded like it: candidates with equal vectors then tie.
+        for start in range(0, len(rows), width):
+            some = rows[start : start + width]
+            table = self._queries @ self.candidates[torch.cat([some, some.new_zeros(width - len(some))])].T
+            here = torch.nonzero((index >= start) & (index < start + width))[:, 0]
             scores[here] = table[query[here], index[here] - start]
         pairs, added = self._added
         if len(pairs):
@@ -55,45 +58,57 @@ class ProductScores:
             scores = torch.where(pairs[place] == pair, scores + added[place], scores)
         return scores
 
-    def compare(self, query: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def compare(self, query: Tensor, target: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
         """As of `Scores`."""
+        own = torch.nonzero(row >= 0)[:, 0]
+        targets = self._cells(query[own], row[own], target[own])
         counts, total = _Counts(query, target, len(self.query), self._width), self.query.new_zeros(len(self.query))
-        for tile in self._tiles():
+        for tile in self._tiles(targets):
             total += tile.sum(1)
             counts.add(tile)
         bad = ~torch.isfinite(total)
         if bool(bad.any()):  # a sum may also overflow
-            bad = torch.stack([not_finite(tile) for tile in self._tiles()]).any(0)
+            bad = torch.stack([not_finite(tile) for tile in self._tiles(targets)]).any(0)
         return counts.total(), bad
 
-    def _tiles(self) -> Iterator[Tensor]:
-        """The scores of all candidates, some columns at a time; (num_queries, num_columns), overwritten by the next."""
-        num_rows, width, num_queries = len(self.candidates), self._width, max(1, len(self.query))
-        pairs, added = self._added
-        query, row = pairs % num_queries, pairs // num_queries
-        # The last tile starts early to be as wide as the others; what it has in common with the one before is left out.
-        first = torch.clamp(row // max(1, width) * width, max=num_rows - width)
-        position = query * width + row - first
-        starts = list(range(0, num_rows, max(1, width)))
-        bounds = torch.searchsorted(row, torch.tensor([*starts, num_rows], device=row.device)).tolist()
-        table = self.query.new_empty(len(self._asked), width)
-        for start, low, high in zip(starts, bounds[:-1], bounds[1:], strict=True):
+    def _tiles(self, targets: "_Cells") -> Iterator[Tensor]:
+        """The scores of all candidates, some columns at a time; (num_queries, num_columns), overwritten by the next.
+
+        Args:
+            targets: What stands in their places, so that answers equal themselves and compare with the other answers
+                of their query as the targets do.
+        """
+        num_rows, width, (pairs, added) = len(self.candidates), self._width, self._added
+        cells = self._cells(pairs % max(1, len(self.query)), pairs // max(1, len(self.query)), added)
+        table = self.query.new_empty(len(self._queries), width)
+        for number, start in enumerate(range(0, num_rows, max(1, width))):
+            # The last tile starts early to be as wide as the others; what it shares with the one before is left out.
             at = min(start, num_rows - width)
-            torch.mm(self._asked, self.candidates[at : at + width].T, out=table)
-            table.view(-1).index_add_(0, position[low:high], added[low:high])
+            torch.mm(self._queries, self.candidates[at : at + width].T, out=table)
+            table.view(-1).index_add_(0, *cells.of_tile(number))
+            table.view(-1).index_copy_(0, *targets.of_tile(number))
             yield table[: len(self.query), start - at :]
 
+    def _cells(self, query: Tensor, row: Tensor, value: Tensor) -> "_Cells":
+        """Cells of the tiles by pairs (query, row), (num_cells,) each."""
+        num_rows, width = len(self.candidates), self._width
+        row, order = torch.sort(row)
+        position = query[order] * width + row - torch.clamp(row // max(1, width) * width, max=num_rows - width)
+        starts = [*range(0, num_rows, max(1, width)), num_rows]
+        bounds = torch.searchsorted(row, torch.tensor(starts, device=row.device))
+        return _Cells(position, value[order], bounds.tolist())
+
     @cached_property
-    def _asked(self) -> Tensor:
+    def _queries(self) -> Tensor:
         """The queries; one alone twice, for a product of one row is rounded differently in the last columns."""
         return self.query if len(self.query) != 1 else self.query.repeat(2, 1)
 
     @property
     def _width(self) -> int:
-        """Columns of a tile."""
+        """Columns of a tile: a multiple of 64, for other products round their last columns differently."""
         most = _SCORES_IN_CACHE if self.query.device.type == "cpu" else _SCORES_AT_ONCE
-        width = max(most // max(1, len(self.query)) // 64, 1) * 64
-        return min(width, len(self.candidates))
+        width, num_rows = most // max(_FEWEST_QUERIES, len(self.query)), len(self.candidates)
+        return min(max(1, width // 64) * 64, num_rows // 64 * 64 or num_rows)
 
     @cached_property
     def _added(self) -> tuple[Tensor, Tensor]:
@@ -101,6 +116,26 @@ class ProductScores:
         key = self.pair_row * max(1, len(self.query)) + self.pair_query
         pairs, index = distinct_index(key)
         return pairs, self.pair_score.new_zeros(len(pairs)).index_add_(0, index, self.pair_score)
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Cells of tiles and a number for each, in the order of the tiles.
+
+    Attributes:
+        position: In the flattened tile, int64 (num_cells,).
+        value: (num_cells,).
+        bounds: Where the cells of each tile start, and where those of the last end.
+    """
+
+    position: Tensor
+    value: Tensor
+    bounds: list[int]
+
+    def of_tile(self, number: int) -> tuple[Tensor, Tensor]:
+        """Positions and values of the cells of a tile."""
+        cells = slice(self.bounds[number], self.bounds[number + 1])
+        return self.position[cells], self.value[cells]
 
 
 class _Counts:

@@ -4,9 +4,12 @@ The realistic rank is 1 + #greater + #equal/2: the mean position of the target o
 that score the same. The optimistic rank (ties below the target) and any rank by sorting (ties by position) reward
 scorers that give one score to many candidates, so neither is offered.
 
-Candidates may be divided over ranks: the owner of an answer has its score, taken from the same scores that it is
-compared with, and what the ranks send each other are these scores and counts. Scores need not be written out for all
-candidates: what is ranked are `Scores`, of which there are a table, `SparseScores` and `ProductScores`.
+Candidates may be divided over ranks: the owner of an answer has its score, and what the ranks send each other are
+these scores and counts. Scores need not be written out for all candidates: what is ranked are `Scores`, of which there
+are a table, `SparseScores` and `ProductScores`.
+
+An answer equals itself to the last bit: were its score computed twice, and rounded differently, the best would have
+rank 0.5 or 1.5. So `Scores` have one number for it, which is the target and stands among the candidates.
 
 Time-aware filter: other true answers of the same (subject, relation, ?, time) do not count against the target;
 nothing else is removed.
@@ -39,12 +42,14 @@ class Scores(Protocol):
         """
         ...
 
-    def compare(self, query: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def compare(self, query: Tensor, target: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
         """Compare all candidates with targets.
 
         Args:
             query: Of each target, ascending, int64 (num_targets,).
             target: Scores, float (num_targets,).
+            row: Whose scores they are: rows of candidates in the shard, -1 where another rank has the candidate,
+                int64 (num_targets,). These candidates score their targets to the last bit.
 
         Returns:
             rivals: How many candidates score above the target, plus how many score at least as much, int64
@@ -86,11 +91,20 @@ def rank_answers(
     elif partition is None:
         raise ValueError("the partition must be told where scores are no table")
     topology, query = topology or Topology(), queries.answer_query
-    owned = torch.nonzero(partition.owns(queries.answer))[:, 0]
-    own = scores.of(query[owned], partition.rows(queries.answer[owned]))
-    target = topology.sum(own.new_zeros(len(query)).index_copy_(0, owned, own), "ranks")
-    rivals, bad = scores.compare(query, target)
+    row = torch.where(partition.owns(queries.answer), partition.rows(queries.answer), -1)
+    own = torch.nonzero(row >= 0)[:, 0]
+    score = scores.of(query[own], row[own])
+    target = topology.sum(score.new_zeros(len(query)).index_copy_(0, own, score), "ranks")
+    rivals, bad = scores.compare(query, target, row)
     rivals, bad = topology.sum(torch.cat([rivals, bad.long()]), "ranks").split([len(rivals), len(bad)])
+    _refuse(bad, queries)
+    # 1 + #greater + #equal/2 = (1 + #greater + #at least)/2, since the target itself is at least the target.
+    known = _compare_answers(target, query, len(queries))
+    return Ranks(raw=(1 + rivals).double() / 2, time_aware=(1 + rivals - known).double() / 2)
+
+
+def _refuse(bad: Tensor, queries: Queries) -> None:
+    """Raise an error that names the first bad query, bool (num_queries,)."""
     if bad.any():
         first = int(torch.nonzero(bad)[0])
         subject, relation = int(queries.subject[first]), int(queries.relation[first])
@@ -98,9 +112,6 @@ def rank_answers(
             f"a score of the query (subject {subject}, relation {relation}, ?) at snapshot {queries.time} is NaN "
             "or infinite, so it has no rank; lower train.learning_rate and train again"
         )
-    # 1 + #greater + #equal/2 = (1 + #greater + #at least)/2, since the target itself is at least the target.
-    known = _compare_answers(target, query, len(queries))
-    return Ranks(raw=(1 + rivals).double() / 2, time_aware=(1 + rivals - known).double() / 2)
 
 
 def rivals_of(candidates: Tensor, target: Tensor) -> Tensor:
@@ -128,7 +139,7 @@ class TableScores:
         """As of `Scores`."""
         return self.table[query, row]
 
-    def compare(self, query: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def compare(self, query: Tensor, target: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
         """As of `Scores`."""
         if self.table.device.type == "cpu":
             # Numpy compares several times faster than torch, and counts in a row faster than along an axis.

@@ -114,7 +114,7 @@ class SparseScores:
         place = torch.searchsorted(self.pair, pair).clamp(max=len(self.pair) - 1)
         return torch.where(self.pair[place] == pair, self.score[place], scores)
 
-    def compare(self, query: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def compare(self, query: Tensor, target: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
         """As of `Scores`."""
         rivals = self.background.rivals(self.query_background[query], target)
         pair_query = self.pair // max(1, self.num_rows)

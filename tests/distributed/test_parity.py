@@ -32,13 +32,14 @@ def facts_of_few(seed: int = 3) -> np.ndarray:
 
 
 NO_HISTORY = dict.fromkeys(("recent", "same_relation", "popular", "two_hop_first"), 0)
+# In none does an answer tie with an entity of an equal vector: shards of other sizes may round the two differently.
 CASES = {
     "random": (random_facts(0), {}),
     "uneven shards": (random_facts(1), {"buckets": 3}),
     "hub": (hub_facts(), {}),
     "ranks without facts": (facts_of_few(), {}),
     "a gap in time": (np.array([row for row in random_facts(11) if row[3] not in (2, 3)]), {}),
-    "duplicate facts": (np.repeat(random_facts(2, 40), 2, axis=0), {"buckets": 5}),
+    "duplicate facts": (np.repeat(random_facts(14, 40), 2, axis=0), {"buckets": 5}),
     "a shard without entities": (random_facts(4), {"buckets": 2}),
     "wide window": (random_facts(5), {"window": 4}),
     "dropout": (random_facts(6), {"model": {"dropout": 0.4, "entity_dropout": 0.5}}),

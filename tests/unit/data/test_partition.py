@@ -58,6 +58,13 @@ def test_a_world_of_one_has_every_entity_in_its_own_row(num_entities, buckets):
     assert (part.num_rows, part.most_rows) == (num_entities, num_entities)
 
 
+def test_the_rows_of_a_shard_are_counted_without_being_made():
+    parts = shards(10**15, 64, 3)
+    assert sum(part.num_rows for part in parts) == 10**15
+    assert {part.most_rows for part in parts} == {parts[0].num_rows}
+    assert Partition(10**15).num_rows == 10**15
+
+
 @pytest.mark.parametrize(("rank", "world_size"), [(-1, 2), (2, 2), (0, 0)])
 def test_a_rank_outside_its_world_is_refused(rank, world_size):
     with pytest.raises(ValueError, match=f"rank {rank}"):

@@ -4,7 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from graphs import HISTORY, NUM_ENTITIES, NUM_RELATIONS, Past, all_queries, graph_of, moments_of, random_facts
+from graphs import (
+    HISTORY,
+    NUM_ENTITIES,
+    NUM_RELATIONS,
+    Past,
+    all_queries,
+    graph_of,
+    moments_of,
+    queries_of,
+    random_facts,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -129,6 +139,23 @@ def test_the_decay_decides_how_soon_the_past_is_forgotten():
     assert (ranks[0.01], ranks[3.0]) == (2, 1)
     combined = baselines_before(graph, 6, decay=3.0)["recurrency_combined"]
     assert int(combined.scores(asked).dense()[0].argmax()) == 2
+
+
+@pytest.mark.parametrize("decay", StrictRecurrency.decays)
+def test_candidates_with_the_same_past_tie_wherever_they_stand(decay):
+    graph = graph_of([(0, 0, 1 + other, time) for time in (0, 3) for other in range(29)], num_entities=30)
+    baseline = baselines_before(graph, 4, decay)["recurrency_strict"]
+    for time in range(4, 24):
+        scores = baseline.scores(queries_of([(0, 0)], time)).dense()[0, 1:]
+        assert len(scores.unique()) == 1
+        exact = 2 ** (-decay * time) + 2 ** (-decay * (time - 3))
+        torch.testing.assert_close(scores[0].item(), exact, rtol=1e-12, atol=1e-300)
+
+
+def test_what_is_old_enough_has_faded_away():
+    graph = graph_of([(0, 0, 1, 0)])
+    scores = baselines_before(graph, 1, 3.0)["recurrency_strict"].scores(queries_of([(0, 0)], 10**12))
+    assert not scores.dense().any()
 
 
 @pytest.mark.parametrize("name", ["popularity", "recurrency_strict", "recurrency_combined", "typed_pair_counts"])

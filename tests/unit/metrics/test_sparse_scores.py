@@ -1,12 +1,12 @@
 """Sparse scores have the ranks that the written-out scores have, to the last tie, on any number of ranks."""
 
 from dataclasses import dataclass, field, replace
-from threading import Barrier, Thread
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rank_threads import in_threads
 from torch import Tensor
 
 from gam_kg.data.partition import Partition
@@ -91,39 +91,15 @@ def test_ranks_are_those_of_the_written_out_scores(case):
     assert torch.equal(found.time_aware, expected.time_aware)
 
 
-class Together:
-    """Ranks that are threads of one process."""
-
-    def __init__(self, world_size: int) -> None:
-        self.barrier, self.parts = Barrier(world_size, timeout=20), []
-
-    def sum(self, value: Tensor, purpose: str) -> Tensor:
-        self.parts.append(value.clone())
-        self.barrier.wait()
-        value.copy_(torch.stack(self.parts).sum(0))
-        if self.barrier.wait() == 0:
-            self.parts.clear()
-        self.barrier.wait()
-        return value
-
-
 @given(cases(), st.integers(2, 3), st.integers(1, 5))
 @settings(max_examples=30, deadline=None)
 def test_ranks_of_several_shards_are_those_of_the_whole(case, world_size, buckets):
-    together, found = Together(world_size), {}
-
-    def rank_as(rank: int) -> None:
+    def shard(rank, topology):
         partition = Partition(case.levels.shape[1], buckets, rank, world_size)
-        found[rank] = rank_answers(case.scores(partition), case.queries, partition, together)  # ty: ignore
+        return rank_answers(case.scores(partition), case.queries, partition, topology)
 
-    threads = [Thread(target=rank_as, args=(rank,)) for rank in range(world_size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
     expected = rank_answers(case.table, case.queries)
-    assert len(found) == world_size
-    for ranks in found.values():
+    for ranks in in_threads(world_size, shard):
         assert torch.equal(ranks.raw, expected.raw)
         assert torch.equal(ranks.time_aware, expected.time_aware)
 
