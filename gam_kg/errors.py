@@ -1,7 +1,7 @@
 """Errors that are for the user: each message says what was found, what is allowed and what to do.
 
 The command line prints these without a traceback and exits with a non-zero status. Anything else that escapes
-is a defect of gam-kg and keeps its traceback.
+is a defect of gam-kg and is printed with its traceback.
 """
 
 

@@ -1,5 +1,7 @@
 """Arrow schemas of every table that gam-kg writes, and the names that tables and manifests share."""
 
+from collections.abc import Collection
+
 import pyarrow as pa
 
 SCHEMA_VERSION = 2
@@ -10,83 +12,35 @@ FILTERS = ("time_aware", "raw")
 DIRECTIONS = ("both", "object", "subject")
 STRATA = ("recurrent", "pair_only", "cold")
 
-ENTITIES = pa.schema(
-    [
-        pa.field("entity_id", pa.int64(), nullable=False),
-        pa.field("entity", pa.large_string(), nullable=False),
-        pa.field("degree", pa.int64(), nullable=False),
-        pa.field("first_snapshot", pa.int64(), nullable=False),
-    ]
+_INT, _TEXT, _WORD = pa.int64(), pa.large_string(), pa.string()
+
+
+def table_schema(columns: dict[str, pa.DataType], nullable: Collection[str] = ()) -> pa.Schema:
+    """Schema of a table, with nulls only in the columns that `nullable` names."""
+    return pa.schema([pa.field(name, column, nullable=name in nullable) for name, column in columns.items()])
+
+
+ENTITIES = table_schema({"entity_id": _INT, "entity": _TEXT, "degree": _INT, "first_snapshot": _INT})
+RELATIONS = table_schema({"relation_id": _INT, "relation": _TEXT, "count": _INT})
+SNAPSHOTS = table_schema({"snapshot": _INT, "num_facts": _INT})
+ANCHORED = table_schema({"snapshot": _INT, "anchor": _INT, "relation": pa.int32(), "other": _INT})
+
+_RAW_COLUMNS = ("subject", "relation", "object", "timestamp", "end_timestamp", "split")
+QUARANTINE = table_schema(
+    {"file": _TEXT, "row": _INT, "reason": _WORD} | dict.fromkeys(_RAW_COLUMNS, _TEXT), nullable=_RAW_COLUMNS
 )
 
-RELATIONS = pa.schema(
-    [
-        pa.field("relation_id", pa.int64(), nullable=False),
-        pa.field("relation", pa.large_string(), nullable=False),
-        pa.field("count", pa.int64(), nullable=False),
-    ]
+# One row per query and setting would repeat the query; ranks of the settings and of the baselines are columns.
+RANKS = table_schema(
+    {"split": _WORD, "snapshot": _INT, "timestamp": _TEXT, "direction": _WORD}
+    | {"subject_id": _INT, "subject": _TEXT, "relation_id": _INT, "relation": _TEXT}
+    | {"object_id": _INT, "object": _TEXT, "stratum": _WORD}
 )
 
-SNAPSHOTS = pa.schema(
-    [
-        pa.field("snapshot", pa.int64(), nullable=False),
-        pa.field("num_facts", pa.int64(), nullable=False),
-    ]
-)
-
-ANCHORED = pa.schema(
-    [
-        pa.field("snapshot", pa.int64(), nullable=False),
-        pa.field("anchor", pa.int64(), nullable=False),
-        pa.field("relation", pa.int32(), nullable=False),
-        pa.field("other", pa.int64(), nullable=False),
-    ]
-)
-
-QUARANTINE = pa.schema(
-    [
-        pa.field("file", pa.large_string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("subject", pa.large_string()),
-        pa.field("relation", pa.large_string()),
-        pa.field("object", pa.large_string()),
-        pa.field("timestamp", pa.large_string()),
-        pa.field("end_timestamp", pa.large_string()),
-        pa.field("split", pa.large_string()),
-    ]
-)
-
-# One row a query and setting would repeat the query; ranks of the settings and of the baselines are columns.
-RANKS = pa.schema(
-    [
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("snapshot", pa.int64(), nullable=False),
-        pa.field("timestamp", pa.large_string(), nullable=False),
-        pa.field("direction", pa.string(), nullable=False),
-        pa.field("subject_id", pa.int64(), nullable=False),
-        pa.field("subject", pa.large_string(), nullable=False),
-        pa.field("relation_id", pa.int64(), nullable=False),
-        pa.field("relation", pa.large_string(), nullable=False),
-        pa.field("object_id", pa.int64(), nullable=False),
-        pa.field("object", pa.large_string(), nullable=False),
-        pa.field("stratum", pa.string(), nullable=False),
-    ]
-)
-
-PREDICTIONS = pa.schema(
-    [
-        pa.field("query_id", pa.int64(), nullable=False),
-        pa.field("subject", pa.large_string()),
-        pa.field("relation", pa.large_string(), nullable=False),
-        pa.field("object", pa.large_string()),
-        pa.field("timestamp", pa.large_string(), nullable=False),
-        pa.field("position", pa.int32(), nullable=False),
-        pa.field("answer_id", pa.int64(), nullable=False),
-        pa.field("answer", pa.large_string(), nullable=False),
-        pa.field("score", pa.float32(), nullable=False),
-        pa.field("probability", pa.float32(), nullable=False),
-    ]
+PREDICTIONS = table_schema(
+    {"query_id": _INT, "subject": _TEXT, "relation": _TEXT, "object": _TEXT, "timestamp": _TEXT}
+    | {"position": pa.int32(), "answer_id": _INT, "answer": _TEXT, "score": pa.float32(), "probability": pa.float32()},
+    nullable=("subject", "object"),
 )
 
 
@@ -97,14 +51,7 @@ def embedding_schema(kind: str, dim: int) -> pa.Schema:
         kind: "entity" or "relation".
         dim: Length of each embedding; float32, fixed-size lists.
     """
-    vector = pa.field("embedding", pa.list_(pa.field("element", pa.float32(), nullable=False), dim), nullable=False)
-    fields = [
-        pa.field(f"{kind}_id", pa.int64(), nullable=False),
-        pa.field(kind, pa.large_string(), nullable=False),
-    ]
-    if kind == "entity":
-        fields.append(pa.field("last_seen", pa.large_string()))
-        fields.append(pa.field("last_seen_snapshot", pa.int64()))
-    else:
-        fields.append(pa.field("inverse", pa.bool_(), nullable=False))
-    return pa.schema([*fields, vector])
+    vector = pa.list_(pa.field("element", pa.float32(), nullable=False), dim)
+    last_seen = {"last_seen": _TEXT, "last_seen_snapshot": _INT}
+    described = last_seen if kind == "entity" else {"inverse": pa.bool_()}
+    return table_schema({f"{kind}_id": _INT, kind: _TEXT, **described, "embedding": vector}, nullable=last_seen)

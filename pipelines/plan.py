@@ -1,4 +1,4 @@
-"""The plan verb: what training will take, told from the prepared `graph/` before any training."""
+"""The plan verb: what training will take, computed from the prepared `graph/` before any training."""
 
 import json
 import os
@@ -10,25 +10,22 @@ from rich.text import Text
 
 from gam_kg.config import Config
 from gam_kg.errors import ArtifactError, MemoryPlanError
-from gam_kg.train.plan import USABLE_SHARE, Knob, Plan, knobs, make_plan
-from gam_kg.train.plan_cost import Rates, calibrate, epoch_flops, epoch_seconds, step_bytes_sent
-from gam_kg.train.plan_counts import GraphCounts, count_graph
-from gam_kg.train.plan_memory import Item
-from gam_kg.train.plan_sizes import WorkerSizes
-from gam_kg.train.session import threads
+from gam_kg.plan.counts import GraphCounts, count_graph
+from gam_kg.plan.plan import Planner
+from gam_kg.train.run import threads
 from pipelines.progress import results
 from pipelines.report import show_table
 from pipelines.stages import artifact_path
 
+_USABLE_SHARE = 0.95  # Ray stops a worker when more of the machine's memory is used
 # A worker's imports of Ray Train; and driver, services and helpers of a Ray beside one worker, measured on two cores.
-_RAY_WORKER_BYTES = 50 * 2**20
-_RAY_MACHINE_BYTES = 1770 * 2**20
+_RAY_WORKER_BYTES, _RAY_MACHINE_BYTES = 50 * 2**20, 1770 * 2**20
 _OBJECT_STORE_SHARE, _OBJECT_STORE_MOST = 0.3, 200 * 10**9
 _GPU_CONTEXT_BYTES = 600 * 2**20
 _ASSUMED = (
-    "State and history are counted from the tensors there will be; what comes and goes with a step is an estimate. "
-    "Time is coarse, and too low where steps are small: products run at their measured rate, the rest at rates of "
-    "memory, sorting and operator calls here; a worker has this process's threads; messages take no time."
+    "State and history are counted from the tensors there will be; what a step takes beside them is an estimate. "
+    "Operations are those of matrix products, counted in real steps on a part of the graph and scaled. Time is not "
+    "estimated: train.epochs=1 shows it."
 )
 
 
@@ -37,8 +34,8 @@ def plan(config: Config, workers: list[int], *, memory_gib: float | None = None,
 
     Args:
         config: The run's configuration.
-        workers: Numbers of workers to tell of beside the configured one.
-        memory_gib: GiB of the machine (or GPU) to hold it against; None: of this one.
+        workers: Numbers of workers to plan beside the configured one.
+        memory_gib: GiB of the machine, or GPU; None: of this one.
         as_json: Print JSON instead of tables.
 
     Raises:
@@ -50,8 +47,7 @@ def plan(config: Config, workers: list[int], *, memory_gib: float | None = None,
     if not (path / "manifest.json").exists():
         raise ArtifactError(f"{path}: there is no prepared graph to plan for; run `gam-kg prepare` first")
     torch.set_num_threads(threads(config))
-    planner = _Planner(config, count_graph(path, config), base, memory_gib)
-    found = planner.all(sorted({planner.configured, *workers}))
+    found = _plan(config, count_graph(path), workers, base, memory_gib)
     if as_json:
         results.file.write(json.dumps(found, indent=2) + "\n")
     else:
@@ -60,76 +56,36 @@ def plan(config: Config, workers: list[int], *, memory_gib: float | None = None,
         raise MemoryPlanError(_refusal(found))
 
 
-class _Planner:
-    """Plans numbers of workers for one configuration and graph."""
-
-    def __init__(self, config: Config, counts: GraphCounts, base: float, memory_gib: float | None) -> None:
-        self.config, self.counts = config, counts
-        self.configured = max(1, config.train.most_workers)
-        self._ray = config.train.most_workers > 0
-        self._gpu = config.train.use_gpu
-        self._base = base + (_RAY_WORKER_BYTES if self._ray else 0)
-        self._one_machine = not os.environ.get("RAY_ADDRESS")
-        self._memory = memory_gib * 2**30 if memory_gib else (_gpu_bytes() if self._gpu else machine_bytes())
-        around = _GPU_CONTEXT_BYTES if self._gpu else (_RAY_MACHINE_BYTES if self._ray else 0)
-        self._usable = USABLE_SHARE * self._memory - around
-
-    def all(self, workers: list[int]) -> dict[str, Any]:
-        """Plain values of all that is told."""
-        device = "cuda" if self._gpu and torch.cuda.is_available() else "cpu"
-        rates = calibrate(WorkerSizes(self.config, self.counts, self.configured), device)
-        plans = {number: self._plan(number) for number in workers}
-        own = plans[self.configured]
-        fits = own.held(on_gpu=self._gpu) <= self._usable
-        return {
-            "graph": self._graph(),
-            "memory_bytes": self._memory,
-            "usable_bytes": self._usable,
-            "held_against": "GPU" if self._gpu else "machine",
-            "object_store_bytes": min(_OBJECT_STORE_MOST, _OBJECT_STORE_SHARE * machine_bytes()) if self._ray else 0,
-            "configured_workers": self.configured,
-            "workers": {number: self._told(found, rates) for number, found in plans.items()},
-            "rates": vars(rates),
-            "fits": bool(fits),
-            "held_bytes": own.held(on_gpu=self._gpu),
-            "knobs": [vars(knob) | {"enough": bool(knob.enough)} for knob in self._knobs()],
-            "assumed": _ASSUMED,
-        }
-
-    def _plan(self, number: int) -> Plan:
-        return make_plan(self.config, self.counts, number, self._base, shared_machine=self._one_machine)
-
-    def _knobs(self) -> list[Knob]:
-        return knobs(self.config, self.counts, self._base, self._usable, shared_machine=self._one_machine)
-
-    def _graph(self) -> dict[str, float]:
-        counts = self.counts
-        return {
+def _plan(config: Config, counts: GraphCounts, workers: list[int], base: float, gib: float | None) -> dict[str, Any]:
+    """All that is printed, as plain values."""
+    configured, gpu, ray = max(1, config.train.most_workers), config.train.use_gpu, config.train.most_workers > 0
+    memory = gib * 2**30 if gib else (_gpu_bytes() if gpu else machine_bytes())
+    usable = _USABLE_SHARE * memory - (_GPU_CONTEXT_BYTES if gpu else _RAY_MACHINE_BYTES * ray)
+    planner = Planner(config, counts, base + _RAY_WORKER_BYTES * ray, shared_machine=not os.environ.get("RAY_ADDRESS"))
+    plans = {number: planner.plan(number) for number in sorted({configured, *workers})}
+    for found in plans.values():
+        found["fits"] = bool(found["required_bytes"] <= usable)
+    required = plans[configured]["required_bytes"]
+    return {
+        "graph": {
             "num_entities": counts.num_entities,
             "num_relations": counts.num_relations,
             "num_facts": int(counts.num_facts.sum()),
-            "num_snapshots": len(counts.times),
+            "num_snapshots": len(counts.num_facts),
             "distinct_facts": float(counts.bucket_facts.sum()),
-            "share_read": counts.share,
-        }
-
-    def _told(self, found: Plan, rates: Rates) -> dict[str, Any]:
-        sizes = WorkerSizes(self.config, self.counts, found.world_size)
-        flops, seconds, sent = epoch_flops(sizes), epoch_seconds(sizes, rates), step_bytes_sent(sizes)
-        steps = int(sizes.steps.sum())
-        return {
-            "items": [vars(item) for item in found.items],
-            "worker_bytes": found.worker_bytes,
-            "device_bytes": found.device_bytes,
-            "held_bytes": found.held(on_gpu=self._gpu),
-            "fits": bool(found.held(on_gpu=self._gpu) <= self._usable),
-            "steps": steps,
-            "flops_epoch": flops,
-            "flops_step": sum(flops[name] for name in flops if name != "validation") / max(1, steps),
-            "seconds_epoch": seconds,
-            "bytes_sent_step": {name: float(number) for name, number in sent.items()},
-            "bytes_sent_epoch": float(sum(sent.values())) * steps,
-        }
+            "share_read": float(counts.share),
+        },
+        "memory_of": "GPU" if gpu else "machine",
+        "memory_bytes": memory,
+        "usable_bytes": usable,
+        "object_store_bytes": min(_OBJECT_STORE_MOST, _OBJECT_STORE_SHARE * machine_bytes()) * ray,
+        "configured_workers": configured,
+        "workers": plans,
+        "fits": plans[configured]["fits"],
+        "required_bytes": required,
+        "knobs": [knob._asdict() | {"enough": bool(required - knob.saved_bytes <= usable)} for knob in planner.knobs()],
+        "assumed": _ASSUMED,
+    }
 
 
 def _show(config: Config, found: dict[str, Any]) -> None:
@@ -140,48 +96,40 @@ def _show(config: Config, found: dict[str, Any]) -> None:
         f"entities, {graph['num_snapshots']:,} snapshots; {read}",
         soft_wrap=True,
     )
-    header = ["bytes of a worker", *(_numbered(number) for number in workers)]
-    items = [[Item(**item) for item in told["items"]] for told in workers.values()]
-    names = list(dict.fromkeys(item.name for some in items for item in some))
-    by_name = [{item.name: _size(item.num_bytes) for item in some} for some in items]
-    rows = [[name, *(some.get(name, "") for some in by_name)] for name in names]
-    rows.append(["peak of a worker", *(_size(told["worker_bytes"]) for told in workers.values())])
-    against = "the GPU" if found["held_against"] == "GPU" else "a machine"
-    rows.append([f"on {against}", *(_size(told["held_bytes"]) for told in workers.values())])
-    rows.append(["fits", *("yes" if told["fits"] else "no" for told in workers.values())])
-    show_table(f"{config.name}: memory", header, rows)
-    show_table(f"{config.name}: an epoch", *_cost_table(workers))
-    knob_rows = [
-        [knob["override"], _size(knob["saved_bytes"]), "yes" if knob["enough"] else "no", knob["price"]]
-        for knob in found["knobs"]
-    ]
-    show_table("what would save memory, each alone", ["override", "saves", "fits then", "price"], knob_rows)
+    titles = [_numbered(number) for number in workers]
+    for name, header, column in (("memory", "bytes of a worker", _memory), ("an epoch", "on a worker", _epoch)):
+        columns = [column(worker) for worker in workers.values()]
+        rows = [[row, *(cells[row] for cells in columns)] for row in columns[0]]
+        show_table(f"{config.name}: {name}", [header, *titles], rows)
+    header = ["override", "saves", "fits then", "price"]
+    rows = [[one["override"], _size(one["saved_bytes"]), _yes(one["enough"]), one["price"]] for one in found["knobs"]]
+    show_table("what would save memory, each alone", header, rows)
     results.print(Text(_verdict(found)), soft_wrap=True)
     results.print(Text(found["assumed"]), soft_wrap=True)
 
 
-def _cost_table(workers: dict[int, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    told = list(workers.values())
-    rows = [
-        [f"GFLOP: {name}", *(f"{one['flops_epoch'][name] / 1e9:,.0f}" for one in told)]
-        for name in told[0]["flops_epoch"]
-    ]
-    rows.append(["GFLOP a step", *(f"{one['flops_step'] / 1e9:,.2f}" for one in told)])
-    rows += [
-        [f"s: {name}", *(f"{one['seconds_epoch'][name]:,.1f}" for one in told)] for name in told[0]["seconds_epoch"]
-    ]
-    rows.append(["s, estimated", *(f"{sum(one['seconds_epoch'].values()):,.0f}" for one in told)])
-    rows.append(["steps", *(f"{one['steps']:,}" for one in told)])
-    rows.append(["sent a step by each", *(_size(sum(one["bytes_sent_step"].values())) for one in told)])
-    rows.append(["sent an epoch by each", *(_size(one["bytes_sent_epoch"]) for one in told)])
-    return ["on a worker", *(_numbered(number) for number in workers)], rows
+def _memory(worker: dict[str, Any]) -> dict[str, str]:
+    """Cells of the table of memory."""
+    sizes = {item["name"]: item["num_bytes"] for item in worker["items"]}
+    sizes |= {"peak of a worker": worker["worker_bytes"], "on a machine, or GPU": worker["required_bytes"]}
+    return {name: _size(number) for name, number in sizes.items()} | {"fits": _yes(worker["fits"])}
+
+
+def _epoch(worker: dict[str, Any]) -> dict[str, str]:
+    """Cells of the table of an epoch."""
+    return {f"GFLOP: {name}": f"{number / 1e9:,.0f}" for name, number in worker["flops_epoch"].items()} | {
+        "GFLOP per step": f"{worker['flops_step'] / 1e9:,.2f}",
+        "steps": f"{worker['steps']:,}",
+        "sent per step by each": _size(sum(worker["bytes_sent_step"].values())),
+        "sent per epoch by each": _size(worker["bytes_sent_epoch"]),
+    }
 
 
 def _verdict(found: dict[str, Any]) -> str:
-    against = (
-        f"{_size(found['held_bytes'])} of {_size(found['usable_bytes'])} that a {found['held_against']} has to give"
+    sizes = (
+        f"{_size(found['required_bytes'])} of {_size(found['usable_bytes'])} that a {found['memory_of']} has to give"
     )
-    text = f"{'fits' if found['fits'] else 'does not fit'} on {_numbered(found['configured_workers'])}: {against}"
+    text = f"{'fits' if found['fits'] else 'does not fit'} on {_numbered(found['configured_workers'])}: {sizes}"
     if store := found["object_store_bytes"]:
         text += f" (Ray's other processes are taken off; its object store, all but empty then, may take {_size(store)})"
     return text
@@ -191,7 +139,11 @@ def _refusal(found: dict[str, Any]) -> str:
     enough = [knob["override"] for knob in found["knobs"] if knob["enough"]]
     most = [knob["override"] for knob in found["knobs"][:3]]
     advice = f"set {' or '.join(enough[:3])}" if enough else f"no knob alone is enough; start with {', '.join(most)}"
-    return f"training needs {_size(found['held_bytes'])}, there are {_size(found['usable_bytes'])}; {advice}"
+    return f"training needs {_size(found['required_bytes'])}, there are {_size(found['usable_bytes'])}; {advice}"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 def _numbered(number: int) -> str:
@@ -201,10 +153,8 @@ def _numbered(number: int) -> str:
 def _size(number: float) -> str:
     if not number:
         return "0"
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
-        if abs(number) >= size:
-            return f"{number / size:,.1f} {unit}"
-    return f"{number / 2**10:,.1f} KiB"
+    unit, size = next((pair for pair in (("GiB", 2**30), ("MiB", 2**20)) if abs(number) >= pair[1]), ("KiB", 2**10))
+    return f"{number / size:,.1f} {unit}"
 
 
 def resident_bytes() -> int:
@@ -231,6 +181,6 @@ def machine_bytes() -> float:
 def _gpu_bytes() -> float:
     if not torch.cuda.is_available():
         raise MemoryPlanError(
-            "train.use_gpu=true, but there is no GPU here to hold the plan against; give --memory GIB"
+            "train.use_gpu=true, but there is no GPU here whose memory to plan with; give --memory GIB"
         )
     return torch.cuda.get_device_properties(0).total_memory

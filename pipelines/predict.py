@@ -1,64 +1,40 @@
 """The predict stage: a Parquet of queries → `predictions/`, from the run's artifacts alone."""
 
-import logging
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gam_kg.artifacts import Manifest, read_manifest, stage_key, write_manifest, writing
+from gam_kg.artifacts import Content
 from gam_kg.config import Config
 from gam_kg.errors import DataError
-from gam_kg.inference.predict import Asked, answer_queries, encode_queries, prediction_table
+from gam_kg.inference.predict import EncodedQueries, answer_queries, encode_queries
 from gam_kg.inference.trained_run import TrainedRun
 from pipelines.progress import counted, progress
 from pipelines.sources import Sources
-from pipelines.stages import artifact_path, is_current, open_run
+from pipelines.stages import Stage, Task
+from pipelines.workers import open_run
 
-logger = logging.getLogger("gam_kg")
 
-
-def predict(config: Config, *, force: bool = False) -> Path:
-    """Answer the queries of `predict.queries`; by default those of the last snapshot, as they were before it.
-
-    Args:
-        config: The run's configuration; `predict` matters here.
-        force: Do it anew in any case.
-
-    Returns:
-        The folder of the artifact: predictions.parquet, `top_k` rows a query.
+def _write(task: Task) -> Content:
+    """predictions.parquet: `top_k` answers to each query; by default to those of the last snapshot, from before it.
 
     Raises:
-        ArtifactError: `graph/` or `checkpoint/` is missing, or they do not belong together.
-        DataError: The queries cannot be read, or name what the graph does not know.
+        DataError: The queries cannot be read, or have names that are not in the graph.
     """
-    path = artifact_path(config, "predictions")
-    inputs = {name: read_manifest(artifact_path(config, name), name).id for name in ("graph", "checkpoint")}
-    sources = Sources.find(config.predict.queries, "predict.queries") if config.predict.queries else None
-    if sources is not None:
-        inputs |= {name.replace("facts", "queries"): found for name, found in sources.hashes().items()}
-    settings = {"predict": {"top_k": config.predict.top_k}}
-    key = stage_key("predictions", inputs, settings)
-    if is_current(path, "predictions", key, force=force):
-        return path
-    table = None if sources is None else _read(sources)
-    run = open_run(config)
-    asked = _last_queries(run) if table is None else encode_queries(run, table)
-    steps = len(run.graph.times) + len(np.unique(asked.snapshot))
+    table = _read(task.sources) if task.sources else None
+    run = open_run(task.config)
+    queries = _last_queries(run) if table is None else encode_queries(run, table)
+    steps = len(run.graph.times) + len(np.unique(queries.snapshot))
     with progress("predict", steps) as advance:
-        answers = answer_queries(run, asked, config.predict.top_k, counted(advance))
-    with writing(path) as staging:
-        pq.write_table(prediction_table(run, asked, answers), staging / "predictions.parquet", compression="zstd")
-        write_manifest(staging, Manifest("predictions", key, inputs, settings, {"num_queries": len(asked)}))
-    logger.info("predictions: %d queries answered", len(asked))
-    return path
+        answers = answer_queries(run, queries, task.config.predict.top_k, counted(advance))
+    pq.write_table(answers, task.folder / "predictions.parquet", compression="zstd")
+    return {"num_queries": len(queries)}
 
 
-def _last_queries(run: TrainedRun) -> Asked:
+def _last_queries(run: TrainedRun) -> EncodedQueries:
     queries = run.graph.snapshot(run.graph.end - 1).queries
     times = np.full(len(queries), queries.time)
-    return Asked(queries.subject.cpu().numpy(), queries.relation.cpu().numpy(), times)
+    return EncodedQueries(queries.subject.cpu().numpy(), queries.relation.cpu().numpy(), times)
 
 
 def _read(sources: Sources) -> pa.Table:
@@ -72,3 +48,17 @@ def _read(sources: Sources) -> pa.Table:
         return pa.concat_tables(tables)
     except pa.ArrowInvalid as error:
         raise DataError(f"predict.queries: the files differ in their columns ({error})") from None
+
+
+def _sources(config: Config) -> Sources | None:
+    queries = config.predict.queries
+    return None if queries is None else Sources.find(queries, "predict.queries")
+
+
+predict = Stage(
+    "predictions",
+    settings=lambda config: {"predict": {"top_k": config.predict.top_k}},
+    files=_sources,
+    write=_write,
+    summary=lambda _, content: f"{content['num_queries']} queries answered",
+)

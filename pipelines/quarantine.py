@@ -16,11 +16,11 @@ from gam_kg.schemas import QUARANTINE
 
 
 class Quarantine:
-    """Bad rows on their way to a file.
+    """Writes bad rows to a file and counts them.
 
     Args:
-        file: Where they are written. It is part of the artifact being staged; where the stage fails over them, it is
-            moved to the run's folder, to survive.
+        file: The file, a part of the unfinished artifact. Where the stage fails because of bad rows, it is moved to the
+            run's folder, so that the user can read it.
         config: The run's configuration.
         num_rows: Rows of the input.
     """
@@ -60,17 +60,17 @@ class Quarantine:
             )
 
     def refuse(self, problem: str, advice: str = "Mend the input") -> NoReturn:
-        """Keep the file in the run's folder and fail.
+        """Move the file to the run's folder and fail.
 
         Raises:
             DataError: Always.
         """
-        kept = self._config.run_path / self.NAME
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(self._file, kept)
+        moved = self._config.run_path / self.NAME
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(self._file, moved)
         lines = [f"{problem}:"]
         lines += [f"  {reason}: {count}; {self._examples[reason]}" for reason, count in self.counts.items()]
-        raise DataError("\n".join([*lines, f"All of them are in {kept}. {advice}"]))
+        raise DataError("\n".join([*lines, f"All of them are in {moved}. {advice}"]))
 
     def _remember(self, table: pa.Table) -> None:
         for reason in set(table["reason"].unique().to_pylist()) - self._examples.keys():

@@ -1,7 +1,7 @@
-"""A Ray to work with: the one at RAY_ADDRESS, the one already running in this process, or a local one on loopback.
+"""Starts or joins Ray: the one at RAY_ADDRESS, the one already running in this process, or a local one on loopback.
 
-A local Ray has no dashboard, listens on loopback only and keeps token authentication as Ray sets it (on). Its
-settings are for starting fast and staying quiet; Ray's own log files hold what is not shown.
+A local Ray has no dashboard, listens on loopback only and leaves token authentication as Ray sets it (on). Its settings
+are for a fast start and little output; what is not shown is in Ray's own log files.
 """
 
 import logging
@@ -22,10 +22,10 @@ from ray.exceptions import RayError
 
 from gam_kg.errors import ConfigError, GamKGError
 
-# Idle workers are kept: by default Ray kills and respawns them between the steps of a shuffle, 13 s instead of 0.3 s.
+# Idle workers stay: by default Ray kills and respawns them between the steps of a shuffle, 13 s instead of 0.3 s.
 _SYSTEM_CONFIG = {"num_workers_soft_limit": 8, "idle_worker_killing_time_threshold_ms": 600_000}
 
-# Ray Data appends to the text of an error how often it was tried; none of ours is mended by trying again.
+# Ray Data appends to the text of an error how often it was tried; to try again mends none of ours.
 _RETRY_ADVICE = re.compile(r"\nFailed to .* after \d+/\d+ attempts.*", re.DOTALL)
 
 
@@ -33,8 +33,8 @@ _RETRY_ADVICE = re.compile(r"\nFailed to .* after \d+/\d+ attempts.*", re.DOTALL
 def ray_session(*, num_cpus: int | None = None, object_store_memory: int | None = None) -> Generator[None]:
     """Run the block with Ray, and stop Ray afterwards if it was started here.
 
-    An error for the user (`GamKGError`) that a task raises, or a generator given to `map_batches`, leaves the block as
-    itself. From a plain function given to `map_batches` Ray Data keeps the text alone.
+    A `GamKGError` that a task raises, or a generator given to `map_batches`, leaves the block as itself. Of one that a
+    plain function given to `map_batches` raises, Ray Data passes on the text alone.
 
     Args:
         num_cpus: CPUs of a local Ray; None: all of the machine. Ignored where Ray runs already.
@@ -66,7 +66,7 @@ def _start(num_cpus: int | None, object_store_memory: int | None) -> None:
             ray.init(**quiet)
         except ConnectionError as error:
             raise ConfigError(
-                f"RAY_ADDRESS={address}: {error}. Is the cluster up? Where it wants a token, set RAY_AUTH_MODE=token "
+                f"RAY_ADDRESS={address}: {error}. Is the cluster up? Where it needs a token, set RAY_AUTH_MODE=token "
                 "and RAY_AUTH_TOKEN_PATH; unset RAY_ADDRESS to work on this machine"
             ) from None
         return
@@ -85,8 +85,8 @@ def _start(num_cpus: int | None, object_store_memory: int | None) -> None:
 def _on_loopback() -> Generator[None]:
     """Let every process of a Ray started in the block bind to loopback.
 
-    On Linux Ray replaces 127.0.0.1 by the machine's address, even where it is asked for; where multi-node clusters are
-    switched off, as they are on macOS and Windows, it does not. The switch is read when Ray is imported.
+    On Linux Ray replaces 127.0.0.1 by the machine's address, unless multi-node clusters are switched off as they are on
+    macOS and Windows. The switch is read when Ray is imported.
     """
     name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
     before, environment = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(name)
@@ -103,30 +103,21 @@ def _on_loopback() -> Generator[None]:
 
 @contextmanager
 def _data_settings() -> Generator[None]:
-    """Settings of Ray Data for the block; the caller's are put back, since the context is one for the process."""
-    context = DataContext.get_current()
-    settings = {
-        "shuffle_strategy": "sort_shuffle_pull_based",
-        "use_datasource_v2": False,
-        "enable_progress_bars": sys.stderr.isatty(),
-        "print_on_execution_start": False,
-    }
-    before = {name: getattr(context, name) for name in settings}
-    ordered = context.execution_options.preserve_order
-    console = [handler for handler in logging.getLogger("ray.data").handlers if _is_console(handler)]
-    levels = [handler.level for handler in console]
+    """Settings of Ray Data for the block; those of the caller are put back."""
+    context = DataContext.get_current().copy()
+    context.shuffle_strategy = "sort_shuffle_pull_based"
+    context.use_datasource_v2 = False
+    context.enable_progress_bars = sys.stderr.isatty()
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    levels = {handler: handler.level for handler in logging.getLogger("ray.data").handlers if _is_console(handler)}
     try:
-        for name, value in settings.items():
-            setattr(context, name, value)
-        context.execution_options.preserve_order = True
-        for handler in console:
+        for handler in levels:
             handler.setLevel(logging.CRITICAL)
-        yield
+        with DataContext.current(context):
+            yield
     finally:
-        for name, value in before.items():
-            setattr(context, name, value)
-        context.execution_options.preserve_order = ordered
-        for handler, level in zip(console, levels, strict=True):
+        for handler, level in levels.items():
             handler.setLevel(level)
 
 
@@ -153,7 +144,7 @@ def _user_error(error: BaseException | None) -> GamKGError | None:
         if isinstance(error, GamKGError) and not isinstance(error, RayError):
             return type(error)(_RETRY_ADVICE.sub("", str(error)))
         seen.add(id(error))
-        # Ray Train tells of the errors of its workers by rank.
+        # Ray Train has the errors of its workers by rank.
         for failure in getattr(error, "worker_failures", {}).values():
             if (inner := _user_error(failure)) is not None:
                 return inner

@@ -3,70 +3,46 @@
 import json
 import logging
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from gam_kg.artifacts import Manifest, read_manifest, require_same, stage_key, write_manifest, writing
+from gam_kg.artifacts import Content, Manifest
 from gam_kg.config import Config
-from gam_kg.inference.report import (
-    draw,
-    metrics_table,
-    strata_table,
-    time_table,
-    traffic_table,
-    write_html,
-)
+from gam_kg.inference.report import draw, metrics_table, strata_table, time_table, traffic_table, write_html
 from pipelines.progress import results
-from pipelines.stages import artifact_path, is_current
+from pipelines.stages import Stage, Task, artifact_path
 
 logger = logging.getLogger("gam_kg")
 
 
-def report(config: Config, *, force: bool = False) -> Path:
-    """Write the run's report.
-
-    Args:
-        config: The run's configuration.
-        force: Do it anew in any case.
-
-    Returns:
-        The folder of the artifact: report.html, report.png (with the `report` extra).
-
-    Raises:
-        ArtifactError: `graph/`, `checkpoint/` or `evaluation/` is missing, or they do not belong together.
-    """
-    path = artifact_path(config, "report")
-    manifests = {
-        name: read_manifest(artifact_path(config, name), name) for name in ("graph", "checkpoint", "evaluation")
-    }
-    inputs = {name: manifest.id for name, manifest in manifests.items()}
-    for later, earlier in (("checkpoint", "graph"), ("evaluation", "graph"), ("evaluation", "checkpoint")):
-        require_same(earlier, manifests[later].inputs[earlier], inputs[earlier], artifact_path(config, later))
-    settings = {"name": config.name, "picture": find_spec("matplotlib") is not None}
-    key = stage_key("report", inputs, settings)
-    if is_current(path, "report", key, force=force):
-        return path
-    metrics = read_metrics(config)
+def _write(task: Task) -> Content:
+    """report.html, and report.png with the `report` extra."""
+    config, metrics = task.config, read_metrics(task.config)
     log = artifact_path(config, "checkpoint") / "metrics.jsonl"
     epochs = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    with writing(path) as staging:
-        if settings["picture"]:
-            draw(metrics, epochs, staging / "report.png")
-        else:
-            logger.warning("report: no picture; for one, pip install 'gam-kg[report]'")
-        splits = [split for split in ("test", "valid") if split in metrics]
-        tables = [metrics_table(metrics, split) for split in splits]
-        tables += [strata_table(metrics, split) for split in splits if "single_step" in metrics[split]]
-        tables.append(time_table(epochs))
-        if epochs[-1]["traffic"]:
-            tables.append(traffic_table(epochs))
-        write_html(staging / "report.html", f"gam-kg: {config.name}", _summary(manifests), tables)
-        write_manifest(staging, Manifest("report", key, inputs, settings))
-    logger.info("report: %s", path / "report.html")
-    return path
+    if task.manifest.config["picture"]:
+        draw(metrics, epochs, task.folder / "report.png")
+    else:
+        logger.warning("report: no picture; for one, pip install 'gam-kg[report]'")
+    splits = [split for split in ("test", "valid") if split in metrics]
+    tables = [metrics_table(metrics, split) for split in splits]
+    tables += [strata_table(metrics, split) for split in splits if "single_step" in metrics[split]]
+    tables.append(time_table(epochs))
+    if epochs[-1]["traffic"]:
+        tables.append(traffic_table(epochs))
+    write_html(task.folder / "report.html", f"gam-kg: {config.name}", _summary(task.read), tables)
+    return {}
+
+
+report = Stage(
+    "report",
+    reads=("graph", "checkpoint", "evaluation"),
+    settings=lambda config: {"name": config.name, "picture": find_spec("matplotlib") is not None},
+    write=_write,
+    summary=lambda path, _: str(path / "report.html"),
+)
 
 
 def read_metrics(config: Config) -> dict[str, Any]:
@@ -74,9 +50,16 @@ def read_metrics(config: Config) -> dict[str, Any]:
     return json.loads((artifact_path(config, "evaluation") / "metrics.json").read_text(encoding="utf-8"))
 
 
+def show_metrics(config: Config) -> None:
+    """Print the metrics of each evaluated split."""
+    metrics = read_metrics(config)
+    for split in config.evaluate.splits:
+        show_table(config.name, *metrics_table(metrics, split))
+
+
 def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """Print a table; the first column holds names, the others numbers."""
-    # Names are text, whatever brackets they hold.
+    """Print a table; the first column has names, the others numbers."""
+    # Names are text: rich must not read their brackets.
     results.print(Text(title), soft_wrap=True)
     table = Table()
     for index, name in enumerate(header):

@@ -5,15 +5,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from gam_kg.config import Config
-from gam_kg.data.formats import import_facts, is_import_of
 from gam_kg.errors import ConfigError
-from gam_kg.inference.report import metrics_table
+from gam_kg.importers.dispatch import import_facts, is_import_of
 from pipelines.embed import embed
 from pipelines.evaluate import evaluate
 from pipelines.predict import predict
 from pipelines.prepare import prepare
 from pipelines.ray_session import ray_session
-from pipelines.report import read_metrics, report, show_table
+from pipelines.report import report, show_metrics
 from pipelines.stages import write_config
 from pipelines.train import train
 
@@ -31,12 +30,12 @@ def run(config: Config, *, force: bool = False) -> Path:
         The run folder.
 
     Raises:
-        GamKGError: A stage cannot be done; what came before it is kept.
+        GamKGError: A stage fails; the artifacts of the stages before it remain.
     """
     write_config(config)
     import_if_missing(config, force=force)
     limited = config.prepare.memory_gib is not None
-    if limited:  # in a Ray of its own, which keeps to the limit
+    if limited:  # in a Ray of its own, started with the limit
         prepare(config, force=force)
     with ExitStack() as stack:
         if config.train.most_workers > 1:  # every stage needs Ray: one for all of them
@@ -47,9 +46,7 @@ def run(config: Config, *, force: bool = False) -> Path:
             train(config, force=force)
         for stage in (embed, evaluate, predict, report):
             stage(config, force=force)
-    metrics = read_metrics(config)
-    for split in config.evaluate.splits:
-        show_table(config.name, *metrics_table(metrics, split))
+    show_metrics(config)
     return config.run_path
 
 

@@ -14,9 +14,9 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from gam_kg.config import ColumnsConfig
-from gam_kg.data.timestamps import TimeKind
-from gam_kg.data.validation import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, check_schema, require_one_kind
 from gam_kg.errors import ConfigError, DataError
+from gam_kg.ingest.timestamps import TimeKind
+from gam_kg.ingest.validation import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, check_schema, require_one_kind
 
 _SUFFIXES = (".parquet", ".pq")
 _BATCH_ROWS = 262_144
@@ -46,11 +46,13 @@ class Sources:
     """The input files, in path order.
 
     Attributes:
+        key: The configuration key that names them.
         filesystem: What they are read from.
         paths: For the filesystem.
         names: For messages and the quarantine: as the user would write them.
     """
 
+    key: str
     filesystem: pyarrow.fs.FileSystem
     paths: tuple[str, ...]
     names: tuple[str, ...]
@@ -78,14 +80,15 @@ class Sources:
             )
         if remote:
             scheme = facts.partition("://")[0]
-            return cls(filesystem, tuple(paths), tuple(f"{scheme}://{path}" for path in paths))
+            return cls(key, filesystem, tuple(paths), tuple(f"{scheme}://{path}" for path in paths))
         # Tasks read in other working directories than the user's.
-        return cls(filesystem, tuple(os.path.abspath(path) for path in paths), tuple(paths))
+        return cls(key, filesystem, tuple(os.path.abspath(path) for path in paths), tuple(paths))
 
     def hashes(self) -> dict[str, str]:
         """Content hash of each file, by its position: names and places do not count."""
+        prefix = self.key.rpartition(".")[2]
         with ThreadPoolExecutor(_THREADS) as pool:
-            return {f"facts/{index:05d}": found for index, found in enumerate(pool.map(self._hash, self.paths))}
+            return {f"{prefix}/{index:05d}": found for index, found in enumerate(pool.map(self._hash, self.paths))}
 
     def check(self, columns: ColumnsConfig) -> tuple[TimeKind | None, tuple[RowGroup, ...]]:
         """Check every file's schema against the configured columns.
@@ -118,9 +121,8 @@ class Sources:
         try:
             with self.filesystem.open_input_file(self.paths[group.source]) as file:
                 parquet = pq.ParquetFile(file)
-                there = parquet.schema_arrow.names
-                wanted = [getattr(columns, name) for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)]
-                present = [name for name in dict.fromkeys(wanted) if name in there]
+                named = dict.fromkeys(getattr(columns, name) for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS))
+                present = [name for name in named if name in parquet.schema_arrow.names]
                 for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group.index], columns=present):
                     yield pa.Table.from_batches([batch]), first_row
                     first_row += len(batch)
@@ -172,9 +174,9 @@ def _list_local(facts: str) -> list[str]:
 
 
 def _list_uri(uri: str, key: str) -> tuple[pyarrow.fs.FileSystem, list[str]]:
-    pattern = _first_wildcard(uri)
+    pattern = min((uri.find(char) for char in "*[" if char in uri), default=None)
     try:
-        # Only the part before the first wildcard is a place; the rest is matched against what lies there.
+        # Only the part before the first wildcard is a path; the files below it are matched against the rest.
         place = uri if pattern is None else uri[: uri.rfind("/", 0, pattern)]
         filesystem, base = pyarrow.fs.FileSystem.from_uri(place)
         info = filesystem.get_file_info(base)
@@ -190,11 +192,6 @@ def _list_uri(uri: str, key: str) -> tuple[pyarrow.fs.FileSystem, list[str]]:
         return filesystem, sorted(path for path, inner in files.items() if _is_data(inner))
     rest = uri[len(place) :].lstrip("/")
     return filesystem, sorted(path for path, inner in files.items() if fnmatch.fnmatchcase(inner, rest))
-
-
-def _first_wildcard(uri: str) -> int | None:
-    found = [uri.find(char) for char in "*[" if char in uri]
-    return min(found) if found else None
 
 
 def _is_data(path: str) -> bool:

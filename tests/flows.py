@@ -1,4 +1,4 @@
-"""A small run: facts that can be learnt, and settings that are quick to train."""
+"""A small run: facts that a model can learn, and settings that are quick to train."""
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ SMALL = [
 
 
 def write_facts(path, num_days=24, seed=0):
-    """People visit places in turn, day by day, and some facts are noise."""
+    """People visit places in turn, day by day, and some facts are random."""
     generator = np.random.default_rng(seed)
     rows = {
         (f"person {person}", "visits", f"place {(person + day) % 6}", day)

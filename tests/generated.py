@@ -1,13 +1,18 @@
-"""Synthetic graphs, made once for all tests that look at them."""
+"""Synthetic graphs, generated once for all tests that use them."""
 
 from functools import cache
 
 import numpy as np
 
-from gam_kg.data.synthetic import World
-from gam_kg.data.synthetic_plan import SyntheticConfig, plan_groups
+from gam_kg.synthetic.generator import World
+from gam_kg.synthetic.groups import SyntheticConfig, plan_groups
 
 SMALL = SyntheticConfig(entities=60, relations=13, facts=3000, snapshots=50, noise=0.2, newcomers=0.3, seed=3)
+
+
+def replace(config, **changes):
+    """The settings with changes, validated."""
+    return SyntheticConfig(**config.model_dump() | changes)
 
 
 @cache

@@ -1,8 +1,8 @@
-"""Small temporal graphs, models small enough to check by hand, and the past told in plain Python."""
+"""Small temporal graphs, models small enough to check by hand, and the past in plain Python."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ from torch import Tensor
 
 from gam_kg.artifacts import Manifest, write_manifest
 from gam_kg.config import Config, HistoryConfig, ModelConfig
-from gam_kg.data.graph import TemporalGraph
-from gam_kg.data.history import HistoryIndex
-from gam_kg.data.names import NameWords
-from gam_kg.data.partition import Partition
-from gam_kg.data.snapshot import Moment, Queries
-from gam_kg.data.time_axis import TimeAxis
-from gam_kg.data.vocabulary import Vocabulary, vocabulary_hash
+from gam_kg.graph.message_graph import MessageGraph
+from gam_kg.graph.name_words import NameWords
+from gam_kg.graph.partition import Partition
+from gam_kg.graph.snapshot import Queries, Snapshot
+from gam_kg.graph.temporal_graph import TemporalGraph
+from gam_kg.history.index import HistoryIndex
+from gam_kg.ingest.time_axis import TimeAxis
+from gam_kg.ingest.vocabulary import Vocabulary, vocabulary_hash
 from gam_kg.metrics.sparse_scores import SparseScores
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.schemas import ANCHORED, SNAPSHOTS
@@ -102,21 +103,21 @@ def write_graph(
         "valid_start": graph.valid_start,
         "test_start": graph.test_start,
         "vocabulary": vocabulary_hash(*vocabulary),
-        "time": TimeAxis("integer", 1, 0).to_dict(),
+        "time": asdict(TimeAxis("integer", 1, 0)),
     }
     write_manifest(folder, Manifest("graph", "key", {}, {}, content))
 
 
-def moments_of(graph: TemporalGraph, times: Iterable[int] | None = None) -> list[Moment]:
+def snapshots_of(graph: TemporalGraph, times: Iterable[int] | None = None) -> list[Snapshot]:
     """Snapshots as a world of one sees them; of all times with facts where none are named."""
-    return [Moment(snapshot) for snapshot in graph.read(graph.times if times is None else list(times))]
+    return list(graph.read(graph.times if times is None else list(times)))
 
 
 def history_before(graph: TemporalGraph, config: HistoryConfig, time: int) -> HistoryIndex:
-    """The history index that has been told of all snapshots before a time."""
+    """The history index that has all snapshots before a time."""
     history = HistoryIndex(graph, config)
-    for moment in moments_of(graph, [at for at in graph.times if at < time]):
-        history.remember(moment)
+    for snapshot in snapshots_of(graph, [at for at in graph.times if at < time]):
+        history.insert(snapshot)
     return history
 
 
@@ -136,8 +137,12 @@ def table_of(scores: Tensor | SparseScores) -> Tensor:
     return scores if isinstance(scores, Tensor) else scores.dense()
 
 
+def history_config(**changes: int) -> HistoryConfig:
+    return HistoryConfig(**{**HISTORY, **changes})
+
+
 def model_config(**changes: Any) -> ModelConfig:
-    history = HistoryConfig(**{**HISTORY, **changes.pop("history", {})})
+    history = history_config(**changes.pop("history", {}))
     small = {"dim": 4, "heads": 2, "dropout": 0.0, "entity_dropout": 0.0, "history": history}
     return ModelConfig.model_validate({**small, **changes})
 
@@ -155,6 +160,10 @@ def tiny_model(graph: TemporalGraph, seed: int = 0, **changes: Any) -> GAMLSTM:
         for parameter in model.parameters():
             parameter.normal_(std=0.5)
     return model.eval()
+
+
+def message_graphs(graph: TemporalGraph, times: Iterable[int]) -> list[MessageGraph]:
+    return [MessageGraph.of(graph.snapshot(time), graph.partition) for time in times]
 
 
 class Past:

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 
-class SummingTopology:
-    """What all threads hand to `sum` is added up."""
+class Sum:
+    """Sums over threads, in place."""
 
     def __init__(self, world_size: int) -> None:
         self.barrier, self.parts = Barrier(world_size, timeout=20), []
 
-    def sum(self, value: Tensor, purpose: str) -> Tensor:
+    def __call__(self, value: Tensor) -> Tensor:
         self.parts.append(value.clone())
         self.barrier.wait()
         value.copy_(torch.stack(self.parts).sum(0))
@@ -25,11 +25,11 @@ class SummingTopology:
 
 
 def in_threads(world_size: int, function: Callable[[int, Any], Any]) -> list[Any]:
-    """What `function(rank, topology)` returns on each rank."""
-    topology, found = SummingTopology(world_size), {}
+    """What `function(rank, total)` returns on each rank."""
+    total, found = Sum(world_size), {}
 
     def run(rank: int) -> None:
-        found[rank] = function(rank, topology)
+        found[rank] = function(rank, total)
 
     threads = [Thread(target=run, args=(rank,)) for rank in range(world_size)]
     for thread in threads:

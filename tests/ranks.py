@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from gam_kg.distributed.topology import Topology
+from gam_kg.distributed.communicator import Communicator
 
 MOST_RANKS = 4
 SECONDS = 120
@@ -29,7 +29,7 @@ class RankPool:
         self._pipes: list[Connection] = []
 
     def run(self, world_size: int, function: Callable[..., Any], *args: Any, backend: str = "gloo") -> list[Any]:
-        """What `function(topology, *args)` returns on each rank; the function must be importable by its name.
+        """What `function(communicator, *args)` returns on each rank; the function must be importable by its name.
 
         Raises:
             AssertionError: A rank failed, with its traceback, or did not end in time.
@@ -82,7 +82,7 @@ def _serve(pipe: Connection) -> None:
         except EOFError:
             return
         try:
-            if backend == "nccl":
+            if "nccl" in backend:
                 torch.cuda.set_device(rank)
             dist.init_process_group(
                 backend,
@@ -92,7 +92,7 @@ def _serve(pipe: Connection) -> None:
                 timeout=timedelta(seconds=SECONDS / 4),
             )
             answer = io.BytesIO()
-            torch.save(function(Topology.current(), *args), answer)
+            torch.save(function(Communicator.current(), *args), answer)
             dist.barrier()
             dist.destroy_process_group()
             pipe.send(("", answer.getvalue()))

@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from gam_kg.artifacts import read_manifest
+from gam_kg.artifacts import Manifest, read_manifest, write_artifact
 from gam_kg.config import Config
-from gam_kg.distributed.topology import Topology
-from gam_kg.train.loop import Progress
-from gam_kg.train.session import (
+from gam_kg.distributed.communicator import Communicator
+from gam_kg.train.position import Progress
+from gam_kg.train.run import (
     LocalCheckpoints,
     Write,
-    checkpoint_manifest,
+    checkpoint_settings,
     train_graph,
-    write_checkpoint_artifact,
+    write_checkpoint,
 )
 
 UNUSUAL: dict[str, Any] = {
@@ -90,7 +90,7 @@ def changed(config: Config, settings: dict[str, Any]) -> Config:
 def train_run(
     folder: Path,
     config: Config,
-    tell: Callable[[Progress], None] = lambda _: None,
+    on_event: Callable[[Progress], None] = lambda _: None,
     checkpointed: Callable[[], None] = lambda: None,
 ) -> None:
     """Make the `checkpoint/` of a run folder that has a `graph/`, in this process, on the CPU.
@@ -98,26 +98,29 @@ def train_run(
     Args:
         folder: The run.
         config: How to train.
-        tell: Called with the progress of every snapshot and epoch.
+        on_event: Called with the progress of every snapshot and epoch.
         checkpointed: Called after each training checkpoint.
     """
-    checkpoints = LocalCheckpoints(folder / "training", Topology())
+    checkpoints = LocalCheckpoints(folder / "training", Communicator())
 
-    def keep(write: Write, metrics: dict[str, Any]) -> None:
-        checkpoints.keep(write, metrics)
+    def save(write: Write, metrics: dict[str, Any]) -> None:
+        checkpoints.save(write, metrics)
         checkpointed()
 
-    train_only(folder, config, tell, keep)
-    manifest = checkpoint_manifest(config, read_manifest(folder / "graph", "graph"))
-    write_checkpoint_artifact(folder / "checkpoint", checkpoints.path, manifest)
+    train_only(folder, config, on_event, save)
+    inputs = {"graph": read_manifest(folder / "graph", "graph").id}
+    manifest = Manifest.of("checkpoint", inputs, checkpoint_settings(config))
+    write_artifact(folder / "checkpoint", manifest, lambda staging: write_checkpoint(staging, checkpoints.path))
 
 
 def train_only(
     folder: Path,
     config: Config,
-    tell: Callable[[Progress], None] = lambda _: None,
-    keep: Callable[[Write, dict[str, Any]], None] = lambda *_: None,
+    on_event: Callable[[Progress], None] = lambda _: None,
+    save: Callable[[Write, dict[str, Any]], None] = lambda *_: None,
 ) -> None:
     """Train on the `graph/` of a run folder and write nothing; arguments as of `train_graph`."""
     cpu = torch.device("cpu")
-    train_graph(config, folder / "graph", topology=Topology(), device=cpu, latest=None, tell=tell, keep=keep)
+    train_graph(
+        config, folder / "graph", communicator=Communicator(), device=cpu, latest=None, on_event=on_event, save=save
+    )

@@ -1,4 +1,4 @@
-"""What ranks send each other, by purpose: bytes, collectives and the time spent in them."""
+"""The traffic of a rank by purpose: bytes sent, collectives and the time in them."""
 
 from collections import defaultdict
 from collections.abc import Generator
@@ -10,13 +10,13 @@ import torch
 
 
 @dataclass
-class Purpose:
+class PurposeSums:
     """Sums over the collectives of one purpose.
 
     Attributes:
-        bytes: What this rank sent, where an all-reduce of n bytes sends 2 n (P − 1) / P, as a ring does.
-        collectives: How many.
-        seconds: Time in them, in which this rank computed nothing: transfer, and waiting for slower ranks.
+        bytes: Sent by this rank, where an all-reduce of n bytes sends 2 n (P − 1) / P, as a ring does.
+        collectives: Their number.
+        seconds: Time in them: transfer, and waiting for slower ranks.
     """
 
     bytes: float = 0.0
@@ -29,11 +29,11 @@ class Traffic:
     """Communication of a rank since the last `take`.
 
     Attributes:
-        by_purpose: Sums by what the collectives are for.
+        by_purpose: Sums of each purpose.
         halo_rows: Rows received from other ranks for attention.
     """
 
-    by_purpose: defaultdict[str, Purpose] = field(default_factory=lambda: defaultdict(Purpose))
+    by_purpose: defaultdict[str, PurposeSums] = field(default_factory=lambda: defaultdict(PurposeSums))
     halo_rows: int = 0
     _events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
 
@@ -54,8 +54,8 @@ class Traffic:
             yield
             found.seconds += perf_counter() - started
 
-    def take(self) -> dict[str, Purpose]:
-        """The sums by purpose; they and `halo_rows` start from zero again."""
+    def take(self) -> dict[str, PurposeSums]:
+        """The sums by purpose; resets them and `halo_rows` to zero."""
         for purpose, begin, end in self._events:
             end.synchronize()
             self.by_purpose[purpose].seconds += begin.elapsed_time(end) / 1000

@@ -1,4 +1,4 @@
-"""How much ranks send each other in a step, from counts of the data alone: what `Traffic` should measure."""
+"""How much ranks send each other in a step, computed from counts of the data: what `Traffic` should measure."""
 
 from dataclasses import dataclass
 
@@ -7,16 +7,16 @@ from torch import Tensor
 
 
 def expected_halo_rows(num_neighbours: Tensor, world_size: int) -> float:
-    """Rows that a rank receives for one snapshot, on average over ranks, where owners are as good as random.
+    """Rows that a rank receives for one snapshot, on average over ranks, if owners are as good as random.
 
-    An entity with n distinct neighbours is wanted by each rank but its own with probability 1 − (1 − 1/P)^n.
+    An entity with n distinct neighbours is requested by each rank but its own with probability 1 − (1 − 1/P)^n.
 
     Args:
         num_neighbours: Distinct neighbours of each active entity of the snapshot, all ranks together, (num_active,).
         world_size: P.
     """
-    wanted = 1 - (1 - 1 / world_size) ** num_neighbours.double()
-    return float(wanted.sum()) * (world_size - 1) / world_size
+    requested = 1 - (1 - 1 / world_size) ** num_neighbours.double()
+    return float(requested.sum()) * (world_size - 1) / world_size
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class StepVolume:
         world_size: Number of ranks, P.
         num_queries: Queries of the step.
         num_answers: Their answers.
-        halo_rows: Rows that a rank sends, and receives, for an update of memory.
+        halo_rows: Rows that a rank sends, and receives, for one update of memory.
         num_shared: Elements of the parameters that all ranks have alike.
         dim: Width of entity vectors.
         history_dim: Width of the keys of the history.
@@ -46,12 +46,12 @@ class StepVolume:
     element_size: int = 4
 
     def bytes_sent(self) -> dict[str, float]:
-        """Bytes that a rank sends, by purpose; what is planned ahead of the steps, once for all epochs, apart."""
+        """Bytes that a rank sends, by purpose, without history look-ups and draws."""
         others, size = self.world_size - 1, self.element_size
         own_queries, own_answers = self.num_queries / self.world_size, self.num_answers / self.world_size
         query_width = self.dim + 2 * self.history_dim
         return {
-            # Keys and values of a row, there and, for their gradients, back; one more update carries memory forward.
+            # Keys and values of a row, and their gradients; one more update carries memory forward.
             "halo": (2 * self.window + 1) * self.halo_rows * 2 * self.dim * size,
             # All-gather of query vectors and reduce-scatter of their gradients; snapshot, subject, relation and answer.
             "queries": others * (2 * own_queries * query_width * size + own_answers * 4 * 8),
@@ -61,6 +61,6 @@ class StepVolume:
 
 
 def num_neighbours(anchor: Tensor, other: Tensor) -> Tensor:
-    """Distinct neighbours of each distinct anchor, int64 (num_active,); rows as of a snapshot."""
+    """Distinct neighbours of each distinct anchor of a snapshot's rows, int64 (num_active,)."""
     pairs = torch.unique(torch.stack([anchor, other]), dim=1)
     return torch.unique_consecutive(pairs[0], return_counts=True)[1]

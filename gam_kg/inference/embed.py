@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,62 +10,35 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from gam_kg.inference.trained_run import TrainedRun, save_memory
+from gam_kg.inference.trained_run import MEMORY, TrainedRun
 from gam_kg.nn.recurrence import Memory
 from gam_kg.schemas import embedding_schema
+from gam_kg.train.checkpoint import save_rows
 from gam_kg.train.evaluate import Tick
-from gam_kg.train.step import entity_vectors
 
 _ROW_GROUP = 65_536
-
-
-@torch.no_grad()
-def write_entity_embeddings(folder: Path, run: TrainedRun, memory: Memory) -> None:
-    """Write z of the rank's entities as remembered; those not seen yet have a null `last_seen`.
-
-    A row group is made and written at a time: there is no second copy of all rows.
-    One rank writes `entities.parquet`; several write a file each, as `entities-00000-of-00002.parquet`, by id.
-    """
-    partition = run.graph.partition
-    part = f"-{partition.rank:05d}-of-{partition.world_size:05d}" if partition.world_size > 1 else ""
-    rows = torch.arange(partition.num_rows, device=run.graph.device)
-
-    def groups() -> Iterator[list[pa.Array]]:
-        for group in rows.split(_ROW_GROUP) if len(rows) else ():
-            ids = pa.array(partition.ids[group.cpu()].numpy())
-            last = memory.last_seen[group].cpu().numpy()
-            vectors = _fixed_lists(entity_vectors(run.model, memory, held=group))
-            yield [ids, run.entities.names.take(ids), run.labels(last), pa.array(last, mask=last < 0), vectors]
-
-    _write(folder / f"entities{part}.parquet", "entity", groups(), run.model.config.dim)
-
-
-def write_relation_embeddings(path: Path, run: TrainedRun) -> None:
-    """Write the vector of every relation, then of every inverse (id + num_relations)."""
-    vectors = run.model.relation.detach()
-    names = pa.concat_arrays([run.relations.names, run.relations.names])
-    inverse = pa.array(np.arange(len(names)) >= len(run.relations))
-    columns = [pa.array(np.arange(len(names))), names, inverse, _fixed_lists(vectors)]
-    _write(path, "relation", [columns], vectors.shape[1])
 
 
 def write_embeddings(
     run: TrainedRun, last: int, folder: Path, tick: Tick = lambda: None, *, anew: bool = False
 ) -> None:
-    """Write a rank's part of the embeddings as of a snapshot, its facts included. A collective.
+    """Write a rank's part of the embeddings after the facts of a snapshot. A collective.
+
+    One rank writes `entities.parquet`; several write a file each, as `entities-00000-of-00002.parquet`, by id.
 
     Args:
         run: The run.
         last: The snapshot.
         folder: Where to write; the same on all ranks.
-        tick: Called after each snapshot remembered.
-        anew: Start from the first fact, not from the memory of embeddings made before.
+        tick: Called after each snapshot.
+        anew: See `TrainedRun.memory_before`.
     """
-    memory = run.memory_before(last + 1, tick, anew=anew)
-    write_entity_embeddings(folder, run, memory)
-    save_memory(memory, folder, run.graph.partition)
-    if run.graph.partition.rank == 0:
-        write_relation_embeddings(folder / "relations.parquet", run)
+    memory, partition, dim = run.memory_before(last + 1, tick, anew=anew), run.graph.partition, run.model.config.dim
+    part = f"-{partition.rank:05d}-of-{partition.world_size:05d}" if partition.world_size > 1 else ""
+    _write(folder / f"entities{part}.parquet", "entity", _entity_columns(run, memory), dim)
+    save_rows(vars(memory), folder, MEMORY, partition)
+    if partition.rank == 0:
+        _write(folder / "relations.parquet", "relation", [_relation_columns(run)], dim)
 
 
 def read_vectors(path: Path) -> np.ndarray:
@@ -73,15 +47,28 @@ def read_vectors(path: Path) -> np.ndarray:
     return column.flatten().to_numpy().reshape(len(column), -1)
 
 
+def _entity_columns(run: TrainedRun, memory: Memory) -> Iterator[list[pa.Array]]:
+    """A row group at a time, so that there is no second copy of all rows; `last_seen` is null for the unseen."""
+    rows = torch.arange(run.graph.partition.num_rows, device=run.device)
+    for group in rows.split(_ROW_GROUP) if len(rows) else ():
+        ids = pa.array(run.graph.partition.ids[group.cpu()].numpy())
+        last = memory.last_seen[group].cpu().numpy()
+        with torch.no_grad():
+            vectors = _fixed_lists(run.sharded.entity_vectors(memory, index=group))
+        yield [ids, run.entities.names.take(ids), run.labels(last), pa.array(last, mask=last < 0), vectors]
+
+
+def _relation_columns(run: TrainedRun) -> list[pa.Array]:
+    """All relations, then all inverses (id + num_relations)."""
+    ids = np.arange(2 * len(run.relations))
+    names = pa.concat_arrays([run.relations.names, run.relations.names])
+    return [pa.array(ids), names, pa.array(ids >= len(run.relations)), _fixed_lists(run.model.relation.detach())]
+
+
 def _write(path: Path, kind: str, groups: Iterable[list[pa.Array]], dim: int) -> None:
     schema = embedding_schema(kind, dim)
-    with pq.ParquetWriter(
-        path,
-        schema,
-        compression="zstd",
-        use_dictionary=False,
-        use_byte_stream_split=["embedding.list.element"],
-    ) as writer:
+    options: dict[str, Any] = {"use_dictionary": False, "use_byte_stream_split": ["embedding.list.element"]}
+    with pq.ParquetWriter(path, schema, compression="zstd", **options) as writer:
         for columns in groups:
             writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=_ROW_GROUP)
 

@@ -1,29 +1,31 @@
 """Answers to "(subject, relation, ?) at a time": the best candidates with scores, from the facts before it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from torch import Tensor
 
-from gam_kg.data.snapshot import Queries
 from gam_kg.errors import DataError, GamKGError
+from gam_kg.graph.snapshot import Queries
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.schemas import PREDICTIONS
 from gam_kg.train.evaluate import Tick, roll
-from gam_kg.train.step import query_blocks
+from gam_kg.train.step_batch import divide_queries
 
 _MAX_SCORES = 32_000_000
 
 
 @dataclass(frozen=True)
-class Asked:
+class EncodedQueries:
     """Queries by id, one row each.
 
     Attributes:
         subject: The known entity, int64 (num_queries,).
-        relation: int64 (num_queries,); `>= num_relations` where the subject is asked for and the object known.
+        relation: int64 (num_queries,); `>= num_relations` to predict the subject of an object.
         snapshot: When, int64 (num_queries,); facts before it are visible.
     """
 
@@ -35,108 +37,98 @@ class Asked:
         return len(self.subject)
 
 
-@dataclass(frozen=True)
-class Answers:
-    """The best candidates of each query, best first.
-
-    Attributes:
-        answer: Entity ids, int64 (num_queries, top_k).
-        score: float32 (num_queries, top_k).
-        probability: Softmax over all candidates, float32 (num_queries, top_k).
-    """
-
-    answer: np.ndarray
-    score: np.ndarray
-    probability: np.ndarray
-
-
-def encode_queries(run: TrainedRun, table: pa.Table) -> Asked:
+def encode_queries(run: TrainedRun, table: pa.Table) -> EncodedQueries:
     """Read a table of queries.
 
     Args:
-        run: The run to ask.
+        run: The run that answers.
         table: `relation`, and `subject` or `object` (one of them null or absent), optionally
-            `timestamp`; a null timestamp asks for what comes after the last fact.
+            `timestamp`; a null timestamp means the snapshot after the last fact.
 
     Raises:
         DataError: A column is missing or of a wrong type, both or neither of subject and object are given, or a name
             or timestamp is unknown.
     """
     names = {name: _names(table, name) for name in ("subject", "relation", "object")}
-    if names["relation"].null_count:
-        raise DataError(f"queries: row {_first(pc.is_null(names['relation']))}: 'relation' is null; give a relation")
-    has_subject, has_object = (np.asarray(pc.is_valid(names[name])) for name in ("subject", "object"))
+    has_subject, has_relation, has_object = (np.asarray(pc.is_valid(column)) for column in names.values())
+    if not has_relation.all():
+        raise DataError(f"queries: row {has_relation.argmin()}: 'relation' is null; give a relation")
     if (has_subject == has_object).any():
-        row = int(np.flatnonzero(has_subject == has_object)[0])
+        row = (has_subject == has_object).argmax()
         found = "both are given" if has_subject[row] else "neither is given"
-        raise DataError(f"queries: row {row}: give either subject or object, the other is asked for; {found}")
+        raise DataError(f"queries: row {row}: give either subject or object, the other is predicted; {found}")
     known = run.entities.encode(pc.coalesce(names["subject"], names["object"]))
     relation = run.relations.encode(names["relation"])
     relation = np.where(has_subject, relation, relation + len(run.relations))
-    return Asked(known, relation, _snapshots(run, table))
+    return EncodedQueries(known, relation, _snapshots(run, table))
 
 
-def answer_queries(run: TrainedRun, asked: Asked, top_k: int, tick: Tick = lambda: None) -> Answers:
-    """Score all candidates of each query and keep the best.
+def answer_queries(run: TrainedRun, queries: EncodedQueries, top_k: int, tick: Tick = lambda: None) -> pa.Table:
+    """Score all candidates of each query and return the best, `schemas.PREDICTIONS`.
 
     Args:
-        run: The run to ask.
-        asked: The queries; any number of times, each seeing only the facts before its own.
+        run: The run that answers.
+        queries: The queries, of any times; each sees only the facts before its own time.
         top_k: Answers a query; fewer where there are fewer entities.
-        tick: Called after each snapshot rolled or asked.
+        tick: Called after each snapshot.
+
+    Returns:
+        One row per answer, query by query and best first; `probability` is a softmax over all candidates.
     """
-    top_k = min(top_k, len(run.entities))
-    shape = (len(asked), top_k)
-    answers = Answers(np.zeros(shape, np.int64), np.zeros(shape, np.float32), np.zeros(shape, np.float32))
-    if not len(asked):
-        return answers
-    times = np.unique(asked.snapshot).tolist()
+    shape = len(queries), min(top_k, len(run.entities))
+    answer, score, probability = np.zeros(shape, np.int64), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for rows, scores in _scores(run, queries, tick):
+        best = torch.topk(scores, shape[1], dim=1)
+        answer[rows], score[rows] = best.indices.cpu().numpy(), best.values.cpu().numpy()
+        probability[rows] = (best.values - torch.logsumexp(scores, 1, keepdim=True)).exp().cpu().numpy()
+    return _table(run, queries, answer, score, probability)
+
+
+def _scores(run: TrainedRun, queries: EncodedQueries, tick: Tick) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Positions of some queries, and their scores of all candidates, until all queries are scored."""
+    times = np.unique(queries.snapshot).tolist()
+    if not times:
+        return
     scorer = run.scorer_before(times[0], tick)
-    moments = run.moments(times[0], times[-1])
-    following = next(moments, None)
+    snapshots = run.snapshots(times[0], times[-1])
+    following = next(snapshots, None)
     for time in times:
         while following is not None and following.time < time:
             roll([scorer], run.history, [following], tick)
-            following = next(moments, None)
-        rows = np.flatnonzero(asked.snapshot == time)
-        columns = [torch.from_numpy(column[rows]).to(run.graph.device) for column in (asked.subject, asked.relation)]
-        nothing = torch.zeros(0, dtype=torch.int64, device=run.graph.device)
-        first = 0
-        for block in query_blocks(Queries(time, *columns, nothing, nothing), len(run.entities), _MAX_SCORES):
-            scores = scorer.table(block)
-            best = torch.topk(scores, top_k, dim=1)
-            probability = (best.values - torch.logsumexp(scores, 1, keepdim=True)).exp()
-            part = rows[first : first + len(block)]
-            answers.answer[part] = best.indices.cpu().numpy()
-            answers.score[part] = best.values.cpu().numpy()
-            answers.probability[part] = probability.cpu().numpy()
-            first += len(block)
+            following = next(snapshots, None)
+        rows = np.flatnonzero(queries.snapshot == time)
+        columns = [torch.from_numpy(column[rows]) for column in (queries.subject, queries.relation)]
+        nothing = torch.zeros(0, dtype=torch.int64)
+        for block in divide_queries(Queries(time, *columns, nothing, nothing), len(run.entities), _MAX_SCORES):
+            yield rows[: len(block)], scorer.table(block)
+            rows = rows[len(block) :]
         tick()
-    return answers
 
 
-def prediction_table(run: TrainedRun, asked: Asked, answers: Answers) -> pa.Table:
-    """Queries and answers by name, one row an answer (`schemas.PREDICTIONS`)."""
-    top_k = answers.answer.shape[1]
-    query = np.repeat(np.arange(len(asked)), top_k)
-    inverse = asked.relation >= len(run.relations)
-    known = pa.array(run.entities.decode(asked.subject))
-    nothing = pa.nulls(len(asked), pa.large_string())
+def _table(
+    run: TrainedRun, queries: EncodedQueries, answer: np.ndarray, score: np.ndarray, probability: np.ndarray
+) -> pa.Table:
+    num_queries, top_k = answer.shape
+    inverse = queries.relation >= len(run.relations)
+    known = pa.array(run.entities.decode(queries.subject))
+    nothing = pa.nulls(num_queries, pa.large_string())
     columns = {
-        "query_id": pa.array(np.arange(len(asked))),
+        "query_id": pa.array(np.arange(num_queries)),
         "subject": pc.if_else(pa.array(inverse), nothing, known),
-        "relation": run.relations.decode(asked.relation % len(run.relations)),
+        "relation": run.relations.decode(queries.relation % len(run.relations)),
         "object": pc.if_else(pa.array(inverse), known, nothing),
-        "timestamp": run.labels(asked.snapshot),
+        "timestamp": run.labels(queries.snapshot),
     }
-    repeated = {name: column.take(pa.array(query)) for name, column in columns.items()}
-    flat = answers.answer.ravel()
-    repeated["position"] = pa.array(np.tile(np.arange(1, top_k + 1, dtype=np.int32), len(asked)))
-    repeated["answer_id"] = pa.array(flat)
-    repeated["answer"] = run.entities.decode(flat)
-    repeated["score"] = pa.array(answers.score.ravel())
-    repeated["probability"] = pa.array(answers.probability.ravel())
-    return pa.Table.from_pydict(repeated, schema=PREDICTIONS)
+    query = pa.array(np.repeat(np.arange(num_queries), top_k))
+    repeated = {name: column.take(query) for name, column in columns.items()}
+    flat = {
+        "position": np.tile(np.arange(1, top_k + 1, dtype=np.int32), num_queries),
+        "answer_id": answer.ravel(),
+        "answer": run.entities.decode(answer.ravel()),
+        "score": score.ravel(),
+        "probability": probability.ravel(),
+    }
+    return pa.Table.from_pydict(repeated | flat, schema=PREDICTIONS)
 
 
 def _names(table: pa.Table, name: str) -> pa.ChunkedArray:
@@ -147,11 +139,8 @@ def _names(table: pa.Table, name: str) -> pa.ChunkedArray:
     column = table[name]
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if not (
-        pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_integer(column.type)
-    ):
-        if pa.types.is_null(column.type):
-            return column.cast(pa.large_string())
+    allowed = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_null)
+    if not any(is_allowed(column.type) for is_allowed in allowed):
         raise DataError(f"queries: column {name!r} is {column.type}; expected strings or integers")
     return column.cast(pa.large_string())
 
@@ -169,11 +158,6 @@ def _snapshots(run: TrainedRun, table: pa.Table) -> np.ndarray:
                 raise DataError(f"queries: row {row}: timestamp {value!r}: {error}") from None
         snapshots[row] = parsed[value]
     if (snapshots < 0).any():
-        row = _first(pa.array(snapshots < 0))
-        first = run.axis.label(0)
+        row, first = (snapshots < 0).argmax(), run.axis.label(0)
         raise DataError(f"queries: row {row}: timestamp is before the first fact ({first}), so nothing is known of it")
     return snapshots
-
-
-def _first(mask: pa.Array) -> int:
-    return int(pc.index(mask, True).as_py())

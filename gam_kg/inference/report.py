@@ -1,11 +1,14 @@
-"""A run's results as tables and pictures: what people would rather look at than read."""
+"""A run's results as tables and pictures."""
 
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gam_kg.inference.evaluation import MODEL
+from gam_kg.schemas import STRATA
 
 _LABELS = {
     MODEL: "GAM_LSTM",
@@ -14,7 +17,14 @@ _LABELS = {
     "recurrency_combined": "recurrency, combined",
     "typed_pair_counts": "typed pair counts",
 }
-_COLUMNS = ("MRR", "Hits@1", "Hits@3", "Hits@10", "raw MRR", "multi-step MRR")
+_COLUMNS = {
+    "MRR": ("single_step", "time_aware", "mrr"),
+    "Hits@1": ("single_step", "time_aware", "hits@1"),
+    "Hits@3": ("single_step", "time_aware", "hits@3"),
+    "Hits@10": ("single_step", "time_aware", "hits@10"),
+    "raw MRR": ("single_step", "raw", "mrr"),
+    "multi-step MRR": ("multi_step", "time_aware", "mrr"),
+}
 
 
 def metrics_table(metrics: dict[str, Any], split: str) -> tuple[list[str], list[list[str]]]:
@@ -27,36 +37,29 @@ def metrics_table(metrics: dict[str, Any], split: str) -> tuple[list[str], list[
     Returns:
         The header and one row a scorer; settings that were not evaluated are blank.
     """
-    trees = {MODEL: metrics[split]} | {name: tree[split] for name, tree in metrics["baselines"].items()}
     rows = []
-    for name, tree in trees.items():
-        single, multi = tree.get("single_step"), tree.get("multi_step")
-        values = (
-            [single["time_aware"]["both"][key] for key in ("mrr", "hits@1", "hits@3", "hits@10")]
-            if single
-            else [None] * 4
-        )
-        values.append(single["raw"]["both"]["mrr"] if single else None)
-        values.append(multi["time_aware"]["both"]["mrr"] if multi else None)
-        rows.append([_LABELS.get(name, name), *("" if value is None else f"{100 * value:.1f}" for value in values)])
+    for label, tree in _trees(metrics, split).items():
+        cells = [label]
+        for setting, name, key in _COLUMNS.values():
+            cells.append(f"{100 * tree[setting][name]['both'][key]:.1f}" if setting in tree else "")
+        rows.append(cells)
     return [f"{split}, %", *_COLUMNS], rows
 
 
 def strata_table(metrics: dict[str, Any], split: str) -> tuple[list[str], list[list[str]]]:
     """Single-step MRR by stratum in percent, with each stratum's share of the queries."""
-    trees = {MODEL: metrics[split]} | {name: tree[split] for name, tree in metrics["baselines"].items()}
     strata = metrics[split]["single_step"]["strata"]
     total = max(1, sum(stratum["count"] for stratum in strata.values()))
     header = [f"{split} MRR, %", *(f"{name} ({100 * part['count'] / total:.0f} %)" for name, part in strata.items())]
     rows = [
-        [_LABELS.get(name, name), *(f"{100 * tree['single_step']['strata'][part]['mrr']:.1f}" for part in strata)]
-        for name, tree in trees.items()
+        [label, *(f"{100 * tree['single_step']['strata'][part]['mrr']:.1f}" for part in strata)]
+        for label, tree in _trees(metrics, split).items()
     ]
     return header, rows
 
 
 def time_table(epochs: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Where the last epoch's time went: milliseconds a step by phase, as its first rank saw them."""
+    """Time of the last epoch by phase on its first rank: milliseconds per step, and percent."""
     steps = _steps(epochs)
     total = max(1e-9, epochs[-1]["seconds"])
     rows = [
@@ -68,18 +71,19 @@ def time_table(epochs: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[s
 
 
 def traffic_table(epochs: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """What the first rank sent in a step of the last epoch, and how long it was in collectives, waiting included."""
+    """Traffic of the first rank by purpose, a step of the last epoch; the time in collectives includes waiting."""
     steps = _steps(epochs)
-    rows = [
-        [
-            purpose,
-            f"{found['bytes'] / steps / 1000:,.1f}",
-            f"{found['collectives'] / steps:.1f}",
-            f"{1000 * found['seconds'] / steps:.1f}",
-        ]
-        for purpose, found in epochs[-1]["traffic"].items()
-    ]
+    rows = []
+    for purpose, found in epochs[-1]["traffic"].items():
+        sent, number, seconds = (found[name] / steps for name in ("bytes", "collectives", "seconds"))
+        rows.append([purpose, f"{sent / 1000:,.1f}", f"{number:.1f}", f"{1000 * seconds:.1f}"])
     return ["communication of a step", "kB sent", "collectives", "ms"], rows
+
+
+def _trees(metrics: dict[str, Any], split: str) -> dict[str, dict[str, Any]]:
+    """Metrics of a split by setting, of the model and then of each baseline, by label."""
+    trees = {MODEL: metrics, **metrics["baselines"]}
+    return {_LABELS.get(name, name): tree[split] for name, tree in trees.items()}
 
 
 def _steps(epochs: Sequence[dict[str, Any]]) -> int:
@@ -102,8 +106,7 @@ def draw(metrics: dict[str, Any], epochs: Sequence[dict[str, Any]], path: Path) 
 
     split = "test" if "test" in metrics else "valid"
     setting = "single_step" if "single_step" in metrics[split] else "multi_step"
-    trees = {MODEL: metrics[split]} | {name: tree[split] for name, tree in metrics["baselines"].items()}
-    found = {_LABELS.get(name, name): tree[setting] for name, tree in trees.items()}
+    found = {label: tree[setting] for label, tree in _trees(metrics, split).items()}
     figure = Figure(figsize=(12, 8), layout="constrained")
     training, comparison, strata, curve = figure.subplots(2, 2).flat
     _draw_training(training, epochs)
@@ -113,12 +116,10 @@ def draw(metrics: dict[str, Any], epochs: Sequence[dict[str, Any]], path: Path) 
     comparison.invert_yaxis()
     comparison.margins(x=0.12)
     comparison.set(title=f"{split}, {setting.replace('_', '-')}, time-aware", xlabel="MRR, %")
-    names = list(next(iter(found.values()))["strata"])
     for offset, (label, tree) in enumerate(found.items()):
-        heights = [100 * tree["strata"][name]["mrr"] for name in names]
-        positions = [index + 0.16 * (offset - (len(found) - 1) / 2) for index in range(len(names))]
-        strata.bar(positions, heights, width=0.15, label=label)
-    strata.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
+        heights = [100 * tree["strata"][name]["mrr"] for name in STRATA]
+        strata.bar(np.arange(len(STRATA)) + 0.16 * (offset - (len(found) - 1) / 2), heights, width=0.15, label=label)
+    strata.set_xticks(range(len(STRATA)), [name.replace("_", " ") for name in STRATA])
     strata.set(title="by what had been seen before", ylabel="MRR, %")
     strata.legend(fontsize="small")
     for label, tree in found.items():

@@ -4,20 +4,19 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from gam_kg.data.time_axis import TimeAxis
 from gam_kg.errors import ConfigError
-from gam_kg.inference.predict import Asked, answer_queries, prediction_table
+from gam_kg.inference.predict import EncodedQueries, answer_queries
 from gam_kg.inference.trained_run import TrainedRun
-from gam_kg.train.step import entity_vectors
+from gam_kg.ingest.time_axis import TimeAxis
 
 
 def nearest_entities(run: TrainedRun, name: str, at: str | int | None = None, top_k: int = 10) -> pa.Table:
-    """The entities whose vectors have the highest cosine with one, itself left out.
+    """The entities whose vectors have the highest cosine with that of an entity, itself left out.
 
     Args:
         run: The run to search.
         name: The entity.
-        at: As of this timestamp, its facts included; None: after the last fact.
+        at: The last timestamp whose facts are in the vectors; None: that of the last fact.
         top_k: How many; fewer where there are fewer entities.
 
     Returns:
@@ -28,47 +27,36 @@ def nearest_entities(run: TrainedRun, name: str, at: str | int | None = None, to
         ConfigError: `at` is no timestamp of the graph, or before the first fact.
     """
     entity = int(run.entities.encode([name])[0])
-    memory = run.memory_before(moment(run.axis, at, run.graph.end - 1) + 1)
+    memory = run.memory_before(snapshot_at(run.axis, at, run.graph.end - 1) + 1)
     with torch.no_grad():
-        vectors = entity_vectors(run.model, memory)
+        vectors = run.sharded.entity_vectors(memory)
     cosine = vectors @ vectors[entity]
     cosine[entity] = -torch.inf
     best = torch.topk(cosine, min(top_k, len(vectors) - 1))
     found = best.indices.cpu().numpy()
-    columns = {
-        "entity_id": pa.array(found),
-        "entity": run.entities.decode(found),
-        "cosine": pa.array(best.values.cpu().numpy()),
-        "last_seen": run.labels(memory.last_seen.cpu().numpy()[found]),
-    }
-    return pa.table(columns)
+    return pa.table(
+        {
+            "entity_id": found,
+            "entity": run.entities.decode(found),
+            "cosine": best.values.cpu().numpy(),
+            "last_seen": run.labels(memory.last_seen.cpu().numpy()[found]),
+        }
+    )
 
 
 def query_answers(
     run: TrainedRun, subject: str, relation: str, at: str | int | None = None, top_k: int = 10
 ) -> pa.Table:
-    """The best answers to (subject, relation, ?) at a moment, from the facts before it.
+    """The best answers to (subject, relation, ?) at a timestamp, from the facts before it; see `answer_queries`.
 
-    Args:
-        run: The run to search.
-        subject: The known entity.
-        relation: The relation asked about.
-        at: The moment; None: the snapshot after the last fact.
-        top_k: How many; fewer where there are fewer entities.
-
-    Returns:
-        `schemas.PREDICTIONS`, best first.
-
-    Raises:
-        DataError: A name is unknown; the message has the closest names.
-        ConfigError: `at` is no timestamp of the graph, or before the first fact.
+    The default of `at` is the snapshot after the last fact; raises what `nearest_entities` raises.
     """
     ids = run.entities.encode([subject]), run.relations.encode([relation])
-    asked = Asked(*ids, np.array([moment(run.axis, at, run.graph.end)]))
-    return prediction_table(run, asked, answer_queries(run, asked, top_k))
+    queries = EncodedQueries(*ids, np.array([snapshot_at(run.axis, at, run.graph.end)]))
+    return answer_queries(run, queries, top_k)
 
 
-def moment(axis: TimeAxis, at: str | int | None, default: int) -> int:
+def snapshot_at(axis: TimeAxis, at: str | int | None, default: int) -> int:
     """The snapshot of a timestamp.
 
     Raises:

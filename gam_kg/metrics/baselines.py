@@ -1,23 +1,21 @@
 """Untrained baselines: what counting alone achieves, always reported beside the model.
 
-Each scores the queries of a snapshot from what it and the history have been told of, like the model, and is ranked
-alike. All of them score few pairs before a background of popularity or of nothing, so that what they take grows with
-facts and not with queries times entities.
+Each scores the queries of a snapshot from the snapshots before it, like the model, and is ranked alike. All score few
+pairs before a background of popularity or of zeros, so that their cost grows with facts, not with queries × entities.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gam_kg.data.history import HistoryIndex
-from gam_kg.data.partition import Partition
-from gam_kg.data.past import NUM_BUCKETS, log_bucket
-from gam_kg.data.ragged import distinct_index, offsets_of, ragged_ranges
-from gam_kg.data.snapshot import Moment, Queries
-from gam_kg.distributed.topology import Topology
+from gam_kg.graph.snapshot import Queries, Snapshot
+from gam_kg.history.index import HistoryIndex
+from gam_kg.history.walks import NUM_BINS, log_bin
 from gam_kg.metrics.sparse_scores import Background, SparseScores
+from gam_kg.ops.ragged import join_groups, select, unique_inverse
 
 _MOST_LOG2 = 1100.0
 
@@ -26,57 +24,56 @@ class Baseline(ABC):
     """A scorer that learns nothing, of one rank's candidates.
 
     Args:
-        history: The past, told of each snapshot after the baseline is.
-        partition: The rank's candidates.
-        num_relations: Relations without inverses.
-        topology: The ranks.
+        history: The past, which receives each snapshot after the baseline has observed it.
     """
 
-    def __init__(self, history: HistoryIndex, partition: Partition, num_relations: int, topology: Topology) -> None:
-        self.history, self.partition, self.num_relations, self.topology = history, partition, num_relations, topology
+    def __init__(self, history: HistoryIndex) -> None:
+        self.history, self.partition = history, history.partition
 
     @abstractmethod
     def scores(self, queries: Queries) -> SparseScores:
         """Score the rank's candidates from the past. A collective."""
 
-    def remember(self, moment: Moment) -> None:  # noqa: B027 -- optional
-        """Take note of a snapshot that is about to be in the past; most need not."""
+    def observe(self, snapshot: Snapshot) -> None:  # noqa: B027 -- optional
+        """Observe a snapshot before it is inserted into the history; most baselines need not."""
 
 
 class Popularity(Baseline):
     """How many past snapshots have a fact (any, r, o)."""
 
-    _asked: tuple[Queries, int] | None = None
+    _found_for: tuple[Queries, int] | None = None
 
     def scores(self, queries: Queries) -> SparseScores:
         background, row, _ = self.background(queries)
-        none = torch.zeros(0, dtype=torch.int64, device=row.device)
-        return SparseScores.of_pairs(background, row, self.partition.num_rows, none, none.double())
+        none = torch.zeros(0, dtype=torch.int64)
+        return SparseScores(background, row, self.partition.num_rows, none, none.double())
 
     def background(self, queries: Queries) -> tuple[Background, Tensor, Tensor]:
-        """The counts of each relation asked about; a collective.
+        """The counts of relations of queries; a collective.
 
         Returns:
-            The counts, a background a relation; which of them each query has, int64 (num_queries,); what the counts
-            of all ranks add up to, float64 (num_backgrounds, 1).
+            The counts, one background per relation; the background of each query, int64 (num_queries,); the sum of the
+            counts over all ranks, float64 (num_backgrounds, 1).
         """
-        # Other baselines ask for the same again.
-        if self._asked is None or self._asked[0] is not queries or self._asked[1] != self.history.as_of:
-            self._asked, self._found = (queries, self.history.as_of), self._look_up(queries)
+        # Cached, as other baselines need the same.
+        if self._found_for is None or self._found_for[0] is not queries or self._found_for[1] != self.history.end:
+            self._found_for, self._found = (queries, self.history.end), self._look_up(queries)
         return self._found
 
     def _look_up(self, queries: Queries) -> tuple[Background, Tensor, Tensor]:
-        relations, row = distinct_index(queries.relation)
+        relations, row = unique_inverse(queries.relation)
         found = self.history.by_relation.recent(relations)
         num_levels = 1 + int(found.count.max()) if len(found.count) else 1
         number = torch.bincount(found.row * num_levels + found.count, minlength=len(relations) * num_levels)
         number = number.view(len(relations), num_levels)
         number[:, 0] = self.partition.num_rows - number.sum(1)
-        counts = torch.arange(num_levels, dtype=torch.float64, device=row.device)
-        values = counts.expand(len(relations), -1)
-        background = Background(values, number, lambda of, other: self.history.times_answered(relations[of], other))
-        total = (counts * number).sum(1, keepdim=True)
-        return background, row, self.topology.sum(total, "ranks")
+        counts = torch.arange(num_levels, dtype=torch.float64)
+        background = Background(
+            counts.expand(len(relations), -1),
+            number,
+            lambda of, other: self.history.times_answered(relations[of], other),
+        )
+        return background, row, self.history.sum((counts * number).sum(1, keepdim=True))
 
 
 class StrictRecurrency(Baseline):
@@ -86,43 +83,39 @@ class StrictRecurrency(Baseline):
     relations here.
 
     Args:
-        history, partition, num_relations, topology: As of `Baseline`.
+        history: See `Baseline`.
         decay: λ, per snapshot.
     """
 
     decays = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-    """What is tried on validation."""
+    """Tried on validation."""
 
-    def __init__(
-        self,
-        history: HistoryIndex,
-        partition: Partition,
-        num_relations: int,
-        topology: Topology,
-        decay: float = 0.03,
-    ) -> None:
-        super().__init__(history, partition, num_relations, topology)
-        # For every age until nothing is left, and once: an exponential may be rounded by its place in a tensor, so that
-        # facts of one age would not tie.
+    def __init__(self, history: HistoryIndex, decay: float = 0.03) -> None:
+        super().__init__(history)
+        # Computed once for all ages: an exponential may be rounded by its place in a tensor, and facts of one age would
+        # not tie.
         ages = torch.arange(2 + int(_MOST_LOG2 / decay), dtype=torch.float64)
-        self._fading = torch.exp2(-decay * ages).to(history.device)
-        # What each fact scores in the snapshot in which it was last seen.
-        self._faded = torch.zeros(len(history.facts.keys), dtype=torch.float64, device=history.device)
+        self._fading = torch.exp2(-decay * ages)
+        # The score of each fact in the snapshot in which it was last seen.
+        self._faded = torch.zeros(len(history.facts.keys), dtype=torch.float64)
 
     def scores(self, queries: Queries) -> SparseScores:
-        num_rows = self.partition.num_rows
-        zero = Background.zero(num_rows, queries.subject.device)
-        return SparseScores.of_pairs(zero, torch.zeros_like(queries.subject), num_rows, *self.pairs(queries))
+        zero = Background(
+            torch.zeros(1, 1, dtype=torch.float64),
+            torch.full((1, 1), self.partition.num_rows),
+            lambda background, _: torch.zeros_like(background),
+        )
+        return SparseScores(zero, torch.zeros_like(queries.subject), self.partition.num_rows, *self.pairs(queries))
 
     def pairs(self, queries: Queries) -> tuple[Tensor, Tensor]:
-        """The candidates that do not score zero, as `SparseScores.of_pairs` takes them, and their scores."""
+        """The candidates that do not score zero and their scores; see `pair` and `score` of `SparseScores`."""
         found = self.history.by_query.recent(self.history.query_key(queries))
-        faded = self._faded[found.key] * self._fading_of(queries.time - found.last)
+        faded = self._faded[found.place] * self._fading_of(queries.time - found.last)
         return found.row * self.partition.num_rows + found.item, faded
 
-    def remember(self, moment: Moment) -> None:
-        ids = self.history.seen_facts(moment.snapshot)
-        before = self._faded[ids] * self._fading_of(moment.time - self.history.facts.last[ids])
+    def observe(self, snapshot: Snapshot) -> None:
+        ids = self.history.fact_places(snapshot)
+        before = self._faded[ids] * self._fading_of(snapshot.time - self.history.facts.last[ids])
         self._faded[ids] = before + 1
 
     def _fading_of(self, age: Tensor) -> Tensor:
@@ -137,7 +130,7 @@ class CombinedRecurrency(Baseline):
     """
 
     def __init__(self, strict: StrictRecurrency, popularity: Popularity) -> None:
-        super().__init__(strict.history, strict.partition, strict.num_relations, strict.topology)
+        super().__init__(strict.history)
         self._strict, self._popularity = strict, popularity
 
     def scores(self, queries: Queries) -> SparseScores:
@@ -152,116 +145,101 @@ class TypedPairCounts(Baseline):
 
     A candidate scores the sum over its past facts with the subject of hits / (exposures + 1), where an exposure is a
     query (s, r, ?) with (s, r', o) in its past, and a hit is one that o answers; popularity orders the rest. The
-    counts come from the snapshots remembered so far.
+    counts come from the snapshots observed so far.
     """
 
     limit = 1000
     """Most recent facts of a subject that are counted."""
 
     def __init__(self, popularity: Popularity) -> None:
-        super().__init__(popularity.history, popularity.partition, popularity.num_relations, popularity.topology)
+        super().__init__(popularity.history)
         self._popularity = popularity
-        self._counts = _KindCounts(self.history.device)
+        self._counts = _KindCounts()
 
     def scores(self, queries: Queries) -> SparseScores:
-        if self._counts.empty:
-            return self._popularity.scores(queries)
         query, other, kind = self._past(queries)
         exposures, hits = self._counts.of(kind)
-        rate = hits / (exposures + 1)
-        pair, index = distinct_index(query * self.partition.num_rows + other)
-        score = torch.zeros(len(pair), dtype=torch.float64, device=pair.device)
-        score.index_add_(0, index, rate)
+        pair, index = unique_inverse(query * self.partition.num_rows + other)
+        score = torch.zeros(len(pair), dtype=torch.float64).index_add_(0, index, hits / (exposures + 1))
         return _before_popularity(self._popularity, queries, pair, score)
 
-    def remember(self, moment: Moment) -> None:
-        queries = moment.queries
+    def observe(self, snapshot: Snapshot) -> None:
+        queries, num_rows = snapshot.queries, self.history.num_rows
         query, other, kind = self._past(queries)
-        owned = self.partition.owns(queries.answer)
-        stride = max(1, self.partition.num_rows)
-        answers = queries.answer_query[owned] * stride + self.partition.rows(queries.answer[owned])
+        answer_query, answer = select(self.partition.owns(queries.answer), queries.answer_query, queries.answer)
+        answers = answer_query * num_rows + self.partition.rows(answer)
         kinds, exposures = _distinct(kind)
-        hit, hits = _distinct(kind[_places_of(answers, query * stride + other)])
+        hit, hits = _distinct(kind[_places_of(answers, query * num_rows + other)])
         counted = torch.stack([kinds, exposures, torch.zeros_like(exposures)])
         counted[2, torch.searchsorted(kinds, hit)] = hits
-        self._counts.add(*self.topology.gather(counted.T, "history").T.contiguous())
+        self._counts.add(*self.history.gather(counted.T).T.contiguous())
 
     def _past(self, queries: Queries) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, row of the other and kind (relation asked, relation seen, recency) of each past fact of a subject."""
-        subjects, subject_row = distinct_index(queries.subject)
-        found = self.history.recent_facts(subjects, self.limit)
-        start, length = offsets_of(found.row, len(subjects))
-        query, entry = ragged_ranges(start[subject_row], length[subject_row])
-        seen, other = found.item // self.history.stride, found.item % self.history.stride
-        seen = seen * NUM_BUCKETS + log_bucket(queries.time - found.last)
-        asked = queries.relation * 2 * self.num_relations * NUM_BUCKETS
-        kind = asked.index_select(0, query).add_(seen.index_select(0, entry))
+        """Query, row of the other entity, and kind (both relations, recency) of each past fact of each subject."""
+        subjects, subject_row = unique_inverse(queries.subject)
+        (found,) = self.history.recent((self.history.by_subject, subjects, self.limit))
+        query, entry = join_groups(found.row, len(subjects), subject_row)
+        seen, other = found.item // self.history.num_rows, found.item % self.history.num_rows
+        seen = seen * NUM_BINS + log_bin(queries.time - found.last)
+        of_query = queries.relation * self.history.num_relations * NUM_BINS
+        kind = of_query.index_select(0, query).add_(seen.index_select(0, entry))
         return query, other.index_select(0, entry), kind
 
 
 class _KindCounts:
-    """Exposures and hits by kind. There is room for every recency of a pair of relations once the pair is met."""
+    """Exposures and hits by kind: a row for each pair of relations seen so far, with a column for each recency."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._pairs = torch.zeros(0, dtype=torch.int64, device=device)  # of relations, ascending
-        self._rows = self._pairs.clone()  # the room of each, in the order in which they were met
-        self._exposures, self._hits = (torch.zeros(0, dtype=torch.float64, device=device) for _ in range(2))
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing was counted."""
-        return not len(self._pairs)
+    def __init__(self) -> None:
+        # Pairs of relations, ascending, and their rows, in the order in which they were seen. The last pair stands for
+        # all that were not seen: its row, the first, stays zero.
+        self._pairs, self._rows = torch.tensor([torch.iinfo(torch.int64).max]), torch.tensor([0])
+        self._exposures, self._hits = (torch.zeros(NUM_BINS, dtype=torch.float64) for _ in range(2))
 
     def add(self, kind: Tensor, exposures: Tensor, hits: Tensor) -> None:
         """Count; int64 (num_counted,) each, of kinds in any order and any number of times."""
-        pairs = torch.unique_consecutive(kind // NUM_BUCKETS)
-        new = pairs[~self._places(pairs)[1]]
+        pairs = torch.unique_consecutive(kind // NUM_BINS)
+        new = pairs[self._rows_of(pairs) == 0]
         if len(new):
-            self._meet(torch.unique(new))
-        position, _ = self._positions(kind)
+            self._insert(torch.unique(new))
+        position = self._positions(kind)
         self._exposures.index_add_(0, position, exposures.double())
         counted = torch.nonzero(hits)[:, 0]
         self._hits.index_add_(0, position[counted], hits[counted].double())
 
     def of(self, kind: Tensor) -> tuple[Tensor, Tensor]:
-        """Exposures and hits so far, zero for kinds never met, float64 (num_asked,) each."""
-        position, known = self._positions(kind)
-        exposures, hits = (torch.where(known, counts[position], 0) for counts in (self._exposures, self._hits))
-        return exposures, hits
+        """Exposures and hits so far, zero for kinds never seen, float64 (num_kinds,) each."""
+        position = self._positions(kind)
+        return self._exposures[position], self._hits[position]
 
-    def _positions(self, kind: Tensor) -> tuple[Tensor, Tensor]:
-        """Where kinds are counted, and whether there is such a place, (num_asked,) each."""
-        pairs, index = torch.unique_consecutive(kind // NUM_BUCKETS, return_inverse=True)
-        place, known = self._places(pairs)
-        return (self._rows[place] * NUM_BUCKETS).index_select(0, index) + kind % NUM_BUCKETS, known[index]
+    def _positions(self, kind: Tensor) -> Tensor:
+        pairs, index = torch.unique_consecutive(kind // NUM_BINS, return_inverse=True)
+        return (self._rows_of(pairs) * NUM_BINS).index_select(0, index) + kind % NUM_BINS
 
-    def _places(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        if self.empty:
-            return torch.zeros_like(pairs), torch.zeros_like(pairs, dtype=torch.bool)
-        place = torch.searchsorted(self._pairs, pairs).clamp(max=len(self._pairs) - 1)
-        return place, self._pairs[place] == pairs
+    def _rows_of(self, pairs: Tensor) -> Tensor:
+        place = torch.searchsorted(self._pairs, pairs)
+        return torch.where(self._pairs[place] == pairs, self._rows[place], 0)
 
-    def _meet(self, new: Tensor) -> None:
-        """Make room for pairs, distinct and ascending."""
-        met, size = len(self._pairs), len(self._pairs) + len(new)
-        at = torch.searchsorted(self._pairs, new) + torch.arange(len(new), device=new.device)
-        is_old = torch.ones(size, dtype=torch.bool, device=new.device).index_fill_(0, at, False)
-        rows = torch.arange(met, size, device=new.device)
-        # Inserted, for sorting all of them at each snapshot takes longer than counting.
+    def _insert(self, new: Tensor) -> None:
+        """Insert pairs, distinct and ascending."""
+        size = len(self._pairs) + len(new)
+        at = torch.searchsorted(self._pairs, new) + torch.arange(len(new))
+        is_old = torch.ones(size, dtype=torch.bool).index_fill_(0, at, False)
+        rows = torch.arange(len(self._pairs), size)
+        # Sorting all pairs at each snapshot would take longer than counting.
         self._pairs, self._rows = (
             old.new_empty(size).masked_scatter_(is_old, old).index_copy_(0, at, inserted)
             for old, inserted in ((self._pairs, new), (self._rows, rows))
         )
-        if size * NUM_BUCKETS > len(self._hits):
-            more = self._hits.new_zeros(max(size * NUM_BUCKETS, len(self._hits) * 3 // 2) - len(self._hits))
+        if size * NUM_BINS > len(self._hits):
+            more = self._hits.new_zeros(max(size * NUM_BINS, len(self._hits) * 3 // 2) - len(self._hits))
             self._exposures, self._hits = (torch.cat([counts, more]) for counts in (self._exposures, self._hits))
 
 
 def _before_popularity(popularity: Popularity, queries: Queries, pair: Tensor, score: Tensor) -> SparseScores:
     """Scores of pairs, zero for all others, with ties ordered by the share of the relation's counts."""
     background, row, total = popularity.background(queries)
-    share = background.scaled(1e-9 / total.clamp(min=1))
-    return SparseScores.of_pairs(share, row, popularity.partition.num_rows, pair, score)
+    share = replace(background, values=background.values * (1e-9 / total.clamp(min=1)))
+    return SparseScores(share, row, popularity.partition.num_rows, pair, score)
 
 
 def _distinct(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -272,27 +250,19 @@ def _distinct(values: Tensor) -> tuple[Tensor, Tensor]:
     return torch.unique(values, return_counts=True)
 
 
-def _places_of(wanted: Tensor, keys: Tensor) -> Tensor:
-    """Positions at which keys are among a few wanted ones, ascending, int64 (num_found,)."""
-    # Almost none is: most are told by a few of their bits.
+def _places_of(few: Tensor, keys: Tensor) -> Tensor:
+    """Positions of the keys that are among a few, ascending, int64 (num_found,)."""
+    # Almost none is: the last bits of a key exclude most.
     last_bits = 2**20 - 1
-    marked = torch.zeros(last_bits + 1, dtype=torch.bool, device=keys.device)
-    marked[wanted & last_bits] = True
+    marked = torch.zeros(last_bits + 1, dtype=torch.bool)
+    marked[few & last_bits] = True
     maybe = torch.nonzero(marked.index_select(0, keys & last_bits))[:, 0]
-    return maybe[torch.isin(keys[maybe], wanted)]
+    return maybe[torch.isin(keys[maybe], few)]
 
 
-def build_baselines(
-    history: HistoryIndex,
-    partition: Partition,
-    num_relations: int,
-    topology: Topology | None = None,
-    decay: float = 0.03,
-) -> dict[str, Baseline]:
-    """The baselines by name; remember with each, in this order. Arguments as of `StrictRecurrency`."""
-    topology = topology or Topology()
-    popularity = Popularity(history, partition, num_relations, topology)
-    strict = StrictRecurrency(history, partition, num_relations, topology, decay)
+def build_baselines(history: HistoryIndex, decay: float = 0.03) -> dict[str, Baseline]:
+    """The baselines by name; they observe each snapshot in this order. Arguments: see `StrictRecurrency`."""
+    popularity, strict = Popularity(history), StrictRecurrency(history, decay)
     return {
         "popularity": popularity,
         "recurrency_strict": strict,

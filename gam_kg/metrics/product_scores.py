@@ -1,10 +1,10 @@
 """Scores that are inner products of a query and a candidate, plus what some pairs add: those of a model.
 
-Where candidates are many, the products of a few queries with all of them are more than a cache or a memory holds, and
-moving them takes longer than computing them. Here they are compared tile by tile as they are computed.
+The products of queries with many candidates fit neither cache nor memory, and moving them takes longer than computing
+them. So they are compared tile by tile as they are computed.
 
-A product is rounded by its shape and by the column, each processor in its own way. So a target is computed once, before
-the tiles, and stands in its tile as that very number: that an answer equals itself depends on no second product.
+The rounding of a product depends on its shape, the column and the processor. So a target is computed once, before the
+tiles, and written into its tile: an answer equals itself without a second product.
 """
 
 from collections.abc import Iterator
@@ -15,13 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gam_kg.data.ragged import distinct_index
 from gam_kg.metrics.ranks import not_finite, rivals_of
+from gam_kg.ops.ragged import unique_inverse
 
 _SCORES_IN_CACHE = 2**18
 _SCORES_AT_ONCE = 2**24
-_FEWEST_QUERIES = 16  # for fewer, tiles are no wider: the product for the targets alone is one tile more
+_FEWEST_QUERIES = 16  # tiles are no wider for fewer: the product for the targets alone is one tile more
 _MOST_IN_A_BYTE = 255
+
+_Cells = list[tuple[Tensor, Tensor]]
+"""Of each tile: positions in the flattened tile, int64 (num_cells,), and their values, (num_cells,)."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,14 @@ class ProductScores:
     pair_row: Tensor
     pair_score: Tensor
 
+    @property
+    def device(self) -> torch.device:
+        return self.query.device
+
     def of(self, query: Tensor, row: Tensor) -> Tensor:
-        """As of `Scores`."""
         scores, width = self.query.new_empty(len(row)), max(1, self._width)
-        rows, index = distinct_index(row)
-        # In products of the shape of a tile, as a rule rounded like it: candidates with equal vectors then tie.
+        rows, index = unique_inverse(row)
+        # Products of the shape of a tile are rounded like it, as a rule: candidates with equal vectors then tie.
         for start in range(0, len(rows), width):
             some = rows[start : start + width]
             table = self._queries @ self.candidates[torch.cat([some, some.new_zeros(width - len(some))])].T
@@ -59,7 +65,6 @@ class ProductScores:
         return scores
 
     def compare(self, query: Tensor, target: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        """As of `Scores`."""
         own = torch.nonzero(row >= 0)[:, 0]
         targets = self._cells(query[own], row[own], target[own])
         counts, total = _Counts(query, target, len(self.query), self._width), self.query.new_zeros(len(self.query))
@@ -71,12 +76,11 @@ class ProductScores:
             bad = torch.stack([not_finite(tile) for tile in self._tiles(targets)]).any(0)
         return counts.total(), bad
 
-    def _tiles(self, targets: "_Cells") -> Iterator[Tensor]:
+    def _tiles(self, targets: _Cells) -> Iterator[Tensor]:
         """The scores of all candidates, some columns at a time; (num_queries, num_columns), overwritten by the next.
 
-        Args:
-            targets: What stands in their places, so that answers equal themselves and compare with the other answers
-                of their query as the targets do.
+        The targets replace the scores in their cells, so that answers equal themselves and compare with the other
+        answers of their query as the targets do.
         """
         num_rows, width, (pairs, added) = len(self.candidates), self._width, self._added
         cells = self._cells(pairs % max(1, len(self.query)), pairs // max(1, len(self.query)), added)
@@ -85,27 +89,27 @@ class ProductScores:
             # The last tile starts early to be as wide as the others; what it shares with the one before is left out.
             at = min(start, num_rows - width)
             torch.mm(self._queries, self.candidates[at : at + width].T, out=table)
-            table.view(-1).index_add_(0, *cells.of_tile(number))
-            table.view(-1).index_copy_(0, *targets.of_tile(number))
+            table.view(-1).index_add_(0, *cells[number])
+            table.view(-1).index_copy_(0, *targets[number])
             yield table[: len(self.query), start - at :]
 
-    def _cells(self, query: Tensor, row: Tensor, value: Tensor) -> "_Cells":
-        """Cells of the tiles by pairs (query, row), (num_cells,) each."""
-        num_rows, width = len(self.candidates), self._width
+    def _cells(self, query: Tensor, row: Tensor, value: Tensor) -> _Cells:
+        """The cells of pairs (query, row) and their values, (num_cells,) each."""
+        num_rows, width = len(self.candidates), max(1, self._width)
         row, order = torch.sort(row)
-        position = query[order] * width + row - torch.clamp(row // max(1, width) * width, max=num_rows - width)
-        starts = [*range(0, num_rows, max(1, width)), num_rows]
-        bounds = torch.searchsorted(row, torch.tensor(starts, device=row.device))
-        return _Cells(position, value[order], bounds.tolist())
+        tile = row // width
+        position = query[order] * width + row - torch.clamp(tile * width, max=num_rows - width)
+        sizes = torch.bincount(tile, minlength=-(-num_rows // width)).tolist()
+        return list(zip(position.split(sizes), value[order].split(sizes), strict=True))
 
     @cached_property
     def _queries(self) -> Tensor:
-        """The queries; one alone twice, for a product of one row is rounded differently in the last columns."""
+        """The queries; a single one twice, as a product of one row is rounded differently in the last columns."""
         return self.query if len(self.query) != 1 else self.query.repeat(2, 1)
 
     @property
     def _width(self) -> int:
-        """Columns of a tile: a multiple of 64, for other products round their last columns differently."""
+        """Columns of a tile: a multiple of 64, as other products round their last columns differently."""
         most = _SCORES_IN_CACHE if self.query.device.type == "cpu" else _SCORES_AT_ONCE
         width, num_rows = most // max(_FEWEST_QUERIES, len(self.query)), len(self.candidates)
         return min(max(1, width // 64) * 64, num_rows // 64 * 64 or num_rows)
@@ -113,36 +117,15 @@ class ProductScores:
     @cached_property
     def _added(self) -> tuple[Tensor, Tensor]:
         """`row * num_queries + query` of the distinct pairs, ascending, and what is added to each in all."""
-        key = self.pair_row * max(1, len(self.query)) + self.pair_query
-        pairs, index = distinct_index(key)
+        pairs, index = unique_inverse(self.pair_row * max(1, len(self.query)) + self.pair_query)
         return pairs, self.pair_score.new_zeros(len(pairs)).index_add_(0, index, self.pair_score)
-
-
-@dataclass(frozen=True)
-class _Cells:
-    """Cells of tiles and a number for each, in the order of the tiles.
-
-    Attributes:
-        position: In the flattened tile, int64 (num_cells,).
-        value: (num_cells,).
-        bounds: Where the cells of each tile start, and where those of the last end.
-    """
-
-    position: Tensor
-    value: Tensor
-    bounds: list[int]
-
-    def of_tile(self, number: int) -> tuple[Tensor, Tensor]:
-        """Positions and values of the cells of a tile."""
-        cells = slice(self.bounds[number], self.bounds[number + 1])
-        return self.position[cells], self.value[cells]
 
 
 class _Counts:
     """Rivals of targets, counted tile by tile.
 
     Args:
-        query: Of each target, ascending, int64 (num_targets,).
+        query: Query of each target, ascending, int64 (num_targets,).
         target: (num_targets,).
         num_queries: Rows of a tile.
         width: Columns of a tile, at most.
@@ -156,13 +139,12 @@ class _Counts:
         self._whole, self._rest = (torch.nonzero(mask)[:, 0] for mask in (is_whole, ~is_whole))
         self._query, self._target, self._total = query, target, torch.zeros_like(query)
         if query.device.type == "cpu":
-            # Counts of tiles lie one over another in bytes: adding tiles is faster than adding along rows.
+            # Counts of all tiles are added up in one tile of bytes: that is faster than adding along rows.
             self._goal = target[self._whole].numpy()[:, None]
             self._found = np.empty((len(self._whole), width), np.bool_)
-            self._bytes = np.zeros((len(self._whole), width), np.uint8)
-            self._in_bytes = 0
-            goals = target[self._rest].numpy()
-            self._single = list(zip(self._rest.tolist(), query[self._rest].tolist(), goals, strict=True))
+            self._bytes, self._in_bytes = np.zeros((len(self._whole), width), np.uint8), 0
+            rest = self._rest.tolist(), query[self._rest].tolist(), target[self._rest].numpy()
+            self._single = list(zip(*rest, strict=True))
 
     def add(self, tile: Tensor) -> None:
         """Count in a tile, (num_queries, num_columns)."""
@@ -188,7 +170,7 @@ class _Counts:
             self._total[place] += int(np.count_nonzero(row > goal) + np.count_nonzero(row >= goal))
 
     def total(self) -> Tensor:
-        """What was counted, int64 (num_targets,)."""
+        """The counts, int64 (num_targets,)."""
         if self._total.device.type == "cpu":
             self._empty_bytes()
         return self._total

@@ -1,31 +1,31 @@
-"""Strata of queries: how much of an answer had been seen before it was asked for."""
+"""Strata of queries: whether an answer was seen with the query, or with its subject, before its snapshot."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from gam_kg.data.fact_source import Rows
-from gam_kg.data.graph import TemporalGraph
-from gam_kg.data.recency import LATER
-from gam_kg.data.snapshot import Queries
-from gam_kg.distributed.topology import Topology
+from gam_kg.graph.fact_source import Rows
+from gam_kg.graph.snapshot import Queries
+from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.schemas import STRATA
+
+_NEVER = torch.iinfo(torch.int64).max
 
 
 class Strata:
-    """Tells answers whose very fact was seen before from those whose pair was, and from the rest.
+    """Assigns answers of (s, r, ?) at t to strata.
 
-    *recurrent*: (s, r, o) was a fact before t; *pair_only*: (s, o) was a pair before t, under other relations or the
-    other way round; *cold*: neither.
+    *recurrent*: (s, r, o) was a fact before t; *pair_only*: (s, o) was a pair before t, under other relations or in the
+    other direction only; *cold*: neither.
 
     Args:
-        graph: The rank's facts; only those before a query's time count for it.
-        topology: The ranks; None for a world of one.
+        graph: The rank's facts.
+        total: Sums over the ranks, in place.
     """
 
-    def __init__(self, graph: TemporalGraph, topology: Topology | None = None) -> None:
-        self._partition, self._topology = graph.partition, topology or Topology()
+    def __init__(self, graph: TemporalGraph, total: Callable[[Tensor], Tensor] = lambda value: value) -> None:
+        self._partition, self._total = graph.partition, total
         self._num_entities, self._num_relations = graph.num_entities, 2 * graph.num_relations
         self._fact = _FirstSeen(graph, lambda rows: self._fact_key(rows.other, rows.relation, rows.anchor))
         self._pair = _FirstSeen(graph, lambda rows: rows.other * self._num_entities + rows.anchor)
@@ -39,9 +39,9 @@ class Strata:
         stratum = torch.full_like(queries.answer, STRATA.index("cold"))
         stratum[pair] = STRATA.index("pair_only")
         stratum[recurrent] = STRATA.index("recurrent")
-        # The owner of an answer has the facts that it was the answer to.
+        # The facts with an answer as anchor are on its owner.
         stratum[~self._partition.owns(queries.answer)] = 0
-        return self._topology.sum(stratum, "ranks")
+        return self._total(stratum)
 
     def _fact_key(self, subject: Tensor, relation: Tensor, other: Tensor) -> Tensor:
         return (subject * self._num_relations + relation) * self._num_entities + other
@@ -51,18 +51,16 @@ class _FirstSeen:
     """When each key of the rank's facts was first seen; facts of different anchors have different ones."""
 
     def __init__(self, graph: TemporalGraph, key: Callable[[Rows], Tensor]) -> None:
-        none = torch.zeros(0, dtype=torch.int64, device=graph.device)
-        found = [(none, none)]
+        never = torch.tensor([_NEVER])
+        found = [(never, never)]  # a last key, so that every position below is one
         for rows in graph.facts.parts():
-            keys, index = torch.unique(key(rows.to(graph.device)), return_inverse=True)
-            first = torch.full_like(keys, LATER).scatter_reduce_(0, index, rows.time.to(graph.device), "amin")
+            keys, index = torch.unique(key(rows), return_inverse=True)
+            first = torch.full_like(keys, _NEVER).scatter_reduce_(0, index, rows.time, "amin")
             found.append((keys, first))
         keys, first = (torch.cat(columns) for columns in zip(*found, strict=True))
         order = torch.argsort(keys)
         self._key, self._first = keys[order], first[order]
 
     def before(self, key: Tensor, time: int) -> Tensor:
-        if not len(self._key):
-            return torch.zeros_like(key, dtype=torch.bool)
-        position = torch.searchsorted(self._key, key).clamp(max=len(self._key) - 1)
+        position = torch.searchsorted(self._key, key)
         return (self._key[position] == key) & (self._first[position] < time)

@@ -9,7 +9,7 @@ _HITS = (1, 3, 10)
 
 @dataclass(frozen=True)
 class RankSummary:
-    """Sums over ranks; `empty`, `of`, `merge`, `compute`.
+    """Sums over ranks.
 
     Attributes:
         count: Number of ranks.
@@ -19,22 +19,19 @@ class RankSummary:
 
     count: int = 0
     reciprocal: float = 0.0
-    hits: tuple[int, int, int] = (0, 0, 0)
+    hits: tuple[int, ...] = (0, 0, 0)
 
     @classmethod
     def of(cls, ranks: np.ndarray) -> "RankSummary":
         """Summary of realistic ranks, float (num_ranks,)."""
-        first, third, tenth = (int((ranks <= limit).sum()) for limit in _HITS)
-        return cls(len(ranks), float((1 / ranks).sum()), (first, third, tenth))
+        return cls(len(ranks), float((1 / ranks).sum()), tuple(int((ranks <= limit).sum()) for limit in _HITS))
 
     def merge(self, other: "RankSummary") -> "RankSummary":
         """Summary of both sets of ranks."""
-        first, third, tenth = (mine + theirs for mine, theirs in zip(self.hits, other.hits, strict=True))
-        return RankSummary(self.count + other.count, self.reciprocal + other.reciprocal, (first, third, tenth))
+        hits = tuple(mine + theirs for mine, theirs in zip(self.hits, other.hits, strict=True))
+        return RankSummary(self.count + other.count, self.reciprocal + other.reciprocal, hits)
 
     def compute(self) -> dict[str, float]:
         """`mrr`, `hits@1`, `hits@3`, `hits@10` in [0, 1] (0 without ranks) and `count`."""
-        values = (self.reciprocal, *self.hits)
-        names = ("mrr", *(f"hits@{limit}" for limit in _HITS))
-        means = {name: value / max(1, self.count) for name, value in zip(names, values, strict=True)}
-        return {**means, "count": self.count}
+        sums = {"mrr": self.reciprocal} | {f"hits@{k}": hits for k, hits in zip(_HITS, self.hits, strict=True)}
+        return {name: value / max(1, self.count) for name, value in sums.items()} | {"count": self.count}

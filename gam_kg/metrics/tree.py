@@ -9,16 +9,13 @@ from gam_kg.schemas import DIRECTIONS, FILTERS, STRATA
 
 
 def setting_metrics(
-    time: np.ndarray,
-    direction: np.ndarray,
-    stratum: np.ndarray,
-    ranks: dict[str, np.ndarray],
+    time: np.ndarray, direction: np.ndarray, stratum: np.ndarray, ranks: dict[str, np.ndarray]
 ) -> dict[str, Any]:
     """Metrics of one scorer in one setting.
 
     Args:
         time: Snapshot of each query, int64 (num_queries,).
-        direction: What is asked for, an index into `schemas.DIRECTIONS`, int64 (num_queries,).
+        direction: Index into `schemas.DIRECTIONS`, int64 (num_queries,).
         stratum: Index into `schemas.STRATA`, int64 (num_queries,).
         ranks: Realistic ranks by filter, float64 (num_queries,) each.
 
@@ -27,9 +24,9 @@ def setting_metrics(
     """
     tree: dict[str, Any] = {}
     for name in FILTERS:
-        asked = {side: RankSummary.of(ranks[name][direction == DIRECTIONS.index(side)]) for side in DIRECTIONS[1:]}
-        both = asked["object"].merge(asked["subject"])
-        tree[name] = {side: summary.compute() for side, summary in {"both": both, **asked}.items()}
+        summaries = {side: RankSummary.of(ranks[name][direction == DIRECTIONS.index(side)]) for side in DIRECTIONS[1:]}
+        both = summaries["object"].merge(summaries["subject"])
+        tree[name] = {side: summary.compute() for side, summary in {"both": both, **summaries}.items()}
     primary = ranks["time_aware"]
     tree["strata"] = {name: RankSummary.of(primary[stratum == index]).compute() for index, name in enumerate(STRATA)}
     tree["curve"] = [{"snapshot": int(at), **RankSummary.of(primary[time == at]).compute()} for at in np.unique(time)]

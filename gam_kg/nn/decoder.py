@@ -1,4 +1,4 @@
-"""Decoders: how a (subject, relation) becomes a query vector that is matched with every candidate by inner product."""
+"""Decoders: they map a (subject, relation) to a query vector, whose inner product with a candidate is its score."""
 
 from abc import ABC, abstractmethod
 
@@ -6,13 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gam_kg.nn.noise import RowNoise, dropout
+from gam_kg.nn.dropout import dropout
+from gam_kg.ops.counter_rng import RowRNG
 
 
 class Decoder(nn.Module, ABC):
-    """Scores are `query(z_s, x_r) · candidate`, so that serving is maximum-inner-product search.
-
-    Candidates are the entity vectors z themselves, as they are exported.
+    """Scores are `query(z_s, x_r) · z_o`, so that serving is maximum-inner-product search over exported vectors z.
 
     Args:
         dim: Width of entity and relation vectors.
@@ -24,20 +23,17 @@ class Decoder(nn.Module, ABC):
         self.dim, self.dropout = dim, dropout
 
     @abstractmethod
-    def forward(self, subject: Tensor, relation: Tensor, noise: RowNoise | None = None) -> Tensor:
-        """Query vectors.
+    def forward(self, subject: Tensor, relation: Tensor, rng: RowRNG | None = None) -> Tensor:
+        """Query vectors, (num_queries, dim).
 
         Args:
             subject: z of the subjects, (num_queries, dim).
             relation: Relation vectors, (num_queries, dim).
-            noise: Noise of the queries; None: torch's.
-
-        Returns:
-            (num_queries, dim).
+            rng: Random numbers of the queries; None: torch's.
         """
 
-    def _dropout(self, x: Tensor, noise: RowNoise | None, site: str = "decoder") -> Tensor:
-        return dropout(x, self.dropout, noise, site, training=self.training)
+    def _dropout(self, x: Tensor, rng: RowRNG | None, site: str = "decoder") -> Tensor:
+        return dropout(x, self.dropout, rng, site, training=self.training)
 
 
 class MLPDecoder(Decoder):
@@ -49,10 +45,10 @@ class MLPDecoder(Decoder):
         self.narrow = nn.Linear(2 * dim, dim)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, subject: Tensor, relation: Tensor, noise: RowNoise | None = None) -> Tensor:
+    def forward(self, subject: Tensor, relation: Tensor, rng: RowRNG | None = None) -> Tensor:
         product = subject * relation
         hidden = functional.gelu(self.wide(torch.cat([subject, relation, product], -1)))
-        return self.norm(product * self.dim**0.5 + self.narrow(self._dropout(hidden, noise)))
+        return self.norm(product * self.dim**0.5 + self.narrow(self._dropout(hidden, rng)))
 
 
 class DistMult(Decoder):
@@ -62,28 +58,26 @@ class DistMult(Decoder):
         super().__init__(dim, dropout)
         self.scale = nn.Parameter(torch.tensor(float(dim)))
 
-    def forward(self, subject: Tensor, relation: Tensor, noise: RowNoise | None = None) -> Tensor:
-        return self.scale * self._dropout(subject * relation, noise)
+    def forward(self, subject: Tensor, relation: Tensor, rng: RowRNG | None = None) -> Tensor:
+        return self.scale * self._dropout(self.product(subject, relation), rng)
+
+    def product(self, subject: Tensor, relation: Tensor) -> Tensor:
+        """Products of subjects and relations, (num_queries, dim)."""
+        return subject * relation
 
 
-class ComplEx(Decoder):
+class ComplEx(DistMult):
     """q = scale · [Re(s r), Im(s r)] for halves read as real and imaginary parts; q · o = Re⟨s, r, conj(o)⟩.
 
     Source: Trouillon et al. 2016, eq. 11.
     """
 
-    def __init__(self, dim: int, dropout: float) -> None:
-        super().__init__(dim, dropout)
-        self.scale = nn.Parameter(torch.tensor(float(dim)))
-
-    def forward(self, subject: Tensor, relation: Tensor, noise: RowNoise | None = None) -> Tensor:
-        subject_real, subject_imaginary = subject.chunk(2, -1)
-        real, imaginary = relation.chunk(2, -1)
-        product = torch.cat(
-            [subject_real * real - subject_imaginary * imaginary, subject_real * imaginary + subject_imaginary * real],
-            -1,
-        )
-        return self.scale * self._dropout(product, noise)
+    def product(self, subject: Tensor, relation: Tensor) -> Tensor:
+        """Complex products, (num_queries, dim)."""
+        (left_real, left_imaginary), (right_real, right_imaginary) = subject.chunk(2, -1), relation.chunk(2, -1)
+        real = left_real * right_real - left_imaginary * right_imaginary
+        imaginary = left_real * right_imaginary + left_imaginary * right_real
+        return torch.cat([real, imaginary], -1)
 
 
 class ConvTransE(Decoder):
@@ -102,11 +96,11 @@ class ConvTransE(Decoder):
         self.linear = nn.Linear(self.kernels * dim, dim)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, subject: Tensor, relation: Tensor, noise: RowNoise | None = None) -> Tensor:
+    def forward(self, subject: Tensor, relation: Tensor, rng: RowRNG | None = None) -> Tensor:
         stacked = torch.cat([subject * self.scale, relation * self.scale], 1)
-        stacked = self._dropout(stacked, noise, "decoder input").view(len(subject), 2, self.dim)
+        stacked = self._dropout(stacked, rng, "decoder input").view(len(subject), 2, self.dim)
         maps = functional.relu(self.channel_norm(self.convolution(stacked).flatten(1)))
-        return self.norm(self.linear(self._dropout(maps, noise)))
+        return self.norm(self.linear(self._dropout(maps, rng)))
 
 
 DECODERS: dict[str, type[Decoder]] = {

@@ -1,17 +1,36 @@
-"""Snapshots to and from PyG `Data`, for use beside other PyG models and layers."""
+"""For use beside other PyG models: the layer as a PyG convolution, and snapshots to and from PyG `Data`."""
+
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch_geometric.data import Data
+from torch_geometric.nn import MessagePassing
 
-from gam_kg.data.snapshot import Snapshot
+from gam_kg.graph.snapshot import Snapshot
+from gam_kg.nn.gam import GraphAttention
+
+
+class GraphAttentionConv(MessagePassing):
+    """A `GraphAttention` as a PyG convolution: the same parameters, arguments and results.
+
+    It attends by itself and not by `propagate`, which is slower; hooks of `propagate` are not called.
+    """
+
+    def __init__(self, layer: GraphAttention) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor]:
+        """See `GraphAttention.forward`."""
+        return self.layer(*args, **kwargs)
 
 
 def to_data(snapshot: Snapshot) -> Data:
     """A snapshot as a PyG graph over its active entities.
 
-    Returns:
-        `edge_index` int64 (2, num_edges) from `other` to `anchor`, `edge_type` int64 (num_edges,), `node_id` the entity
-        of each node, int64 (num_nodes,), and the numbers `time` and `num_relations`.
+    It has `edge_index` int64 (2, num_edges) from `other` to `anchor`, `edge_type` int64 (num_edges,), `node_id` the
+    entity of each node, int64 (num_nodes,), and the numbers `time` and `num_relations`.
     """
     nodes = torch.unique(torch.cat([snapshot.anchor, snapshot.other]))
     edges = torch.stack([torch.searchsorted(nodes, end) for end in (snapshot.other, snapshot.anchor)])

@@ -1,4 +1,4 @@
-"""LSTM: what each entity remembers across snapshots."""
+"""The memory of entities across snapshots, and the LSTM that updates it."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ from gam_kg.nn.vectors import unit
 
 @dataclass(frozen=True)
 class Memory:
-    """What entities remember, one row an entity (of a shard, or of a window's active entities).
+    """The LSTM states of entities (of a shard, or of those active in a window), one row for each.
 
     Attributes:
         hidden, cell: LSTM state, (num_rows, dim); zero before an entity is first seen.
-        last_seen: Snapshot of the entity's last facts, int64 (num_rows,); -1 before the first.
+        last_seen: Snapshot of the entity's most recent facts, int64 (num_rows,); -1 before the first.
     """
 
     hidden: Tensor
@@ -32,21 +32,18 @@ class Memory:
         return Memory(*(state.index_select(0, index) for state in vars(self).values()))
 
     def replaced(self, index: Tensor, rows: "Memory") -> "Memory":
-        """A copy with some rows replaced; gradients flow through both."""
-        return Memory(
-            self.hidden.index_copy(0, index, rows.hidden),
-            self.cell.index_copy(0, index, rows.cell),
-            self.last_seen.index_copy(0, index, rows.last_seen),
-        )
+        """A copy with some rows replaced, each once; gradients flow through both."""
+        pairs = zip(vars(self).values(), vars(rows).values(), strict=True)
+        return Memory(*(state.index_copy(0, index.long(), new) for state, new in pairs))
 
     def store(self, index: Tensor, rows: "Memory") -> None:
         """Write rows in place, without gradients."""
         for stored, new in zip(vars(self).values(), vars(rows).values(), strict=True):
-            stored.index_copy_(0, index, new.detach())
+            stored.index_copy_(0, index.long(), new.detach())
 
 
 class EntityLSTM(nn.Module):
-    """One LSTM step for the active entities, told how long each was silent.
+    """One LSTM step of the active entities; the input includes how long each had no facts.
 
     (h, c) ← LSTMCell(unit(gam) + time(log1p(t − last_seen)), (h, c)), where time is tanh of a linear map. The cell's
     four gates each have input and recurrent weights of their own (stacked in `nn.LSTMCell`).
@@ -60,14 +57,16 @@ class EntityLSTM(nn.Module):
         self.time = nn.Linear(1, dim)
 
     def forward(self, attended: Tensor, memory: Memory, time: int) -> Memory:
-        """Remember snapshot `time`.
+        """The memory after a snapshot.
 
         Args:
             attended: GAM output of the active entities, (num_active, dim).
-            memory: Their memory before, (num_active, dim) a state.
-            time: The snapshot, after which `last_seen` is `time`.
+            memory: Their memory before the snapshot.
+            time: The snapshot, `last_seen` of the result.
         """
         gap = torch.log1p((time - memory.last_seen.clamp(min=0)).to(attended.dtype))
-        told = unit(attended) + torch.tanh(self.time(gap[:, None]))
-        hidden, cell = self.cell(told, (memory.hidden, memory.cell))
+        x = unit(attended) + torch.tanh(self.time(gap[:, None]))
+        hidden, cell = self.cell(x, (memory.hidden, memory.cell))
+        # Under autocast on a GPU the cell returns bfloat16, which the memory is not.
+        hidden, cell = hidden.to(memory.hidden.dtype), cell.to(memory.cell.dtype)
         return Memory(hidden, cell, torch.full_like(memory.last_seen, time))

@@ -1,12 +1,10 @@
-"""Vector arithmetic shared by the model's parts."""
+"""Operations on vectors that several parts of the model use."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-_SMALLEST = 1e-12
 
 
 def unit(x: Tensor) -> Tensor:
@@ -15,11 +13,11 @@ def unit(x: Tensor) -> Tensor:
 
 
 class _Unit(torch.autograd.Function):
-    """`functional.normalize` with a backward of three passes over x: it runs over all entities at every step."""
+    """`functional.normalize` with a backward of only three passes over x: every step applies it to all entities."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_(min=_SMALLEST)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_(min=1e-12)
         out = x / length
         ctx.save_for_backward(out, length)
         return out
@@ -32,22 +30,20 @@ class _Unit(torch.autograd.Function):
         return torch.addcmul(grad, out, along, value=-1).div_(length)
 
 
-def tapped(x: Tensor, *indices: Tensor) -> tuple[Tensor, ...]:
-    """All rows, and beside them some of them, whose gradients are added in place to those of all.
+def with_selected_rows(x: Tensor, *indices: Tensor) -> tuple[Tensor, ...]:
+    """All rows, and copies of selected rows, whose gradients are accumulated in place into that of all rows.
 
-    The gradient of all rows must be nobody else's when it arrives here, as those of `unit` and of products are.
+    `index_select` gives the same, but its backward makes a gradient of the size of x for each selection. Here the
+    gradient of all rows is overwritten: whatever computed it must not read it afterwards.
 
     Args:
         x: (num_rows, dim).
-        indices: Of each selection, int64 (num_some,).
-
-    Returns:
-        (num_rows, dim), and of each selection (num_some, dim).
+        indices: Rows of each selection, int32 or int64 (num_selected,).
     """
-    return _Tapped.apply(x, *indices)
+    return _WithSelectedRows.apply(x, *indices)
 
 
-class _Tapped(torch.autograd.Function):
+class _WithSelectedRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *indices: Tensor) -> tuple[Tensor, ...]:
         ctx.save_for_backward(*indices)
@@ -55,13 +51,13 @@ class _Tapped(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_all: Tensor, *of_some: Tensor) -> tuple[Tensor | None, ...]:
-        for index, grad in zip(ctx.saved_tensors, of_some, strict=True):
-            of_all.index_add_(0, index, grad)
-        return of_all, *(None for _ in of_some)
+    def backward(ctx: Any, of_all: Tensor, *of_selected: Tensor) -> tuple[Tensor | None, ...]:
+        for index, grad in zip(ctx.saved_tensors, of_selected, strict=True):
+            of_all.index_add_(0, index.long(), grad)  # with int32 it is slower
+        return of_all, *(None for _ in of_selected)
 
 
 def segment_log_sum(weight: Tensor, segment: Tensor, num_segments: int) -> Tensor:
-    """log(1 + sum of exp(weight) over each segment); (num_links,) → (num_segments,)."""
+    """log(1 + sum of exp(weight) over each segment); (num_entries,) → (num_segments,)."""
     total = torch.zeros(num_segments, dtype=weight.dtype, device=weight.device)
     return torch.log1p(total.index_add(0, segment, weight.exp()))

@@ -6,67 +6,68 @@ It reads the run's `graph/` and writes its `checkpoint/`, both in a folder that 
 """
 
 import sys
+from contextlib import ExitStack, nullcontext
 
 import torch
 
-from gam_kg.artifacts import read_manifest
+from gam_kg.artifacts import Manifest, read_manifest, write_artifact
 from gam_kg.config import load_config
 from gam_kg.distributed.process_group import process_group
 from gam_kg.errors import ConfigError, GamKGError
-from gam_kg.train.loop import Progress
-from gam_kg.train.session import (
+from gam_kg.progress import Advance, progress_lines
+from gam_kg.train.run import (
     LocalCheckpoints,
-    checkpoint_manifest,
-    describe,
+    checkpoint_settings,
+    compute_device,
+    describe_checkpoint,
     threads,
     train_graph,
-    write_checkpoint_artifact,
+    write_checkpoint,
 )
-
-_SNAPSHOTS_A_LINE = 50
+from gam_kg.train.training_log import TrainingLog
 
 
 def main(arguments: list[str]) -> None:
-    """Train, on rank 0 telling of it.
+    """Train; rank 0 shows progress, logs it and writes the artifact.
 
     Args:
         arguments: The configuration file, then overrides.
 
     Raises:
-        GamKGError: Something that the user can mend.
+        GamKGError: The configuration, the graph or the checkpoint cannot be used, or the loss is not finite.
     """
     if not arguments:
         raise ConfigError("give a configuration file: python -m gam_kg.train CONFIG [a.b=value ...]")
     config = load_config(arguments[0], arguments[1:])
     torch.set_num_threads(threads(config))
-    if config.train.use_gpu and not torch.cuda.is_available():
-        raise ConfigError("train.use_gpu=true, but torch finds no CUDA device here; set train.use_gpu=false")
+    compute_device(config)
     graph_path = config.run_path / "graph"
-    manifest = checkpoint_manifest(config, read_manifest(graph_path, "graph"))
-    with process_group(use_gpu=config.train.use_gpu) as (topology, device):
-        checkpoints = LocalCheckpoints(config.run_path / "training" / manifest.key, topology)
+    manifest = Manifest.of("checkpoint", {"graph": read_manifest(graph_path, "graph").id}, checkpoint_settings(config))
+    with process_group(use_gpu=config.train.use_gpu) as (communicator, device), ExitStack() as stack:
+        checkpoints = LocalCheckpoints(config.run_path / "training" / manifest.key, communicator)
+        latest, log = checkpoints.latest(), None
+        if communicator.rank == 0:
+            log = stack.enter_context(TrainingLog(config, anew=latest is None, open_progress=_lines, print_line=_print))
         train_graph(
             config,
             graph_path,
-            topology=topology,
+            communicator=communicator,
             device=device,
-            latest=checkpoints.latest(),
-            tell=_tell if topology.rank == 0 else lambda _: None,
-            keep=checkpoints.keep,
+            latest=latest,
+            on_event=log or (lambda _: None),
+            save=checkpoints.save,
         )
-        if topology.rank == 0:
-            content = write_checkpoint_artifact(config.run_path / "checkpoint", checkpoints.path, manifest)
-            _say(f"checkpoint: best epoch {content['best_epoch']}, validation MRR {100 * content['valid_mrr']:.2f}")
+        if communicator.rank == 0:
+            path = config.run_path / "checkpoint"
+            written = write_artifact(path, manifest, lambda folder: write_checkpoint(folder, checkpoints.path))
+            _print(f"checkpoint: {describe_checkpoint(written.content)}")
 
 
-def _tell(told: Progress) -> None:
-    if told.metrics is not None:
-        _say(describe(told.metrics))
-    elif told.phase == "train" and told.done % _SNAPSHOTS_A_LINE == 0:
-        _say(f"epoch {told.epoch}: {told.done}/{told.total} snapshots, loss {told.loss:.3f}")
+def _lines(description: str, total: int) -> nullcontext[Advance]:
+    return nullcontext(progress_lines(description, total, "snapshots", _print))
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stderr.write(line + "\n")
 
 

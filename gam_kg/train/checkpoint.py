@@ -1,13 +1,14 @@
-"""Checkpoints: safetensors and JSON, one file of rows a rank; never a pickle.
+"""Checkpoints: safetensors and JSON, one file of rows per rank; never a pickle.
 
-A training checkpoint is a folder that holds all that trainers on any number of ranks need to go on:
+A training checkpoint is a folder from which trainers on any number of ranks continue:
 
-    model.safetensors                      weights that all ranks have alike
+    model.safetensors                      weights that are the same on all ranks
     optimizer.safetensors                  their optimizer state
     entities-00000-of-00002.safetensors    weights of the entities that rank 0 of 2 owns, with their ids
     training-00000-of-00002.safetensors    their optimizer state and memory
     best-*.safetensors                     the weights of the best epoch so far
     position.json                          where training stands
+    words.json                             the words of names that have weights; `train.run` adds it
 
 The `checkpoint/` artifact of a run holds the best weights only, under the names of weights, with the words of names and
 the metrics of the epochs.
@@ -15,7 +16,9 @@ the metrics of the epochs.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -25,14 +28,15 @@ from torch import Tensor
 
 from gam_kg.artifacts import Manifest, read_manifest, require_same
 from gam_kg.config import ModelConfig
-from gam_kg.data.graph import TemporalGraph, read_names
-from gam_kg.data.names import NameWords
-from gam_kg.data.partition import Partition
-from gam_kg.distributed.topology import Topology
+from gam_kg.distributed.communicator import Communicator
 from gam_kg.errors import ArtifactError
+from gam_kg.graph.name_words import NameWords
+from gam_kg.graph.partition import Partition
+from gam_kg.graph.temporal_graph import TemporalGraph, read_names
 from gam_kg.nn.model import ENTITY, GAMLSTM
 from gam_kg.nn.recurrence import Memory
-from gam_kg.train.loop import Position, Trainer
+from gam_kg.train.position import Position
+from gam_kg.train.trainer import Trainer
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
@@ -44,16 +48,17 @@ def save(trainer: Trainer, folder: Path) -> None:
     save_weights(trainer.model.state_dict(), folder, partition)
     if trainer.best_weights:
         save_weights(trainer.best_weights, folder, partition, prefix="best-")
-    # There is no state before the first step.
-    states = {name: optimizer.state[one] for name, one in trainer.model.named_parameters() if optimizer.state[one]}
-    own = {f"{ENTITY}.{moment}": states[ENTITY][moment] for moment in _MOMENTS if states}
-    save_rows({**own, **vars(trainer.memory)}, folder, "training", partition)
+    own, shared = dict(vars(trainer.memory)), {}
+    for name, parameter in trainer.model.named_parameters():
+        for key, value in optimizer.state[parameter].items():  # there is no state before the first step
+            if name != ENTITY:
+                shared[f"{name}.{key}"] = value
+            elif key in _MOMENTS:
+                own[f"{name}.{key}"] = value
+    save_rows(own, folder, "training", partition)
     if partition.rank == 0:
-        shared = {
-            f"{name}.{key}": value for name, state in states.items() if name != ENTITY for key, value in state.items()
-        }
         save_file(shared, folder / "optimizer.safetensors")
-        (folder / "position.json").write_text(json.dumps(trainer.state(), indent=2), encoding="utf-8")
+        (folder / "position.json").write_text(json.dumps(asdict(trainer.position), indent=2), encoding="utf-8")
 
 
 def load(trainer: Trainer, folder: Path) -> None:
@@ -65,19 +70,16 @@ def load(trainer: Trainer, folder: Path) -> None:
     model, partition, device = trainer.model, trainer.model.partition, trainer.memory.hidden.device
     weights = _weights_for(model, folder)
     own = load_rows(folder, "training", partition, device)
-    try:
+    with _complete(folder):
         shared = load_file(folder / "optimizer.safetensors", device=str(device))
         position = json.loads((folder / "position.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, SafetensorError) as error:
-        raise _incomplete(folder, error) from None
     model.load_state_dict(weights)
     step = next((value for name, value in shared.items() if name.endswith(".step")), None)
-    for name, parameter in model.named_parameters():
-        if step is None:
-            break
-        found = own if name == ENTITY else shared
-        moments = {moment: found[f"{name}.{moment}"] for moment in _MOMENTS}
-        trainer.optimizer.state[parameter] = {"step": step.clone(), **moments}
+    if step is not None:
+        for name, parameter in model.named_parameters():
+            found = own if name == ENTITY else shared
+            moments = {moment: found[f"{name}.{moment}"] for moment in _MOMENTS}
+            trainer.optimizer.state[parameter] = {"step": step.clone(), **moments}
     trainer.memory = Memory(own["hidden"], own["cell"], own["last_seen"])
     trainer.position = Position(**position)
     if trainer.position.best_epoch:
@@ -85,7 +87,7 @@ def load(trainer: Trainer, folder: Path) -> None:
 
 
 def save_weights(weights: Mapping[str, Tensor], folder: Path, partition: Partition, prefix: str = "") -> None:
-    """Write a rank's weights: its rows, and on rank 0 what all ranks have alike."""
+    """Write a rank's weights: its rows, and on rank 0 the weights that are the same on all ranks."""
     save_rows({ENTITY: weights[ENTITY]}, folder, f"{prefix}entities", partition)
     if partition.rank == 0:
         shared = {name: value.contiguous() for name, value in weights.items() if name != ENTITY}
@@ -100,10 +102,8 @@ def load_weights(
     Raises:
         ArtifactError: A file is missing or damaged.
     """
-    try:
+    with _complete(folder):
         shared = load_file(folder / f"{prefix}model.safetensors", device=str(device))
-    except (FileNotFoundError, SafetensorError) as error:
-        raise _incomplete(folder, error) from None
     return {**shared, **load_rows(folder, f"{prefix}entities", partition, device)}
 
 
@@ -123,10 +123,8 @@ def load_rows(folder: Path, name: str, partition: Partition, device: torch.devic
     rows: dict[str, Tensor] = {}
     found = 0
     for path in _shards(folder, name):
-        try:
+        with _complete(folder):
             shard = load_file(path)
-        except SafetensorError as error:
-            raise _incomplete(folder, error) from None
         ids = shard.pop("entity_id")
         if torch.equal(ids, partition.ids):
             # Copies, since what is loaded may be a view of the file, which may be gone before all of it is read.
@@ -144,7 +142,7 @@ def load_rows(folder: Path, name: str, partition: Partition, device: torch.devic
 
 
 def load_model(
-    checkpoint: Path, graph_path: Path, topology: Topology | None = None
+    checkpoint: Path, graph_path: Path, communicator: Communicator | None = None
 ) -> tuple[GAMLSTM, TemporalGraph, Manifest, Manifest]:
     """The trained model of a run, with its graph, as a rank has them.
 
@@ -154,30 +152,36 @@ def load_model(
     Raises:
         ArtifactError: An artifact is missing or they do not belong together.
     """
-    topology = topology or Topology()
+    communicator = communicator or Communicator()
     manifest = read_manifest(checkpoint, "checkpoint")
-    graph, graph_manifest = TemporalGraph.load(graph_path, rank=topology.rank, world_size=topology.world_size)
+    graph, graph_manifest = TemporalGraph.load(graph_path, rank=communicator.rank, world_size=communicator.world_size)
     require_same("graph", manifest.inputs["graph"], graph_manifest.id, checkpoint)
     config = ModelConfig.model_validate(manifest.config["model"])
     words = None
     if config.name_words:
         names = read_names(graph_path, "entity").to_pylist()
         words = NameWords.of(names, words=tuple(json.loads((checkpoint / "words.json").read_text(encoding="utf-8"))))
-    model = GAMLSTM(
-        config, graph.num_relations, graph.trained, words, partition=graph.partition, topology=topology, seed=None
-    )
+    model = GAMLSTM(config, graph.num_relations, graph.trained, words, partition=graph.partition, seed=None)
     model.load_state_dict(_weights_for(model, checkpoint))
     return model.eval(), graph, graph_manifest, manifest
 
 
 def _shards(folder: Path, name: str) -> list[Path]:
-    """The files of all ranks; of one number of ranks, or the folder is not what one save has written."""
+    """The files of all ranks, which are of one number of ranks."""
     found = {path: _SHARD.search(path.name) for path in sorted(folder.glob(f"{name}-*-of-*.safetensors"))}
     numbers = [(int(match[1]), int(match[2])) for match in found.values() if match]
-    world_size = numbers[0][1] if numbers else 0
-    if not world_size or numbers != [(rank, world_size) for rank in range(world_size)]:
+    if not numbers or numbers != [(rank, numbers[0][1]) for rank in range(numbers[0][1])]:
         raise _incomplete(folder, f"{name}: files {', '.join(path.name for path in found) or 'none'}")
     return list(found)
+
+
+@contextmanager
+def _complete(folder: Path) -> Generator[None]:
+    """Report a file that is missing or damaged."""
+    try:
+        yield
+    except (FileNotFoundError, SafetensorError) as error:
+        raise _incomplete(folder, error) from None
 
 
 def _incomplete(folder: Path, reason: object) -> ArtifactError:
@@ -187,10 +191,10 @@ def _incomplete(folder: Path, reason: object) -> ArtifactError:
 def _weights_for(model: GAMLSTM, folder: Path) -> dict[str, Tensor]:
     weights, expected = load_weights(folder, model.partition), model.state_dict()
     found = {name: tuple(value.shape) for name, value in weights.items()}
-    wanted = {name: tuple(value.shape) for name, value in expected.items()}
-    if found != wanted:
-        differing = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    required = {name: tuple(value.shape) for name, value in expected.items()}
+    differing = sorted(name for name in found.keys() | required.keys() if found.get(name) != required.get(name))
+    if differing:
         raise ArtifactError(
-            f"{folder}: the checkpoint is of another model; these weights differ: {', '.join(differing)}"
+            f"{folder}: the checkpoint is of another model; weights that differ: {', '.join(differing)}"
         )
     return weights

@@ -1,108 +1,111 @@
-"""The evaluation protocol: scorers walk through time and every answer is ranked among all entities.
+"""Rank the answers of a split, or of a share of its queries, among all entities, while scorers advance through time.
 
-Single-step: the facts before t are visible when t is asked. Multi-step: only those before the split starts are.
-Weights are frozen; memory and history are not. What is seen is what scorers and history have been told of.
+Single-step: queries about t see the facts before t. Multi-step: they see only those before the split. Weights are
+frozen; memory and history are not. A scorer sees the snapshots that it has observed and those in the history.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gam_kg.data.graph import TemporalGraph
-from gam_kg.data.history import HistoryIndex
-from gam_kg.data.partition import Partition
-from gam_kg.data.snapshot import Moment, Queries
-from gam_kg.distributed.moments import read_moments
-from gam_kg.distributed.neighbourhood import Neighbourhood
-from gam_kg.distributed.topology import Topology
+from gam_kg.distributed.communicator import Communicator
+from gam_kg.distributed.snapshots import read_snapshots
+from gam_kg.graph.message_graph import MessageGraph
+from gam_kg.graph.partition import Partition
+from gam_kg.graph.snapshot import Queries, Snapshot
+from gam_kg.graph.temporal_graph import TemporalGraph
+from gam_kg.history.index import HistoryIndex
 from gam_kg.metrics.product_scores import ProductScores
-from gam_kg.metrics.ranks import Scores, rank_answers
+from gam_kg.metrics.ranks import Ranks, Scores, rank_answers
 from gam_kg.metrics.strata import Strata
 from gam_kg.metrics.summary import RankSummary
-from gam_kg.nn.model import GAMLSTM
-from gam_kg.nn.noise import Noise
 from gam_kg.nn.recurrence import Memory
-from gam_kg.train.step import entity_vectors, query_blocks, remember
+from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.train.step import ShardedModel
+from gam_kg.train.step_batch import QueryBlock, divide_queries, query_block, to_device
 
 MOST_WRITTEN_OUT = 65_536
 """Candidates of a rank above which the model's scores are ranked without being written out."""
 
 QUERIES_AT_ONCE = 256
-"""Queries that are then ranked together."""
+"""Queries ranked together above `MOST_WRITTEN_OUT`."""
 
 Tick = Callable[[], None]
 
 
 class Scorer(Protocol):
-    """What can be evaluated: it scores queries from the past and is told as the past grows."""
+    """What can be evaluated: it scores queries from the past that it has observed."""
 
     def scores(self, queries: Queries) -> Tensor | Scores:
-        """Scores of the rank's candidates from the past, as a table (num_queries, num_rows) or as `Scores`."""
+        """Scores of the rank's candidates, from what was observed: a table (num_queries, num_rows) or `Scores`."""
         ...
 
-    def remember(self, moment: Moment) -> None:
-        """The snapshot is in the past now; the history is told of it after the scorers."""
+    def observe(self, snapshot: Snapshot) -> None:
+        """Observe the next snapshot, before it is inserted into the history."""
         ...
 
 
 class ModelScorer:
-    """The trained model as a scorer, which starts before the first snapshot. All but `vectors` are collectives.
+    """The trained model as a scorer. All methods but `vectors` are collectives.
 
     Args:
-        model: Put into evaluation mode.
+        sharded: The model, put into evaluation mode.
         history: The past.
-        memory: Memory to start from; None for that before the first snapshot.
+        memory: Memory to start from; None: empty.
     """
 
-    def __init__(self, model: GAMLSTM, history: HistoryIndex, memory: Memory | None = None) -> None:
-        self.model, self.history = model.eval(), history
-        empty = Memory.empty(model.partition.num_rows, model.config.dim, like=model.entity.detach())
-        self.memory = empty if memory is None else memory
+    def __init__(self, sharded: ShardedModel, history: HistoryIndex, memory: Memory | None = None) -> None:
+        self.sharded, self.history = sharded, history
+        self.model = sharded.model.eval()
+        self.memory = self.model.empty_memory() if memory is None else memory
         self._vectors: Tensor | None = None
 
     def scores(self, queries: Queries) -> Tensor | Scores:
-        """Scores of the rank's candidates from the past, written out where candidates are not too many."""
-        if self.model.partition.most_rows <= MOST_WRITTEN_OUT:
-            return self.table(queries)
-        return self.products(queries)
+        """Scores of the rank's candidates, from what was observed; a table where candidates are not too many."""
+        few = self.model.partition.most_rows <= MOST_WRITTEN_OUT
+        return self.table(queries) if few else self.products(queries)
 
     @torch.no_grad()
     def table(self, queries: Queries) -> Tensor:
-        """Scores of the rank's candidates from the past, (num_queries, num_rows)."""
-        return self.model.scores(self.vectors(), queries, self.history.look_up(queries))
+        """Scores of the rank's candidates, from what was observed, (num_queries, num_rows)."""
+        vectors, block = self.vectors(), self._block(queries)
+        return self.sharded.scores(vectors, block).view(len(queries), len(vectors))
 
     @torch.no_grad()
     def products(self, queries: Queries) -> ProductScores:
-        """The same, to be ranked without being written out; until more is remembered."""
-        vectors = self.vectors()
-        asked, parts = self.model.scores_in_parts(vectors, queries, self.history.look_up(queries))
-        none = torch.zeros(0, dtype=torch.int64, device=vectors.device)
-        pairs = [(none, none, vectors.new_zeros(0)), *((part.query, part.other, part.score) for part in parts)]
-        return ProductScores(asked, vectors, *(torch.cat(column) for column in zip(*pairs, strict=True)))
+        """The same scores, to be ranked without being written out; valid until the next snapshot is observed."""
+        vectors, block = self.vectors(), self._block(queries)
+        query, positions, added = self.sharded.score_parts(vectors, block)
+        positions, size = positions.long(), max(1, len(vectors))
+        return ProductScores(query, vectors, positions // size, positions % size, added)
 
     @torch.no_grad()
-    def remember(self, moment: Moment) -> None:
-        neighbourhood = Neighbourhood.of(moment.snapshot, self.model.partition)
-        remember(self.model, self.memory, neighbourhood)
+    def observe(self, snapshot: Snapshot) -> None:
+        message_graph = to_device(MessageGraph.of(snapshot, self.model.partition), self.memory.hidden.device)
+        self.sharded.advance(self.memory, message_graph)
         if self._vectors is not None:
-            active = neighbourhood.active
-            self._vectors.index_copy_(0, active, entity_vectors(self.model, self.memory, held=active))
+            active = message_graph.active.long()
+            self._vectors.index_copy_(0, active, self.sharded.entity_vectors(self.memory, index=active))
 
     @torch.no_grad()
     def vectors(self) -> Tensor:
-        """Vectors of the rank's entities as of now, (num_rows, dim); they change when more is remembered."""
+        """Current vectors of the rank's entities, (num_rows, dim); they change when a snapshot is observed."""
         if self._vectors is None:
-            self._vectors = entity_vectors(self.model, self.memory)
+            self._vectors = self.sharded.entity_vectors(self.memory)
         return self._vectors
+
+    def _block(self, queries: Queries) -> QueryBlock:
+        return to_device(query_block(self.history, queries, self.sharded.communicator), self.memory.hidden.device)
 
 
 @dataclass(frozen=True)
 class AnswerRanks:
-    """Ranks of the answers of a split, one row an answer, in time order.
+    """Ranks of the answers of a split, one row per answer, in time order.
 
     Attributes:
         time, subject, relation, answer, stratum: int64 (num_answers,).
@@ -119,82 +122,79 @@ class AnswerRanks:
 
 
 def roll(
-    scorers: Iterable[Scorer], history: HistoryIndex | None, moments: Iterable[Moment], tick: Tick = lambda: None
+    scorers: Iterable[Scorer], history: HistoryIndex | None, snapshots: Iterable[Snapshot], tick: Tick = lambda: None
 ) -> None:
-    """Have snapshots in the past. A collective.
+    """Advance scorers and history by snapshots. A collective.
 
     Args:
-        scorers: What is told of them.
-        history: Told as well; None where it knows them already.
-        moments: The snapshots, in time order.
+        scorers: Observe each snapshot.
+        history: Receives it afterwards; None if the snapshots are already in it.
+        snapshots: The snapshots, in time order.
         tick: Called after each.
     """
     scorers = list(scorers)
-    for moment in moments:
+    for snapshot in snapshots:
         for scorer in scorers:
-            scorer.remember(moment)
+            scorer.observe(snapshot)
         if history is not None:
-            history.remember(moment)
+            history.insert(snapshot)
         tick()
 
 
 def rank_split(
     scorers: dict[str, Scorer],
     history: HistoryIndex,
-    moments: Iterable[Moment],
+    snapshots: Iterable[Snapshot],
     *,
     partition: Partition,
-    frozen: bool = False,
+    multi_step: bool = False,
     strata: Strata | None = None,
-    topology: Topology | None = None,
+    communicator: Communicator | None = None,
     max_scores: int = 32_000_000,
     share: float = 1.0,
     tick: Tick = lambda: None,
 ) -> AnswerRanks:
-    """Rank all answers of a split. A collective, that gives all ranks the same.
+    """Rank the answers of a split, or of a share of its queries. A collective, which gives all ranks the same.
 
     Args:
         scorers: By name; rolled to the start of the split.
         history: Rolled to the start of the split.
-        moments: Snapshots of the split, in time order.
+        snapshots: Snapshots of the split, in time order.
         partition: The rank's candidates.
-        frozen: Multi-step: nothing of the split is remembered.
-        strata: Tells the stratum of each answer; None leaves them zero.
-        topology: The ranks; None for a world of one.
-        max_scores: Scores held at once, where candidates are few enough for scores to be written out.
-        share: Of the queries that are ranked, drawn by what they ask, alike for all scorers and numbers of ranks.
+        multi_step: Nothing of the split becomes visible.
+        strata: Gives the stratum of each answer; None leaves them zero.
+        communicator: The ranks; None for a world of one.
+        max_scores: The largest table of scores, where candidates are few enough for scores to be written out.
+        share: Share of the queries to rank, drawn by subject and relation, the same on any number of ranks.
         tick: Called after each snapshot.
 
     Raises:
         EvaluationError: A score is NaN or infinite.
     """
-    topology = topology or Topology()
+    total = partial((communicator or Communicator()).sum, purpose="ranks")
     columns: dict[str, list[Tensor]] = {name: [] for name in ("time", "subject", "relation", "answer", "stratum")}
-    time_aware: dict[str, list[Tensor]] = {name: [] for name in scorers}
-    raw: dict[str, list[Tensor]] = {name: [] for name in scorers}
-    for moment in moments:
-        for block in _blocks(_drawn(moment.queries, share), partition, max_scores):
-            columns["time"].append(torch.full_like(block.answer, moment.time))
+    found: dict[str, list[Ranks]] = {name: [] for name in scorers}
+    for snapshot in snapshots:
+        for block in _blocks(_drawn(snapshot.queries, share), partition, max_scores):
+            columns["time"].append(torch.full_like(block.answer, snapshot.time))
             columns["subject"].append(block.subject[block.answer_query])
             columns["relation"].append(block.relation[block.answer_query])
             columns["answer"].append(block.answer)
             columns["stratum"].append(torch.zeros_like(block.answer) if strata is None else strata.of(block))
             for name, scorer in scorers.items():
-                ranks = rank_answers(scorer.scores(block), block, partition, topology)
-                time_aware[name].append(ranks.time_aware)
-                raw[name].append(ranks.raw)
-        if not frozen:
-            roll(scorers.values(), history, [moment])
+                found[name].append(rank_answers(scorer.scores(block), block, partition, total))
+        if not multi_step:
+            roll(scorers.values(), history, [snapshot])
         tick()
     return AnswerRanks(
         **{name: _joined(parts) for name, parts in columns.items()},
-        time_aware={name: _joined(parts) for name, parts in time_aware.items()},
-        raw={name: _joined(parts) for name, parts in raw.items()},
+        time_aware={name: _joined([ranks.time_aware for ranks in parts]) for name, parts in found.items()},
+        raw={name: _joined([ranks.raw for ranks in parts]) for name, parts in found.items()},
     )
 
 
-def validation_mrr(
-    model: GAMLSTM,
+def validate(
+    sharded: ShardedModel,
     graph: TemporalGraph,
     history: HistoryIndex,
     *,
@@ -205,21 +205,21 @@ def validation_mrr(
     """Single-step time-aware metrics on validation, memory rolled from the first snapshot. A collective.
 
     Args:
-        model: Put into evaluation mode.
+        sharded: The model, put into evaluation mode.
         graph: The rank's facts.
-        history: Told of train; afterwards also of validation.
-        max_scores: As of `rank_split`.
+        history: Has all of train; afterwards also validation.
+        max_scores: See `rank_split`.
         num_facts: About how many facts are ranked; 0: all.
         tick: Called after each snapshot.
     """
-    scorer, topology = ModelScorer(model, history), model.topology
-    roll([scorer], None, map(Moment, graph.read(graph.times_in("train"))), tick)  # of its own facts alone
+    scorer, communicator = ModelScorer(sharded, history), sharded.communicator
+    roll([scorer], None, graph.read(graph.times_in("train")), tick)  # observing takes the rank's own facts only
     ranks = rank_split(
         {"model": scorer},
         history,
-        read_moments(graph, graph.times_in("valid"), topology, history.plan),
+        read_snapshots(graph, graph.times_in("valid"), communicator),
         partition=graph.partition,
-        topology=topology,
+        communicator=communicator,
         max_scores=max_scores,
         share=graph.share_of("valid", num_facts),
         tick=tick,
@@ -231,14 +231,14 @@ def _drawn(queries: Queries, share: float) -> Queries:
     if share >= 1:
         return queries
     key = queries.subject * 2**31 + queries.relation
-    return queries.select(torch.nonzero(Noise(0, queries.time).uniform(key, "asked") < share)[:, 0])
+    return queries.select(torch.nonzero(CounterRNG(0, queries.time).uniform(key, "asked") < share)[:, 0])
 
 
 def _blocks(queries: Queries, partition: Partition, max_scores: int) -> Iterator[Queries]:
     """Queries that are scored together."""
     if partition.most_rows > MOST_WRITTEN_OUT:
         max_scores = QUERIES_AT_ONCE * partition.most_rows
-    return query_blocks(queries, partition.most_rows, max_scores)
+    return divide_queries(queries, partition.most_rows, max_scores)
 
 
 def _joined(parts: list[Tensor]) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Gradients over ranks: summed where all ranks have the parameter alike, clipped by the norm of all of them."""
+"""Gradients over ranks: those of shared parameters are summed, all are clipped by their global norm."""
 
 import torch
 
+from gam_kg.distributed.communicator import Communicator
 from gam_kg.nn.model import ENTITY, GAMLSTM
 
 
@@ -12,13 +13,14 @@ class Gradients:
 
     Args:
         model: The model; its gradients are dropped.
+        communicator: The ranks.
     """
 
-    def __init__(self, model: GAMLSTM) -> None:
-        self._entity, self._topology = model.entity, model.topology
+    def __init__(self, model: GAMLSTM, communicator: Communicator) -> None:
+        self._entity, self._communicator = model.entity, communicator
         shared = [parameter for name, parameter in model.named_parameters() if name != ENTITY]
         sizes = [parameter.numel() for parameter in shared]
-        # The last place takes the squared norm of the rank's own rows along.
+        # The last element is for the squared norm of the rank's own rows, so that one collective sums both.
         self._buffer = model.entity.new_zeros(sum(sizes) + 1)
         for parameter, view in zip(shared, self._buffer[:-1].split(sizes), strict=True):
             parameter.grad = view.view_as(parameter)
@@ -26,17 +28,13 @@ class Gradients:
 
     @torch.no_grad()
     def reduce(self, max_norm: float) -> float:
-        """Sum over the ranks and scale down to a global norm of at most `max_norm`. A collective.
-
-        Returns:
-            The global norm before.
-        """
+        """Sum over the ranks and clip the global norm; returns the norm before clipping. A collective."""
         if self._entity.grad is None:
             self._entity.grad = torch.zeros_like(self._entity)
-        # Of a sparse gradient each row stands there once.
+        # A sparse gradient has each row once.
         own = self._entity.grad._values() if self._entity.grad.is_sparse else self._entity.grad
         self._buffer[-1] = torch.linalg.vector_norm(own) ** 2
-        self._topology.sum(self._buffer, "gradients")
+        self._communicator.sum(self._buffer, "gradients")
         norm = torch.sqrt(torch.linalg.vector_norm(self._buffer[:-1]) ** 2 + self._buffer[-1])
         scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
         self._buffer.mul_(scale)

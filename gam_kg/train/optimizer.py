@@ -1,4 +1,4 @@
-"""The optimizer and its learning-rate schedule, a pure function of the step."""
+"""The optimizer and its learning-rate schedule, a pure function of the epochs done."""
 
 import math
 from typing import Any
@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from gam_kg.config import TrainConfig
-from gam_kg.nn.model import GAMLSTM
 
 
 class RowAdamW(torch.optim.AdamW):
@@ -20,7 +19,7 @@ class RowAdamW(torch.optim.AdamW):
     """
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # ty: ignore[incompatible-method-override] -- nobody passes a closure
+    def step(self, closure: None = None) -> None:  # ty: ignore[incompatible-method-override] -- without closures
         """One step."""
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -45,11 +44,6 @@ class RowAdamW(torch.optim.AdamW):
         scale = square.sqrt_().mul_((1 - high**step) ** -0.5).add_(group["eps"])
         own = parameter.index_select(0, rows).mul_(1 - group["lr"] * group["weight_decay"])
         parameter.index_copy_(0, rows, own.addcdiv_(mean, scale, value=-group["lr"] / (1 - low**step)))
-
-
-def build_optimizer(model: GAMLSTM, config: TrainConfig) -> RowAdamW:
-    """AdamW over all parameters, lazy where gradients are sparse."""
-    return RowAdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def learning_rate(config: TrainConfig, epochs: float) -> float:

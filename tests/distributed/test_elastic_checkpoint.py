@@ -7,32 +7,34 @@ import pytest
 import torch
 from graphs import NAMES, graph_of, random_facts, tiny_config
 
-from gam_kg.data.names import NameWords
-from gam_kg.distributed.topology import Topology
+from gam_kg.distributed.communicator import Communicator
 from gam_kg.errors import ArtifactError
+from gam_kg.graph.name_words import NameWords
 from gam_kg.train import checkpoint
-from gam_kg.train.loop import Trainer
-from gam_kg.train.session import LocalCheckpoints
+from gam_kg.train.run import LocalCheckpoints
+from gam_kg.train.trainer import Trainer
 
 SETTINGS = {"model": {"dropout": 0.3, "entity_dropout": 0.3}, "epochs": 3, "answers_per_step": 10}
 
 
-def trainer_of(topology: Topology) -> Trainer:
-    graph = graph_of(random_facts(3, 100)).shard(topology.rank, topology.world_size)
-    return Trainer(tiny_config(**SETTINGS), graph, NameWords.of(NAMES), topology=topology)
+def trainer_of(communicator: Communicator) -> Trainer:
+    graph = graph_of(random_facts(3, 100)).shard(communicator.rank, communicator.world_size)
+    return Trainer(tiny_config(**SETTINGS), graph, NameWords.of(NAMES), communicator=communicator)
 
 
-def train(topology: Topology, source: Path | None, target: Path | None, snapshots: int | None) -> dict[str, Any]:
+def train(
+    communicator: Communicator, source: Path | None, target: Path | None, snapshots: int | None
+) -> dict[str, Any]:
     """Go on from a checkpoint for some snapshots (None: to the end), and write another."""
     torch.set_default_dtype(torch.float64)
     try:
-        trainer = trainer_of(topology)
+        trainer = trainer_of(communicator)
         if source is not None:
             checkpoint.load(trainer, source)
-        told = (step for step in trainer.run() if step.phase == "train")
-        for _ in range(snapshots) if snapshots else iter(lambda: next(told, None), None):
+        steps = (step for step in trainer.run() if step.phase == "train")
+        for _ in range(snapshots) if snapshots else iter(lambda: next(steps, None), None):
             if snapshots:
-                next(told)
+                next(steps)
         if target is not None:
             checkpoint.save(trainer, target)
         names = ("epoch", "step", "loss", "valid_mrr", "valid_hits@3")
@@ -51,7 +53,7 @@ def test_two_three_and_one_rank_end_where_one_rank_does(rank_pool, tmp_path: Pat
     rank_pool.run(2, train, None, first, 3)
     rank_pool.run(3, train, first, second, 4)
     assert len(list(second.glob("entities-*-of-00003.safetensors"))) == 3
-    found, expected = train(Topology(), second, None, None), train(Topology(), None, None, None)
+    found, expected = train(Communicator(), second, None, None), train(Communicator(), None, None, None)
     assert found["weights"].keys() == expected["weights"].keys()
     for name, value in expected["weights"].items():
         torch.testing.assert_close(found["weights"][name], value, rtol=1e-9, atol=1e-9, msg=name)
@@ -63,13 +65,13 @@ def test_a_checkpoint_that_lacks_a_rank_is_refused(rank_pool, tmp_path: Path) ->
     rank_pool.run(3, train, None, tmp_path, 2)
     next(tmp_path.glob("training-00001-of-*")).unlink()
     with pytest.raises(ArtifactError, match="incomplete"):
-        train(Topology(), tmp_path, None, 1)
+        train(Communicator(), tmp_path, None, 1)
 
 
-def keep_and_find(topology: Topology, folder: Path) -> list[str]:
-    checkpoints = LocalCheckpoints(folder, topology)
+def keep_and_find(communicator: Communicator, folder: Path) -> list[str]:
+    checkpoints = LocalCheckpoints(folder, communicator)
     for text in ("one", "two"):
-        checkpoints.keep(lambda where, text=text: (where / f"{topology.rank}").write_text(text), {})
+        checkpoints.save(lambda where, text=text: (where / f"{communicator.rank}").write_text(text), {})
     latest = checkpoints.latest()
     assert latest is not None
     return sorted(path.name + " " + path.read_text() for path in latest.iterdir())
@@ -80,10 +82,10 @@ def test_a_kept_checkpoint_has_the_parts_of_all_ranks(rank_pool, tmp_path: Path)
 
 
 def test_a_checkpoint_between_its_two_names_is_found(tmp_path: Path) -> None:
-    checkpoints = LocalCheckpoints(tmp_path, Topology())
-    checkpoints.keep(lambda where: (where / "part").write_text("whole") and None, {})
+    checkpoints = LocalCheckpoints(tmp_path, Communicator())
+    checkpoints.save(lambda where: (where / "part").write_text("whole") and None, {})
     checkpoints.path.rename(tmp_path / "old")
     (tmp_path / "incoming").mkdir()
-    latest = LocalCheckpoints(tmp_path, Topology()).latest()
+    latest = LocalCheckpoints(tmp_path, Communicator()).latest()
     assert latest is not None
     assert (latest / "part").read_text() == "whole"

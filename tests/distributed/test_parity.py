@@ -9,20 +9,20 @@ import torch
 from graphs import NAMES, NUM_RELATIONS, graph_of, random_facts, tiny_config
 from torch import Tensor
 
-from gam_kg.data.graph import TemporalGraph
-from gam_kg.data.names import NameWords
-from gam_kg.distributed.moments import read_moments
-from gam_kg.distributed.rows import _GatherRows
-from gam_kg.distributed.topology import Topology
+from gam_kg.distributed.communicator import Communicator
+from gam_kg.distributed.exchange import _GatherRows
+from gam_kg.distributed.snapshots import read_snapshots
+from gam_kg.graph.name_words import NameWords
+from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.nn.model import ENTITY
 from gam_kg.train.evaluate import ModelScorer, rank_split, roll
-from gam_kg.train.loop import Trainer
+from gam_kg.train.trainer import Trainer
 
 STEPS = 4
 
 
 def hub_facts() -> np.ndarray:
-    """Entity 0 meets everyone in every snapshot."""
+    """Entity 0 has facts with everyone in every snapshot."""
     return np.array([(0, s % NUM_RELATIONS, s, t) for t in range(8) for s in range(1, 10)])
 
 
@@ -61,23 +61,23 @@ CASES = {
 
 
 def train_and_evaluate(
-    topology: Topology, case: str, dtype: torch.dtype, device: str = "cpu", optimizer: str = "sgd"
+    communicator: Communicator, case: str, dtype: torch.dtype, device: str = "cpu", optimizer: str = "sgd"
 ) -> dict[str, Any]:
-    """What a rank has after a few steps; `rows` are of its entities, the rest is alike on all ranks."""
+    """What a rank has after a few steps; `rows` are of its entities, the rest is the same on all ranks."""
     facts, changes = CASES[case]
     changes = dict(changes)
-    graph = graph_of(facts, buckets=changes.pop("buckets", 64)).shard(topology.rank, topology.world_size)
+    graph = graph_of(facts, buckets=changes.pop("buckets", 64)).shard(communicator.rank, communicator.world_size)
     config = tiny_config(changes.pop("model", {}), gradient_norm=0.5, **changes)
     torch.set_default_dtype(dtype)
     try:
-        trainer = Trainer(config, graph, NameWords.of(NAMES), topology=topology, device=device)
+        trainer = Trainer(config, graph, NameWords.of(NAMES), communicator=communicator, device=device)
         with torch.no_grad():
             for name, parameter in trainer.model.named_parameters():
                 if name != ENTITY:  # none of them zero
                     parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) / 2)
         if optimizer == "sgd":
             trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.3)
-        return {**_train(trainer), **_evaluate(trainer, graph.to(device))}
+        return {**_train(trainer), **_evaluate(trainer, graph)}
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -110,15 +110,15 @@ def _train(trainer: Trainer) -> dict[str, Any]:
 
 
 def _evaluate(trainer: Trainer, graph: TemporalGraph) -> dict[str, Any]:
-    scorer = ModelScorer(trainer.model, trainer.history)
-    history, topology = trainer.history, trainer.topology
+    scorer = ModelScorer(trainer.sharded, trainer.history)
+    history, communicator = trainer.history, trainer.communicator
     history.reset()
-    roll([scorer], history, read_moments(graph, graph.times_in("train"), topology))
-    asked = read_moments(graph, [*graph.times_in("valid"), *graph.times_in("test")], topology)
-    ranks = rank_split({"model": scorer}, history, asked, partition=graph.partition, topology=topology)
-    asked = torch.from_numpy(np.stack([ranks.time, ranks.subject, ranks.relation, ranks.answer], 1))
+    roll([scorer], history, read_snapshots(graph, graph.times_in("train"), communicator))
+    snapshots = read_snapshots(graph, [*graph.times_in("valid"), *graph.times_in("test")], communicator)
+    ranks = rank_split({"model": scorer}, history, snapshots, partition=graph.partition, communicator=communicator)
+    answers = torch.from_numpy(np.stack([ranks.time, ranks.subject, ranks.relation, ranks.answer], 1))
     return {
-        "asked": asked,
+        "answers": answers,
         "ranks": torch.from_numpy(np.stack([ranks.time_aware["model"], ranks.raw["model"]])),
         "vectors": scorer.vectors().cpu(),
         "hidden": scorer.memory.hidden.cpu(),
@@ -141,7 +141,7 @@ def assert_same(found: list[dict[str, Any]], expected: dict[str, Any], tolerance
         close("norms", rank["norms"], expected["norms"])
         for name, gradient in expected["gradients"].items():
             close(name, rank["gradients"][name], gradient)
-        assert torch.equal(rank["asked"], expected["asked"])
+        assert torch.equal(rank["answers"], expected["answers"])
         # In single precision, scores that nearly tie may change places.
         assert not ranks or torch.equal(rank["ranks"], expected["ranks"])
     rows = {"vectors": "vectors", "hidden": "hidden", "last_seen": "last_seen"}
@@ -153,7 +153,7 @@ def assert_same(found: list[dict[str, Any]], expected: dict[str, Any], tolerance
 
 @cache
 def on_one_rank(case: str, dtype: torch.dtype, optimizer: str = "sgd") -> dict[str, Any]:
-    return train_and_evaluate(Topology(), case, dtype, optimizer=optimizer)
+    return train_and_evaluate(Communicator(), case, dtype, optimizer=optimizer)
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
@@ -175,16 +175,16 @@ def test_ranks_step_as_one_rank_does_with_adam(rank_pool) -> None:
     assert_same(found, on_one_rank("dropout", torch.float64, "adamw"), 1e-8)
 
 
-def with_broken_backward(topology: Topology, case: str) -> dict[str, Any]:
+def with_broken_backward(communicator: Communicator, case: str) -> dict[str, Any]:
     """As `train_and_evaluate`, but the backward of the all-gather keeps only the rank's own slice."""
 
     def own_slice(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return grad[ctx.layout.own], None, None, None
+        return grad[ctx.plan.index // ctx.plan.width == ctx.communicator.rank], None, None, None
 
     backward = _GatherRows.backward
     _GatherRows.backward = staticmethod(own_slice)
     try:
-        return train_and_evaluate(topology, case, torch.float64)
+        return train_and_evaluate(communicator, case, torch.float64)
     finally:
         _GatherRows.backward = staticmethod(backward)
 
@@ -199,7 +199,7 @@ def test_a_broken_backward_is_noticed(rank_pool) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("case", CASES)
 def test_a_gpu_computes_what_a_cpu_does(case: str) -> None:
-    found = train_and_evaluate(Topology(), case, torch.float64, "cuda")
+    found = train_and_evaluate(Communicator(), case, torch.float64, "cuda")
     assert_same([found], on_one_rank(case, torch.float64), 1e-10)
 
 
@@ -207,5 +207,5 @@ def test_a_gpu_computes_what_a_cpu_does(case: str) -> None:
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
 @pytest.mark.parametrize("case", CASES)
 def test_gpus_compute_what_one_rank_does(rank_pool, case: str) -> None:
-    found = rank_pool.run(2, train_and_evaluate, case, torch.float64, "cuda", backend="nccl")
+    found = rank_pool.run(2, train_and_evaluate, case, torch.float64, "cuda", backend="cpu:gloo,cuda:nccl")
     assert_same(found, on_one_rank(case, torch.float64), 1e-10)

@@ -1,15 +1,16 @@
 """Baselines and strata on any number of ranks are those of one rank."""
 
 from dataclasses import fields
+from functools import partial
 
 import numpy as np
 import pytest
 from graphs import HISTORY, TEST_START, VALID_START, graph_of, random_facts
 
 from gam_kg.config import HistoryConfig
-from gam_kg.distributed.moments import read_moments
-from gam_kg.distributed.sharded_history import build_history
-from gam_kg.distributed.topology import Topology
+from gam_kg.distributed.communicator import Communicator
+from gam_kg.distributed.snapshots import read_snapshots
+from gam_kg.history.sharded import build_history
 from gam_kg.metrics.baselines import build_baselines
 from gam_kg.metrics.strata import Strata
 from gam_kg.train.evaluate import AnswerRanks, rank_split, roll
@@ -24,23 +25,23 @@ CASES = {
 }
 
 
-def rank_with_baselines(topology: Topology, case: str) -> AnswerRanks:
-    seed, size, buckets, limit, frozen = CASES[case]
-    graph = graph_of(random_facts(seed, size), buckets=buckets).shard(topology.rank, topology.world_size)
-    history = build_history(graph, HistoryConfig(**HISTORY), topology)
-    baselines = build_baselines(history, graph.partition, graph.num_relations, topology)
+def rank_with_baselines(communicator: Communicator, case: str) -> AnswerRanks:
+    seed, size, buckets, limit, multi_step = CASES[case]
+    graph = graph_of(random_facts(seed, size), buckets=buckets).shard(communicator.rank, communicator.world_size)
+    history = build_history(graph, HistoryConfig(**HISTORY), communicator)
+    baselines = build_baselines(history)
     baselines["typed_pair_counts"].limit = limit
-    start = TEST_START if frozen else VALID_START
-    past, asked = ([time for time in graph.times if (time >= start) == later] for later in (False, True))
-    roll(baselines.values(), history, read_moments(graph, past, topology))
+    start = TEST_START if multi_step else VALID_START
+    past, ranked = ([time for time in graph.times if (time >= start) == later] for later in (False, True))
+    roll(baselines.values(), history, read_snapshots(graph, past, communicator))
     return rank_split(
         baselines,
         history,
-        read_moments(graph, asked, topology),
+        read_snapshots(graph, ranked, communicator),
         partition=graph.partition,
-        frozen=frozen,
-        strata=Strata(graph, topology),
-        topology=topology,
+        multi_step=multi_step,
+        strata=Strata(graph, partial(communicator.sum, purpose="ranks")),
+        communicator=communicator,
         max_scores=60,
     )
 
@@ -48,7 +49,7 @@ def rank_with_baselines(topology: Topology, case: str) -> AnswerRanks:
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("case", CASES)
 def test_ranks_of_baselines_and_strata_are_those_of_one_rank(rank_pool, case: str, world_size: int) -> None:
-    expected = rank_with_baselines(Topology(), case)
+    expected = rank_with_baselines(Communicator(), case)
     assert expected.time_aware.keys() == NAMES
     assert len(set(expected.stratum.tolist())) == 3
     for found in rank_pool.run(world_size, rank_with_baselines, case):

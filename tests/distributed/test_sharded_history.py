@@ -1,33 +1,33 @@
-"""What ranks look up of the past is together what one index of all facts finds, each rank its own candidates."""
+"""What ranks find of the past is together what one index of all facts finds, each rank its own candidates."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
+from columns import counted, fact_columns, joined_of, layout_of, pair_columns, parts_of, path_columns, popular_columns
 from graphs import (
     HISTORY,
     NUM_ENTITIES,
     NUM_RELATIONS,
-    NUM_SNAPSHOTS,
     all_queries,
     graph_of,
-    moments_of,
     queries_of,
     random_facts,
+    snapshots_of,
 )
 from torch import Tensor
 
 from gam_kg.config import HistoryConfig
-from gam_kg.data.graph import TemporalGraph
-from gam_kg.data.history import HistoryIndex
-from gam_kg.data.past import History
-from gam_kg.data.recency import Recent
-from gam_kg.data.snapshot import Moment, Queries
-from gam_kg.distributed.moments import read_moments
-from gam_kg.distributed.sharded_history import build_history
-from gam_kg.distributed.topology import Topology
+from gam_kg.distributed.communicator import Communicator
+from gam_kg.distributed.snapshots import read_snapshots
+from gam_kg.graph.snapshot import Queries
+from gam_kg.graph.temporal_graph import TemporalGraph
+from gam_kg.history.index import HistoryIndex
+from gam_kg.history.recency import Recent
+from gam_kg.history.sharded import build_history
+from gam_kg.history.walks import Joined
 
 LIMITS = [
     {},
@@ -59,107 +59,89 @@ def graphs() -> list[TemporalGraph]:
     return found
 
 
-def counted(*columns: Tensor) -> Counter:
-    return Counter(zip(*(column.tolist() for column in columns), strict=True))
-
-
-def told(history: History, ids: Tensor) -> dict[str, Counter]:
-    """What a look-up tells, by part, with the candidate's id in second place."""
+def found_by(history: HistoryIndex, joined: Joined, ids: Tensor) -> dict[str, Counter]:
+    """What is found for queries, by part, with the candidate's id in second place."""
     found = {}
-    if (pairs := history.pairs) is not None:
-        entry, pair = pairs.link_entry, pairs.link_pair
-        assert torch.equal(pairs.pair_query[pair], pairs.link_query)
-        assert torch.equal(pairs.pair_other[pair], pairs.entry_other[entry])
-        found["facts"] = counted(
-            pairs.link_query,
-            ids[pairs.entry_other[entry]],
-            pairs.entry_relation[entry],
-            pairs.entry_recency[entry],
-            pairs.entry_count[entry],
-            pairs.entry_same[entry],
-        )
-        found["pairs"] = counted(pairs.pair_query, ids[pairs.pair_other], *pairs.pair_features.T)
-    if (paths := history.paths) is not None:
-        first, second = paths.path_first[paths.link_path], paths.path_second[paths.link_path]
-        assert torch.equal(paths.pair_query[paths.link_pair], paths.link_query)
-        assert torch.equal(paths.pair_other[paths.link_pair], paths.second_other[second])
-        found["paths"] = counted(
-            paths.link_query,
-            ids[paths.second_other[second]],
-            paths.first_relation[first],
-            paths.first_recency[first],
-            paths.second_relation[second],
-            paths.second_recency[second],
-            paths.second_count[second],
-        )
-        found["ends of paths"] = counted(paths.pair_query, ids[paths.pair_other])
-    if (popular := history.popularity) is not None:
-        found["popular"] = counted(popular.relations[popular.row], ids[popular.other], popular.recency, popular.count)
+    for name, (walks, pairs) in parts_of(joined).items():
+        columns = {"facts": fact_columns, "paths": path_columns}[name](walks)
+        found[name] = with_ids(columns, ids)
+        found[f"pairs of {name}"] = with_ids(pair_columns(walks, pairs, history.num_rows), ids)
+    layout = layout_of(history, joined)
+    if layout.popularity is not None:
+        found["popular"] = with_ids(popular_columns(layout.popularity, layout.num_columns), ids)
+    found["known answers"] = with_ids(joined.found.known_answers, ids)
     return found
 
 
-def told_of_subjects(index: HistoryIndex, found: Recent, ids: Tensor) -> Counter:
-    relation, other = found.item // index.stride, ids[found.item % index.stride]
-    return counted(found.row, other, relation, found.last, found.count)
+def with_ids(columns: Sequence[Tensor], ids: Tensor) -> Counter:
+    first, row, *rest = columns
+    return counted((first, ids[row], *rest))
+
+
+def found_of_subjects(index: HistoryIndex, found: Recent, ids: Tensor) -> Counter:
+    relation, other = found.item // index.num_rows, ids[found.item % index.num_rows]
+    return counted((found.row, other, relation, found.last, found.count))
 
 
 def owned_part(found: Counter, owned: list[bool]) -> Counter:
     return Counter({row: times for row, times in found.items() if owned[row[1]]})
 
 
-def compare(topology: Topology) -> Counter:
-    """Compares all cases on a rank, and tells how many rows it has found by part."""
+def compare(communicator: Communicator) -> Counter:
+    """Compares all cases on a rank; returns how many rows it has found by part."""
     rows: Counter = Counter()
     subjects = torch.arange(NUM_ENTITIES)
     for number, graph in enumerate(graphs()):
-        shard = graph.shard(topology.rank, topology.world_size)
+        shard = graph.shard(communicator.rank, communicator.world_size)
         ids, every = shard.partition.ids, torch.arange(NUM_ENTITIES)
         owned = shard.partition.owns(every).tolist()
         for changes in LIMITS:
             config = HistoryConfig(**{**HISTORY, **changes})
-            mine, whole = build_history(shard, config, topology), HistoryIndex(graph, config)
+            mine, whole = build_history(shard, config, communicator), HistoryIndex(graph, config)
             for before, queries, time in VIEWS:
-                for moment in read_moments(shard, range(mine.as_of, before), topology):
-                    mine.remember(moment)
-                for moment in moments_of(graph, range(whole.as_of, before)):
-                    whole.remember(moment)
-                asked = queries(time)
-                found, expected = told(mine.look_up(asked), ids), told(whole.look_up(asked), every)
+                for snapshot in read_snapshots(shard, range(mine.end, before), communicator):
+                    mine.insert(snapshot)
+                for snapshot in snapshots_of(graph, range(whole.end, before)):
+                    whole.insert(snapshot)
+                joined, of_whole = joined_of(mine, queries(time)), joined_of(whole, queries(time))
+                num_walks = communicator.sum(torch.tensor(joined.found.num_walks), "history")
+                assert int(num_walks) == of_whole.found.num_walks
+                found, expected = found_by(mine, joined, ids), found_by(whole, of_whole, every)
                 assert found.keys() == expected.keys()
                 for part, theirs in expected.items():
                     case = f"graph {number}, {changes}, {part} of {time} before {before}"
                     assert found[part] == owned_part(theirs, owned), case
                     rows[part] += len(found[part])
         for limit in (0, 1, 3, 1000):
-            found = told_of_subjects(mine, mine.recent_facts(subjects, limit), ids)
-            expected = told_of_subjects(whole, whole.recent_facts(subjects, limit), every)
+            found = found_of_subjects(mine, mine.recent((mine.by_subject, subjects, limit))[0], ids)
+            expected = found_of_subjects(whole, whole.recent((whole.by_subject, subjects, limit))[0], every)
             assert found == owned_part(expected, owned), f"graph {number}, recent facts, {limit}"
     return rows
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_ranks_look_up_together_what_one_index_finds(rank_pool, world_size: int) -> None:
+def test_ranks_find_together_what_one_index_finds(rank_pool, world_size: int) -> None:
     parts = rank_pool.run(world_size, compare)
     total: Counter = sum(parts, Counter())
-    assert set(total) == {"facts", "pairs", "paths", "ends of paths", "popular"}
+    assert set(total) == {"facts", "pairs of facts", "paths", "pairs of paths", "popular", "known answers"}
     assert min(total.values()) > 1000
     # What is compared is a real division.
     assert sum(len(part) > 0 for part in parts) >= 2
 
 
-def compare_planned(topology: Topology, seed: int, room: int) -> int:
-    """Look-ups planned some snapshots ahead in three epochs, as training does, against those of the whole.
+def compare_epochs(communicator: Communicator, seed: int) -> int:
+    """Look-ups in three epochs, as training does, against those of the whole.
 
-    Between the epochs it is asked without a plan, about later than is told, as multi-step evaluation does.
+    Between the epochs there are queries about later than is inserted, as in multi-step evaluation.
     """
     graph, config = graph_of(random_facts(seed, 120), buckets=5), HistoryConfig(**HISTORY)
-    shard, every = graph.shard(topology.rank, topology.world_size), torch.arange(NUM_ENTITIES)
+    shard, every = graph.shard(communicator.rank, communicator.world_size), torch.arange(NUM_ENTITIES)
     owned = shard.partition.owns(every).tolist()
-    mine, whole = build_history(shard, config, topology), HistoryIndex(graph, config)
-    mine._room = room
+    mine, whole = build_history(shard, config, communicator), HistoryIndex(graph, config)
 
-    def look_up(asked: Queries, case: str) -> int:
-        found, expected = told(mine.look_up(asked), shard.partition.ids), told(whole.look_up(asked), every)
+    def look_up(requested: Queries, case: str) -> int:
+        found = found_by(mine, joined_of(mine, requested), shard.partition.ids)
+        expected = found_by(whole, joined_of(whole, requested), every)
         for part, theirs in expected.items():
             assert found[part] == owned_part(theirs, owned), f"{part}, {case}"
         return sum(len(part) for part in found.values())
@@ -169,50 +151,20 @@ def compare_planned(topology: Topology, seed: int, room: int) -> int:
         mine.reset()
         whole.reset()
         times = graph.times[: len(graph.times) - epoch]
-        both = zip(read_moments(shard, times, topology, by_three(mine.plan)), moments_of(graph, times), strict=True)
-        for moment, other in both:
-            assert torch.equal(moment.queries.answer, other.queries.answer)
-            for asked in (moment.queries, moment.queries.select(torch.arange(0, len(moment.queries), 2))):
-                rows += look_up(asked, f"epoch {epoch}, {moment.time}")
-            mine.remember(moment)
-            whole.remember(other)
-        # Of the second there is a plan, of more than is told by now.
+        both = zip(read_snapshots(shard, times, communicator), snapshots_of(graph, times), strict=True)
+        for snapshot, other in both:
+            assert torch.equal(snapshot.queries.answer, other.queries.answer)
+            half = snapshot.queries.select(torch.arange(0, len(snapshot.queries), 2))
+            for requested in (snapshot.queries, half):
+                rows += look_up(requested, f"epoch {epoch}, {snapshot.time}")
+            mine.insert(snapshot)
+            whole.insert(other)
         for time in (graph.end + 3, graph.times[-1] + (epoch == 0)):
             rows += look_up(all_queries(time), f"about {time} after epoch {epoch}")
     return rows
 
 
-def updates_by_epoch(topology: Topology) -> list[int]:
-    """How often own past is told of a snapshot in each of three epochs whose plans are kept."""
-    graph = graph_of(random_facts(0, 120), buckets=5).shard(topology.rank, topology.world_size)
-    history = build_history(graph, HistoryConfig(**HISTORY), topology)
-    told_of: list[int] = []
-    for part in history._parts:
-        tell = part._keys
-        part._keys = lambda moment, tell=tell: (told_of.append(moment.time), tell(moment))[1]
-    updates = []
-    for _ in range(3):
-        history.reset()
-        for moment in read_moments(graph, graph.times, topology, history.plan):
-            history.look_up(moment.queries)
-            history.remember(moment)
-        updates.append(len(told_of))
-        told_of.clear()
-    return updates
-
-
-def test_an_epoch_whose_plans_are_kept_needs_no_own_past(rank_pool) -> None:
-    assert rank_pool.run(2, updates_by_epoch) == [[3 * NUM_SNAPSHOTS, 0, 0]] * 2
-
-
-def by_three(plan: Callable[[list[Moment]], None]) -> Callable[[list[Moment]], None]:
-    return lambda moments: [plan(moments[first : first + 3]) for first in range(0, len(moments), 3)]
-
-
 @pytest.mark.parametrize("world_size", [2, 4])
-@pytest.mark.parametrize("room", [0, 30_000, 2**30])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_planned_look_ups_find_what_one_index_finds_in_every_epoch(
-    rank_pool, world_size: int, room: int, seed: int
-) -> None:
-    assert sum(rank_pool.run(world_size, compare_planned, seed, room)) > 1000
+def test_look_ups_find_what_one_index_finds_in_every_epoch(rank_pool, world_size: int, seed: int) -> None:
+    assert sum(rank_pool.run(world_size, compare_epochs, seed)) > 1000

@@ -7,10 +7,10 @@ import pytest
 import torch
 from graphs import graph_of, tiny_config
 
-from gam_kg.distributed.topology import Topology
+from gam_kg.distributed.communicator import Communicator
 from gam_kg.distributed.volume import StepVolume, expected_halo_rows, num_neighbours
 from gam_kg.nn.model import ENTITY
-from gam_kg.train.loop import Trainer
+from gam_kg.train.trainer import Trainer
 
 NUM_ENTITIES, NUM_SNAPSHOTS, WINDOW = 300, 12, 2
 
@@ -22,15 +22,15 @@ def facts() -> np.ndarray:
     return np.unique(np.stack([ends[0], relation, ends[1], time], 1), axis=0)
 
 
-def measured(topology: Topology) -> dict[str, Any]:
+def measured(communicator: Communicator) -> dict[str, Any]:
     """Mean bytes a step by purpose, after the first steps whose window is not full."""
     graph = graph_of(facts(), num_entities=NUM_ENTITIES, valid_start=10, test_start=11)
     trainer = Trainer(
         tiny_config({"dim": 16}, window=WINDOW),
-        graph.shard(topology.rank, topology.world_size),
-        topology=topology,
+        graph.shard(communicator.rank, communicator.world_size),
+        communicator=communicator,
     )
-    steps = [told.snapshot for _, told in zip(range(10), trainer.run(), strict=False)][WINDOW + 1 :]
+    steps = [progress.snapshot for _, progress in zip(range(10), trainer.run(), strict=False)][WINDOW + 1 :]
     found = {
         name: sum(step["traffic"].get(name, [0])[0] for step in steps) / len(steps)
         for name in ("halo", "softmax", "gradients", "queries")
@@ -44,16 +44,16 @@ def measured(topology: Topology) -> dict[str, Any]:
 def test_measured_communication_is_what_the_counts_say(rank_pool, world_size: int) -> None:
     ranks = rank_pool.run(world_size, measured)
     graph = graph_of(facts(), num_entities=NUM_ENTITIES, valid_start=10, test_start=11)
-    asked = [graph.snapshot(time).queries for time in ranks[0]["times"]]
+    all_queries = [graph.snapshot(time).queries for time in ranks[0]["times"]]
     rows = []
     for time in ranks[0]["times"]:
-        # Each snapshot is exchanged by its window's updates and when it is remembered.
+        # Each snapshot is exchanged by its window's updates and when the memory advances.
         snapshots = [graph.snapshot(time - back) for back in (1, 2)]
         rows.append([expected_halo_rows(num_neighbours(one.anchor, one.other), world_size) for one in snapshots])
     volume = StepVolume(
         world_size,
-        num_queries=float(np.mean([len(queries) for queries in asked])),
-        num_answers=float(np.mean([len(queries.answer) for queries in asked])),
+        num_queries=float(np.mean([len(queries) for queries in all_queries])),
+        num_answers=float(np.mean([len(queries.answer) for queries in all_queries])),
         halo_rows=float(np.mean(rows)),
         num_shared=ranks[0]["shared"],
         dim=16,

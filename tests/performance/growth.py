@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from gam_kg.config import load_config
-from gam_kg.data.graph import TemporalGraph
-from gam_kg.train.loop import Trainer
+from gam_kg.graph.temporal_graph import TemporalGraph
+from gam_kg.train.trainer import Trainer
 
 SETTINGS = ["data.time_unit=1", "model.dim=100", "train.candidates=sampled", "train.valid_facts=100"]
 
@@ -45,10 +45,10 @@ def measure(config_path: Path, overrides: list[str]) -> dict[str, float]:
     graph, _ = TemporalGraph.load(config.run_path / "graph")
     trainer = Trainer(config, graph)
     seconds, answers = 0.0, 0
-    for told in trainer.run():
-        if told.snapshot is None:
+    for progress in trainer.run():
+        if progress.snapshot is None:
             break
-        seconds, answers = seconds + told.snapshot["seconds"], answers + told.snapshot["answers"]
+        seconds, answers = seconds + progress.snapshot["seconds"], answers + progress.snapshot["answers"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {"train_s": round(seconds, 1), "us_a_fact": round(2e6 * seconds / answers, 1), "peak_gib": round(peak, 2)}
 

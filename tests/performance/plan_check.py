@@ -1,10 +1,10 @@
-"""What `gam-kg plan` foretells against what training takes: peak memory and time, in fresh processes of one thread.
+"""What `gam-kg plan` predicts against what training takes: peak memory and operations, in processes of one thread.
 
     python tests/performance/plan_check.py                                      # generated graphs, small and middle
     python tests/performance/plan_check.py CONFIG [a.b=value ...] [--steps-only]   # the prepared graph of a run
 
-Two epochs are cut to their last `--snapshots` snapshots of training, so that the history is full. Measured is what the
-process grows by (`VmHWM`), which is Linux's.
+Two epochs are cut to their last `--snapshots` snapshots of training, so that the history is full. Memory is measured as
+the growth of the process (`VmHWM`), which Linux has. Operations are counted in a third process, in the same snapshots.
 """
 
 import argparse
@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from gam_kg.config import Config, load_config
-from gam_kg.data.graph import TemporalGraph, read_names
-from gam_kg.data.names import NameWords
-from gam_kg.train.loop import Trainer
-from gam_kg.train.plan_cost import calibrate, epoch_seconds
-from gam_kg.train.plan_counts import count_graph
-from gam_kg.train.plan_memory import BEST_WEIGHTS, KEPT_WALKS, NOT_GIVEN_BACK, Item, memory_items, peak_bytes
-from gam_kg.train.plan_sizes import WorkerSizes
+from gam_kg.graph.name_words import NameWords
+from gam_kg.graph.temporal_graph import TemporalGraph, read_names
+from gam_kg.plan.counts import count_graph
+from gam_kg.plan.memory import BATCH_CACHE, BEST_WEIGHTS, NOT_RETURNED, memory_items, peak_bytes
+from gam_kg.plan.operations import IN_PLACE, epoch_operations, unit_operations
+from gam_kg.plan.workload import Workload
+from gam_kg.train.trainer import Trainer
 
 GRAPHS = {
     "small": ["--entities=2000", "--relations=30", "--facts=40000", "--snapshots=100"],
@@ -42,84 +43,76 @@ def highest_bytes() -> int:
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
-def measure(config: Config, snapshots: int, *, steps_only: bool) -> dict[str, Any]:
-    """Train a little; bytes that the process has grown by when the steps and when two epochs are over."""
-    torch.set_num_threads(1)
-    before = highest_bytes()
+def trainer_of(config: Config) -> Trainer:
     graph, _ = TemporalGraph.load(config.run_path / "graph")
     words = None
     if config.model.name_words:
         names = read_names(config.run_path / "graph", "entity").to_pylist()
         words = NameWords.of(names, known=graph.trained.tolist())
-    trainer = Trainer(config, graph, words)
-    found: dict[str, Any] = {"start": highest_bytes() - before}
-    for epoch in ("steps", "epochs")[: 1 if steps_only else 2]:
+    return Trainer(config, graph, words)
+
+
+def measure(config: Config, snapshots: int, *, steps_only: bool) -> dict[str, Any]:
+    """Bytes that the process has grown by when the steps of an epoch, and when two epochs, are over."""
+    before = highest_bytes()
+    trainer, found = trainer_of(config), {}
+    for _ in range(1 if steps_only else 2):
         trainer.position.index = max(0, len(trainer.times) - snapshots)
-        seconds, ended = [], epoch == "epochs"
-        for told in trainer.run():
-            if told.snapshot is not None:
-                seconds.append(told.snapshot["seconds"])
-            if told.phase == "validate" and epoch not in found:
+        for progress in trainer.run():
+            if progress.phase == "validate":
                 found.setdefault("steps", highest_bytes() - before)
-                # The first goes through all snapshots that were left out.
-                found.setdefault("seconds", sum(seconds[1:]) / max(1, len(seconds) - 1))
-                if steps_only:
-                    return found
-            if told.metrics is not None:
+            if progress.metrics is not None or (steps_only and progress.phase == "validate"):
                 break
-        if ended:
-            found["epochs"] = highest_bytes() - before
-    return found
+    return found if steps_only else found | {"epochs": highest_bytes() - before}
 
 
-def foretell(config: Config, snapshots: int) -> dict[str, Any]:
+def count(config: Config, snapshots: int) -> dict[str, Any]:
+    """Operations of the steps of an epoch that is cut."""
+    trainer = trainer_of(config)
+    trainer.position.index = max(0, len(trainer.times) - snapshots)
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
+        for progress in trainer.run():
+            if progress.phase == "validate":
+                break
+    return {"flops": counter.get_total_flops()}
+
+
+def predict(config: Config, snapshots: int) -> dict[str, Any]:
     """The same by the plan."""
-    torch.set_num_threads(1)
     started = time.perf_counter()
-    sizes = WorkerSizes(config, count_graph(config.run_path / "graph", config), 1)
-    share = snapshots_share(sizes, snapshots)
-    # Of the snapshots that are left out no walks are kept.
-    items = [
-        replace(item, num_bytes=item.num_bytes * share) if item.name == KEPT_WALKS else item
-        for item in memory_items(sizes, 0.0)
-    ]
-    rates = calibrate(sizes, "cpu")
+    counts = count_graph(config.run_path / "graph")
+    workload = Workload(config, counts, 1)
+    units = unit_operations(config, counts)
     took = time.perf_counter() - started
-    in_train = epoch_seconds(sizes, rates)
-    return {
-        "steps": peak_bytes(_first_epoch(items)),
-        "epochs": peak_bytes(items),
-        "seconds": sum(in_train.values()) * share / snapshots,
-        "plan_took": took,
-    }
-
-
-def _first_epoch(items: list[Item]) -> list[Item]:
-    """Before the first epoch ends there are no best weights and no validation."""
-    later = (BEST_WEIGHTS, NOT_GIVEN_BACK)
-    return [item for item in items if item.phase != "epoch end" and item.name not in later]
-
-
-def snapshots_share(sizes: WorkerSizes, snapshots: int) -> float:
-    """Steps of the last snapshots of training among those of all."""
-    return float(sizes.steps[-snapshots:].sum() / sizes.steps.sum())
+    share = float(workload.steps[-snapshots:].sum() / workload.steps.sum())
+    before = replace(counts, train=slice(0, max(0, counts.train.stop - snapshots)))
+    operations = [epoch_operations(one, units) for one in (workload, Workload(config, before, 1))]
+    whole, left_out = (sum(one.values()) - one["validation"] for one in operations)
+    # The cache holds only the snapshots that are trained on.
+    items = [
+        item._replace(num_bytes=item.num_bytes * share) if item.name == BATCH_CACHE else item
+        for item in memory_items(workload, 0.0)
+    ]
+    # Before the first epoch ends there are no best weights and there was no validation.
+    later = (BEST_WEIGHTS, NOT_RETURNED)
+    first = [item for item in items if item.phase != "epoch end" and item.name not in later]
+    return {"steps": peak_bytes(first), "epochs": peak_bytes(items), "flops": whole - left_out, "plan_took": took}
 
 
 def compare(name: str, arguments: list[str], options: argparse.Namespace) -> None:
     """Print a line for one configuration."""
     more = [f"--snapshots={options.snapshots}", *(["--steps-only"] if options.steps_only else [])]
-    found, told = (
+    measured, counted, predicted = (
         json.loads(_python([__file__, *arguments, *more, f"--part={part}"]).splitlines()[-1])
-        for part in ("measure", "foretell")
+        for part in ("measure", "count", "predict")
     )
-    line = {"case": name, "plan_took_s": round(told["plan_took"], 1)}
-    for phase in ("steps", "epochs"):
-        if phase in found:
-            line[f"{phase}_planned_mib"], line[f"{phase}_measured_mib"] = (
-                round(one[phase] / 2**20) for one in (told, found)
-            )
-            line[f"{phase}_ratio"] = round(told[phase] / found[phase], 2)
-    line |= {"snapshot_planned_s": round(told["seconds"], 2), "snapshot_measured_s": round(found["seconds"], 2)}
+    line = {"case": name, "plan_took_s": round(predicted["plan_took"], 1)}
+    for phase, number in measured.items():
+        line[f"{phase}_planned_mib"], line[f"{phase}_measured_mib"] = (
+            round(one / 2**20) for one in (predicted[phase], number)
+        )
+        line[f"{phase}_ratio"] = round(predicted[phase] / number, 2)
+    line["flops_ratio"] = round(predicted["flops"] / counted["flops"], 2)
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
 
@@ -147,20 +140,21 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--snapshots", type=int, default=3)
     parser.add_argument("--steps-only", action="store_true", help="no validation")
-    parser.add_argument("--part", choices=["measure", "foretell"], help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=["measure", "count", "predict"], help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args()
     if options.config is None:
         generated(options)
-    elif options.part is None:
+        return
+    if options.part is None:
         compare(options.config, [options.config, *options.overrides], options)
+        return
+    torch.set_num_threads(1)
+    config = load_config(options.config, options.overrides)
+    if options.part == "measure":
+        found = measure(config, options.snapshots, steps_only=options.steps_only)
     else:
-        config = load_config(options.config, options.overrides)
-        found = (
-            measure(config, options.snapshots, steps_only=options.steps_only)
-            if options.part == "measure"
-            else foretell(config, options.snapshots)
-        )
-        sys.stdout.write(json.dumps(found) + "\n")
+        found = {"count": count, "predict": predict}[options.part](config, options.snapshots)
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 
     python tests/performance/scaling.py RUN_FOLDER [--ranks 2] [--rounds 3] [--snapshots 48] [--first 200]
 
-RUN_FOLDER holds a prepared `graph/`. Each round trains the same snapshots in fresh processes, on one rank and then on
-several, twice: as in a first epoch, in which plans of the history are made, and as in a later one, for which they are
-kept.
+RUN_FOLDER has a prepared `graph/`. Each round trains the same snapshots in fresh processes, on one rank and then on
+several, twice: as in a first epoch, in which batches are made, and as in a later one, for which they are cached.
 """
 
 import argparse
@@ -20,30 +19,30 @@ from typing import Any
 import torch
 
 from gam_kg.config import Config
-from gam_kg.data.graph import TemporalGraph, read_names
-from gam_kg.data.names import NameWords
 from gam_kg.distributed.process_group import process_group
+from gam_kg.graph.name_words import NameWords
+from gam_kg.graph.temporal_graph import TemporalGraph, read_names
 from gam_kg.nn.model import ENTITY
-from gam_kg.train.loop import Trainer
+from gam_kg.train.trainer import Trainer
 
-WARM_UP = 16  # whole batches of plans fall into what is measured
+WARM_UP = 16  # queries of ranks are gathered for this many snapshots at once
 
 
 def measure(folder: Path, first: int, snapshots: int) -> dict[str, Any]:
     """One rank's part; rank 0's figures are the answer."""
     torch.set_num_threads(1)
     config = Config()
-    with process_group(use_gpu=False) as (topology, device):
+    with process_group(use_gpu=False) as (communicator, device):
         path = folder / "graph"
-        graph, _ = TemporalGraph.load(path, rank=topology.rank, world_size=topology.world_size)
+        graph, _ = TemporalGraph.load(path, rank=communicator.rank, world_size=communicator.world_size)
         words = NameWords.of(read_names(path, "entity").to_pylist(), known=graph.trained.tolist())
-        trainer = Trainer(config, graph, words, topology=topology, device=device)
+        trainer = Trainer(config, graph, words, communicator=communicator, device=device)
         epochs = [_steps(trainer, first, snapshots) for _ in range(2)]
         own = [trainer.model.entity, *trainer.optimizer.state[trainer.model.entity].values()]
         own += [*vars(trainer.memory).values(), trainer.model.entity_id, trainer.model.trained]
         shared = [value for name, value in trainer.model.named_parameters() if name != ENTITY]
         return {
-            "rank": topology.rank,
+            "rank": communicator.rank,
             "first_epoch": _summary(epochs[0]),
             "later_epoch": _summary(epochs[1]),
             "entity_mb": sum(value.numel() * value.element_size() for value in own) / 1e6,
@@ -52,9 +51,9 @@ def measure(folder: Path, first: int, snapshots: int) -> dict[str, Any]:
 
 
 def _steps(trainer: Trainer, first: int, snapshots: int) -> list[dict[str, Any]]:
-    trainer.position.index, trainer.memory = first, trainer._empty_memory()
-    told = [step.snapshot for _, step in zip(range(WARM_UP + snapshots), trainer.run(), strict=False)][WARM_UP:]
-    return [step for step in told if step is not None]
+    trainer.position.index, trainer.memory = first, trainer.model.empty_memory()
+    steps = [progress.snapshot for _, progress in zip(range(WARM_UP + snapshots), trainer.run(), strict=False)]
+    return [step for step in steps[WARM_UP:] if step is not None]
 
 
 def _summary(steps: list[dict[str, Any]]) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
     python tests/performance/step_bound.py CONFIG [a.b=value ...] [--first 0] [--snapshots 304]
 
-The run of CONFIG holds a prepared `graph/`. The same snapshots are trained on three times: once to note all products
-of forward and backward with their shapes, strides and types; then as in a first epoch and as in a later one, for which
-plans of the history are kept. After each measured snapshot its products are done alone, twice, on buffers of their
+The run of CONFIG has a prepared `graph/`. The same snapshots are trained on three times: once to note all products of
+forward and backward with their shapes, strides and types; then as in a first epoch and as in a later one, for which
+batches are cached. After each measured snapshot its products are done alone, twice, on buffers of their
 own, and the second time counts. All times are CPU time of the one thread, so that other processes count for less.
 """
 
@@ -24,8 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gam_kg.config import load_config
 from gam_kg.train import stopwatch
-from gam_kg.train.kept_plans import KeptPlans
-from gam_kg.train.loop import Trainer
+from gam_kg.train.step_batch import BatchCache
+from gam_kg.train.trainer import Trainer
 
 WARM_UP = 2
 REPEATED = ("mm", "addmm", "addmm_", "bmm", "mv")
@@ -83,21 +83,21 @@ class Repeated:
 
 def walk(trainer: Trainer, first: int, snapshots: int) -> Iterator[dict[str, Any] | None]:
     """Train snapshots; their CPU seconds and phases, None for those of the warm-up."""
-    trainer.position.index, trainer.memory = max(0, first - WARM_UP), trainer._empty_memory()
+    trainer.position.index, trainer.memory = max(0, first - WARM_UP), trainer.model.empty_memory()
     steps = trainer.run()
     for _ in range(first - trainer.position.index + snapshots):
         started = process_time()
-        told = next(steps).snapshot
-        assert told is not None
+        snapshot = next(steps).snapshot
+        assert snapshot is not None
         seconds, done = process_time() - started, trainer.position.index
-        yield {"seconds": seconds, "phases": told["phases"]} if done > first else None
+        yield {"seconds": seconds, "phases": snapshot["phases"]} if done > first else None
 
 
 def measured(trainer: Trainer, products: list[list[Product]], first: int) -> dict[str, Any]:
     """Means over snapshots, ms."""
     steps, alone, phases, repeated = [], [], defaultdict(float), Repeated()
-    told = (step for step in walk(trainer, first, len(products)) if step is not None)
-    for step, noted in zip(told, products, strict=True):
+    measured_steps = (step for step in walk(trainer, first, len(products)) if step is not None)
+    for step, noted in zip(measured_steps, products, strict=True):
         steps.append(step["seconds"])
         alone.append(repeated.seconds(noted))
         for name, seconds in step["phases"].items():
@@ -128,7 +128,7 @@ def main() -> None:
         for step in walk(trainer, arguments.first, snapshots):
             found = noted.taken()
             products += [] if step is None else [found]
-    trainer._kept_plans = KeptPlans()
+    trainer._cache = BatchCache(trainer.communicator)
     for epoch in ("first epoch", "later epoch"):
         means = measured(trainer, products, arguments.first)
         sys.stdout.write(json.dumps({"epoch": epoch, "snapshots": snapshots, **means}) + "\n")

@@ -2,7 +2,7 @@
 
     python tests/performance/steps.py CONFIG [a.b=value ...] [--first 300] [--snapshots 6]
 
-The run of CONFIG holds a prepared `graph/`. Snapshots before the first are told to the history, not trained on; two
+The run of CONFIG has a prepared `graph/`. Snapshots before the first are inserted into the history, not trained on; two
 more are trained on before what is measured.
 """
 
@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from gam_kg.config import Config, load_config
-from gam_kg.data.graph import TemporalGraph, read_names
-from gam_kg.data.names import NameWords
-from gam_kg.train.loop import Trainer
+from gam_kg.graph.name_words import NameWords
+from gam_kg.graph.temporal_graph import TemporalGraph, read_names
+from gam_kg.train.trainer import Trainer
 
 WARM_UP = 2
 

@@ -21,7 +21,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from gam_kg.config import Config
-from pipelines.train import train_with_ray
+from pipelines.train import train_with_ray, training_log
 
 KILLED_AFTER_STEP = 6
 
@@ -42,7 +42,9 @@ def main(config: Config, graph: Path, folder: Path) -> None:
     threading.Thread(target=kill, daemon=True).start()
     try:
         with ExitStack() as stack:
-            shutil.copytree(train_with_ray(config, graph, folder / "training" / "key", stack), folder / "last")
+            on_event = stack.enter_context(training_log(config, anew=True))
+            last = train_with_ray(config, graph, folder / "training" / "key", stack, on_event)
+            shutil.copytree(last, folder / "last")
     finally:
         ray.shutdown()
         cluster.shutdown()

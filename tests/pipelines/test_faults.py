@@ -1,4 +1,4 @@
-"""Workers that are killed at the worst moments: the run ends with the numbers of one that was left alone."""
+"""Workers that are killed at the worst snapshots: the run ends with the numbers of one that was left alone."""
 
 import json
 import os
@@ -19,18 +19,18 @@ from flows import SMALL, write_facts
 from safetensors.torch import load_file
 
 import gam_kg.train.checkpoint
-import gam_kg.train.loop
-from gam_kg.artifacts import read_manifest
+import gam_kg.train.trainer
+from gam_kg.artifacts import Manifest, read_manifest, write_artifact
 from gam_kg.config import Config, EvaluateConfig, load_config
-from gam_kg.data.partition import Partition
-from gam_kg.data.snapshot import Moment
+from gam_kg.graph.partition import Partition
+from gam_kg.graph.snapshot import Snapshot
 from gam_kg.metrics.baselines import Popularity
 from gam_kg.train.checkpoint import load_rows, load_weights
-from gam_kg.train.loop import Trainer
-from gam_kg.train.session import checkpoint_manifest, write_checkpoint_artifact
+from gam_kg.train.run import checkpoint_settings, write_checkpoint
+from gam_kg.train.trainer import Trainer
 from pipelines.evaluate import evaluate, evaluate_worker
 from pipelines.prepare import prepare
-from pipelines.train import train_with_ray, train_worker
+from pipelines.train import train_with_ray, train_worker, training_log
 
 pytestmark = pytest.mark.ray
 
@@ -60,7 +60,8 @@ def trained(config: Config, folder: Path, worker: Any = None) -> Path:
     config = config.model_copy(update={"run_dir": str(folder / "run")})
     graph = Path(config.data.facts).parent / "run" / "graph"
     with ExitStack() as stack:
-        last = train_with_ray(config, graph, folder / "training" / "key", stack, worker)
+        on_event = stack.enter_context(training_log(config, anew=True))
+        last = train_with_ray(config, graph, folder / "training" / "key", stack, on_event, worker)
         return Path(os.fspath(last)).rename(folder / "last")
 
 
@@ -73,10 +74,10 @@ def killed_once(marker: Path, place: str) -> Any:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def in_step(train_snapshot):
-        def wrapped(trainer: Trainer, moment: Moment):
+        def wrapped(trainer: Trainer, snapshot: Snapshot):
             if trainer.position.step == KILLED_IN_STEP:
                 die()
-            return train_snapshot(trainer, moment)
+            return train_snapshot(trainer, snapshot)
 
         return wrapped
 
@@ -101,7 +102,7 @@ def killed_once(marker: Path, place: str) -> Any:
     def worker(settings: dict[str, Any]) -> None:
         if ray.train.get_context().get_world_rank() == 1:
             if place == "step":
-                gam_kg.train.loop.Trainer._train_snapshot = in_step(Trainer._train_snapshot)
+                gam_kg.train.trainer.Trainer._train_snapshot = in_step(Trainer._train_snapshot)
             elif place == "checkpoint":
                 gam_kg.train.checkpoint.save = in_checkpoint(gam_kg.train.checkpoint.save)
             else:
@@ -112,7 +113,7 @@ def killed_once(marker: Path, place: str) -> Any:
 
 
 def numbers(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """Everything a checkpoint holds but the clock."""
+    """Everything in a checkpoint except times."""
     position = json.loads((checkpoint / "position.json").read_text())
     partition = Partition(len(torch.cat([ids["entity_id"] for ids in shards(checkpoint)])))
     losses = torch.tensor([[epoch["loss"], epoch["valid_mrr"]] for epoch in position["metrics"]], dtype=torch.float64)
@@ -149,14 +150,15 @@ def test_a_killed_worker_changes_nothing_and_costs_at_most_one_interval(config, 
 
 
 def test_a_worker_killed_in_the_evaluate_stage_changes_nothing(config, uninterrupted, tmp_path, monkeypatch):
-    manifest = checkpoint_manifest(config, read_manifest(config.run_path / "graph", "graph"))
-    write_checkpoint_artifact(config.run_path / "checkpoint", uninterrupted, manifest)
+    graph = read_manifest(config.run_path / "graph", "graph")
+    manifest = Manifest.of("checkpoint", {"graph": graph.id}, checkpoint_settings(config))
+    write_artifact(config.run_path / "checkpoint", manifest, lambda folder: write_checkpoint(folder, uninterrupted))
     config = config.model_copy(update={"evaluate": EvaluateConfig(splits=("test",))})
     evaluate(config.model_copy(update={"train": config.train.model_copy(update={"num_workers": 0})}))
     expected = pq.read_table(config.run_path / "evaluation" / "ranks.parquet")
     marker = tmp_path / "killed"
 
-    def dying(run: Any, settings: dict[str, Any], tell: Any) -> None:
+    def dying(run: Any, settings: dict[str, Any], on_event: Any) -> None:
         if run.graph.partition.rank == 1 and not marker.exists():
 
             def die(*_: Any) -> None:
@@ -164,7 +166,7 @@ def test_a_worker_killed_in_the_evaluate_stage_changes_nothing(config, uninterru
                 os.kill(os.getpid(), signal.SIGKILL)
 
             Popularity.scores = die
-        evaluate_worker(run, settings, tell)
+        evaluate_worker(run, settings, on_event)
 
     monkeypatch.setattr("pipelines.evaluate.evaluate_worker", dying)
     evaluate(config, force=True)

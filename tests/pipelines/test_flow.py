@@ -14,9 +14,10 @@ from flows import SMALL, write_facts
 
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import EvaluateConfig, load_config
-from gam_kg.data.partition import Partition
-from gam_kg.data.snapshot import Queries
+from gam_kg.distributed.communicator import Communicator
 from gam_kg.errors import ArtifactError, ConfigError, DataError
+from gam_kg.graph.partition import Partition
+from gam_kg.graph.snapshot import Queries
 from gam_kg.inference import embed as inference_embed
 from gam_kg.inference import trained_run
 from gam_kg.inference.embed import read_vectors
@@ -24,6 +25,8 @@ from gam_kg.inference.evaluation import evaluate_run
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.schemas import DIRECTIONS, FILTERS, PREDICTIONS, SETTINGS, STRATA
 from gam_kg.train import checkpoint
+from gam_kg.train.step import ShardedModel
+from gam_kg.train.step_batch import query_block
 from pipelines.embed import embed
 from pipelines.evaluate import evaluate
 from pipelines.predict import predict
@@ -77,19 +80,19 @@ def test_metrics_tree_is_complete_and_agrees_with_the_ranks(finished):
                 for by in FILTERS:
                     found = rows[column if by == "time_aware" else f"{column}_raw"]
                     for direction in DIRECTIONS:
-                        asked = found if direction == "both" else found[rows["direction"] == direction]
+                        queries = found if direction == "both" else found[rows["direction"] == direction]
                         leaf = tree[split][setting][by][direction]
-                        assert leaf["count"] == len(asked)
-                        assert leaf["mrr"] == pytest.approx((1 / asked).mean())
-                        assert leaf["hits@3"] == pytest.approx((asked <= 3).mean())
+                        assert leaf["count"] == len(queries)
+                        assert leaf["mrr"] == pytest.approx((1 / queries).mean())
+                        assert leaf["hits@3"] == pytest.approx((queries <= 3).mean())
                 assert set(tree[split][setting]["strata"]) == set(STRATA)
                 assert sum(s["count"] for s in tree[split][setting]["strata"].values()) == len(rows)
                 assert sum(point["count"] for point in tree[split][setting]["curve"]) == len(rows)
     graph = json.loads((config.run_path / "graph" / "manifest.json").read_text())["content"]
     assert len(ranks) == 2 * (graph["splits"]["valid"] + graph["splits"]["test"])
-    asked = ranks[ranks["direction"] == "object"]
+    queries = ranks[ranks["direction"] == "object"]
     named = set(zip(facts.subject, facts.relation, facts.object, facts.timestamp.astype(str).str[:10], strict=True))
-    assert set(zip(asked.subject, asked.relation, asked.object, asked.timestamp, strict=True)) <= named
+    assert set(zip(queries.subject, queries.relation, queries.object, queries.timestamp, strict=True)) <= named
 
 
 def test_a_setting_alone_has_the_ranks_it_has_beside_the_other(finished):
@@ -112,10 +115,10 @@ def test_exported_embeddings_give_the_models_scores(finished):
     subject, relation = torch.tensor([0, 3]), torch.tensor([0, 1])
     nothing = torch.zeros(0, dtype=torch.int64)
     queries = Queries(loaded.graph.end, subject, relation, nothing, nothing)
-    history = loaded.history.look_up(queries)
     from_model = scorer.table(queries)
     with torch.no_grad():
-        assert torch.equal(from_model, loaded.model.scores(exported, queries, history))
+        block = query_block(loaded.history, queries, Communicator())
+        assert torch.equal(from_model.flatten(), loaded.model.scores(exported, block.layout))
 
 
 def test_embeddings_are_plain_fixed_size_lists(finished):
@@ -170,21 +173,21 @@ def test_forced_embeddings_start_from_the_first_fact_and_others_from_the_stored_
     early = with_run_dir(config, tmp_path / "run", embed={"at": "2020-01-10"})
     link(config, early, "graph", "checkpoint")
     embed(early)
-    remembered, remember = [], trained_run.remember
+    advanced, advance = [], ShardedModel.advance
 
-    def noted(model, memory, snapshot):
-        remembered.append(snapshot.time)
-        remember(model, memory, snapshot)
+    def noted(sharded, memory, snapshot):
+        advanced.append(snapshot.time)
+        advance(sharded, memory, snapshot)
 
-    monkeypatch.setattr(trained_run, "remember", noted)
+    monkeypatch.setattr(ShardedModel, "advance", noted)
     later = with_run_dir(early, early.run_path, embed={"at": "2020-01-20"})
     embed(later)
     whole = [time for time in TrainedRun.load(config.run_path).graph.times if time <= 19]
-    assert remembered == [time for time in whole if time > 9]
-    remembered.clear()
+    assert advanced == [time for time in whole if time > 9]
+    advanced.clear()
     before = read_vectors(early.run_path / "embeddings" / "entities.parquet")
     embed(later, force=True)
-    assert remembered == whole
+    assert advanced == whole
     assert np.array_equal(read_vectors(early.run_path / "embeddings" / "entities.parquet"), before)
 
 
@@ -209,9 +212,9 @@ def test_predictions_are_the_models_best(finished, tmp_path):
         }
     )
     pq.write_table(queries, tmp_path / "queries.parquet")
-    asked = with_run_dir(config, tmp_path / "run", predict={"queries": str(tmp_path / "queries.parquet"), "top_k": 4})
-    link(config, asked, "graph", "checkpoint")
-    found = pq.read_table(predict(asked) / "predictions.parquet")
+    again = with_run_dir(config, tmp_path / "run", predict={"queries": str(tmp_path / "queries.parquet"), "top_k": 4})
+    link(config, again, "graph", "checkpoint")
+    found = pq.read_table(predict(again) / "predictions.parquet")
     assert found.schema.equals(PREDICTIONS)
     frame = found.to_pandas()
     assert frame["query_id"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
@@ -249,10 +252,10 @@ def test_predictions_are_the_models_best(finished, tmp_path):
 def test_bad_queries_are_explained(finished, tmp_path, rows, message):
     config, _ = finished
     pq.write_table(pa.table(rows), tmp_path / "queries.parquet")
-    asked = with_run_dir(config, tmp_path / "run", predict={"queries": str(tmp_path / "queries.parquet")})
-    link(config, asked, "graph", "checkpoint")
+    again = with_run_dir(config, tmp_path / "run", predict={"queries": str(tmp_path / "queries.parquet")})
+    link(config, again, "graph", "checkpoint")
     with pytest.raises(DataError, match=message):
-        predict(asked)
+        predict(again)
     assert not (tmp_path / "run" / "predictions").exists()
 
 
@@ -294,6 +297,7 @@ def test_training_continues_where_it_was_stopped(finished, tmp_path, monkeypatch
     assert_same_weights(config, again)
 
 
+@pytest.mark.slow
 def test_two_workers_train_evaluate_and_embed_as_one_process_does(finished, tmp_path):
     config, _ = finished
     several = with_run_dir(config, tmp_path / "run", train={"num_workers": 2})
@@ -326,9 +330,9 @@ def test_ray_workers_train_the_same_weights(finished, tmp_path):
     train(with_ray)
     assert_same_weights(config, with_ray)
     lines = (with_ray.run_path / "checkpoint" / "metrics.jsonl").read_text().splitlines()
-    told = [json.loads(line) for line in lines]
-    assert [metrics["epoch"] for metrics in told] == [1, 2]
-    assert all(metrics["facts_per_second"] > 0 and metrics["peak_memory_bytes"] > 0 for metrics in told)
+    epochs = [json.loads(line) for line in lines]
+    assert [metrics["epoch"] for metrics in epochs] == [1, 2]
+    assert all(metrics["facts_per_second"] > 0 and metrics["peak_memory_bytes"] > 0 for metrics in epochs)
     assert list((with_ray.run_path / "log").glob("events.*")), "no TensorBoard log"
 
 

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import load_config
-from gam_kg.data.synthetic import FACTS, World
-from gam_kg.data.synthetic_optimum import Optimum
-from gam_kg.data.synthetic_plan import SyntheticConfig, plan_groups
 from gam_kg.errors import ConfigError
+from gam_kg.synthetic.generator import FACTS, World
+from gam_kg.synthetic.groups import SyntheticConfig, plan_groups
+from gam_kg.synthetic.optimum import Optimum
 from pipelines.cli import app
 from pipelines.generate import generate
 from pipelines.prepare import prepare
@@ -120,7 +120,7 @@ def test_what_fails_half_way_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_verb_tells_sizes_and_optimum(tmp_path):
+def test_the_verb_prints_sizes_and_optimum(tmp_path):
     out = tmp_path / "facts"
     options = ["--entities", "100", "--facts", "2000", "--snapshots", "30", "--chained", "0", "--seed", "2"]
     result = CliRunner().invoke(app, ["generate", str(out), *options])
@@ -134,9 +134,17 @@ def test_the_verb_tells_sizes_and_optimum(tmp_path):
     assert {name.split("_")[0] for name in names} == {"recurrent", "periodic", "random"}
 
 
-def test_a_bad_value_ends_with_one_line_and_status_1(tmp_path):
+def test_every_setting_is_an_option_with_its_default_and_description():
+    shown = " ".join(CliRunner().invoke(app, ["generate", "--help"]).output.split())
+    for name, field in SyntheticConfig.model_fields.items():
+        assert f"--{name} " in shown
+        assert f"{field.description} [default: {field.default}]" in shown, name
+
+
+def test_a_bad_value_is_named_with_what_is_allowed_and_ends_with_status_1(tmp_path):
     command = [sys.executable, "-m", "pipelines", "generate", str(tmp_path / "facts"), "--noise", "0.9"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert result.stderr.strip() == "error: --noise: found 0.9, allowed: from 0 to 0.5"
+    expected = "error: generate: 1 problem(s)\n  noise: Input should be less than or equal to 0.5 (found 0.9)"
+    assert result.stderr.strip() == expected
     assert not (tmp_path / "facts").exists()

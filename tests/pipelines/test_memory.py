@@ -32,7 +32,7 @@ def test_without_a_limit_all_cores_work_where_there_is_memory_for_them(monkeypat
     Room.of(None).check_names(10**12)
 
 
-def test_what_cannot_be_kept_is_refused():
+def test_limits_that_cannot_be_met_are_refused():
     with pytest.raises(ConfigError, match=r"prepare.memory_gib=65: this machine, or container, has 64.0"):
         Room.of(65)
     room = Room.of(3)

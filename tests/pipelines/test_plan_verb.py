@@ -1,4 +1,4 @@
-"""`gam-kg plan`: what it prints, its exit status, and what it says where it cannot plan."""
+"""`gam-kg plan`: what it prints, its exit status, and its message where it cannot plan."""
 
 import json
 import sys
@@ -30,18 +30,25 @@ def status(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 def test_a_training_that_fits(run: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     assert status(monkeypatch, *run, "--workers", "2,3") == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for part in ("entity rows", "history index", "1 worker", "2 workers", "3 workers", "fits on 1 worker"):
-        assert part in told
+        assert part in printed
+    for part in ("GFLOP: scoring", "GFLOP: validation", "sent per step by each", "what would save memory", "saves"):
+        assert part in printed
 
 
-def test_json_tells_the_same(run: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_json_has_the_same(run: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     assert status(monkeypatch, *run, "--workers", "2", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert set(told["workers"]) == {"1", "2"}
-    assert told["workers"]["1"]["held_bytes"] == told["held_bytes"] <= told["usable_bytes"]
-    assert told["workers"]["1"]["bytes_sent_step"] == {}
-    assert set(told["workers"]["2"]["bytes_sent_step"]) == {"halo", "queries", "softmax", "gradients"}
+    found = json.loads(capsys.readouterr().out)
+    one, two = found["workers"]["1"], found["workers"]["2"]
+    assert set(found["workers"]) == {"1", "2"}
+    assert one["required_bytes"] == found["required_bytes"] <= found["usable_bytes"]
+    assert one["fits"] is found["fits"] is True
+    assert one["bytes_sent_step"] == {}
+    assert set(two["bytes_sent_step"]) == {"halo", "queries", "softmax", "gradients"}
+    assert two["bytes_sent_epoch"] == pytest.approx(two["steps"] * sum(two["bytes_sent_step"].values()))
+    assert 0 < two["flops_step"] < one["flops_step"]
+    assert all(knob["saved_bytes"] > 0 for knob in found["knobs"])
 
 
 def test_a_training_that_does_not_fit_is_refused_with_the_knob_to_turn(
@@ -54,7 +61,7 @@ def test_a_training_that_does_not_fit_is_refused_with_the_knob_to_turn(
     assert "model.dim=2048" in found.err
 
 
-def test_without_a_graph_it_says_what_to_run(
+def test_without_a_graph_it_names_the_command_to_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     config = tmp_path / "none.yaml"

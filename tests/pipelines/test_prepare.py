@@ -125,7 +125,7 @@ def test_the_same_facts_give_the_same_bytes_in_any_order_and_any_files(run, tmp_
     (tmp_path / "parts" / "notes.txt").write_text("not Parquet")
     monkeypatch.setattr("pipelines.prepare._ROWS_A_BLOCK", 40)
     monkeypatch.setattr("pipelines.prepare._ROWS_A_PARTITION", 30)
-    monkeypatch.setattr("pipelines.prepare._SUMMARIES_HELD", 2)
+    monkeypatch.setattr("pipelines.prepare._SUMMARIES_AT_ONCE", 2)
     expected = digests(first)
     assert len(expected) > 10
     assert digests(run(tmp_path / "parts", name="folder")) == expected
@@ -182,17 +182,17 @@ def test_bad_rows_fail_the_stage_and_are_listed(run, tmp_path):
     with pytest.raises(DataError) as error:
         run(facts_of(BAD))
     message = str(error.value)
-    kept = tmp_path / "run" / "quarantine.parquet"
+    moved = tmp_path / "run" / "quarantine.parquet"
     for words in (
         "5 of 8 rows cannot be used, more than prepare.max_bad_fraction=0",
         "duplicate: 2",
         "null_subject: 1",
         f"row 1 of {tmp_path / 'run.parquet'}: subject=None, relation='r', object='b', timestamp='1'",
-        str(kept),
+        str(moved),
         "prepare.max_bad_fraction=0.625",
     ):
         assert words in message
-    found = pq.read_table(kept)
+    found = pq.read_table(moved)
     assert found.schema == QUARANTINE
     assert [(row["row"], row["reason"]) for row in found.to_pylist()] == [
         (1, "null_subject"),
@@ -220,7 +220,7 @@ def test_bad_rows_within_the_limit_are_quarantined(run, tmp_path):
     assert not (tmp_path / "run" / "quarantine.parquet").exists()
 
 
-def test_the_first_of_the_same_rows_over_all_files_is_kept(run, tmp_path):
+def test_the_first_of_the_same_rows_over_all_files_is_stored(run, tmp_path):
     (tmp_path / "parts").mkdir()
     pq.write_table(facts_of(BAD[:1] + BAD[5:7]), tmp_path / "parts" / "a.parquet")
     pq.write_table(facts_of(BAD[:1]), tmp_path / "parts" / "b.parquet")
@@ -250,7 +250,7 @@ def test_intervals_hold_in_every_snapshot_of_theirs_and_meetings_are_merged(run)
 
 def test_an_endless_interval_is_refused_with_its_row(run):
     facts = facts_of([("a", "r", "b", "2020-01-01")] * 2, end_timestamp=["2020-01-02", "9999-12-31"])
-    with pytest.raises(DataError, match=r"row 1 of .*holds from 2020-01-01 to 9999-12-31.*data.time_unit"):
+    with pytest.raises(DataError, match=r"row 1 of .*is valid from 2020-01-01 to 9999-12-31.*data.time_unit"):
         run(facts, "data.time_unit=day")
 
 
@@ -276,7 +276,7 @@ def test_a_failing_stage_leaves_the_graph_that_was_there(run, tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["graph"]
 
 
-def test_a_finished_graph_is_kept_until_forced_or_changed(run, tmp_path):
+def test_a_finished_graph_stays_until_forced_or_changed(run, tmp_path):
     graph = run(random_facts())
     written = (graph / "manifest.json").stat().st_mtime_ns, digests(graph)
 

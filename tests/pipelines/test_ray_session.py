@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 def test_every_port_of_a_local_ray_is_on_loopback():
     (node,) = ray.nodes()
     assert node["NodeManagerAddress"] == "127.0.0.1"
-    # The address that workers bind to is the one they were told by the node.
+    # The address that workers bind to is the one that the node gave them.
     assert ray.get(ray.remote(ray.util.get_node_ip_address).remote()) == "127.0.0.1"
 
 
@@ -27,8 +27,9 @@ def test_settings_of_ray_data_are_put_back(monkeypatch):
     monkeypatch.setattr(context, "print_on_execution_start", True)
     monkeypatch.setattr(context.execution_options, "preserve_order", False)
     with ray_session():
-        assert not context.print_on_execution_start
-        assert context.execution_options.preserve_order
+        assert not DataContext.get_current().print_on_execution_start
+        assert DataContext.get_current().execution_options.preserve_order
+    assert DataContext.get_current() is context
     assert context.print_on_execution_start
     assert not context.execution_options.preserve_order
 

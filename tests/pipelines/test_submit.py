@@ -56,8 +56,8 @@ class Cluster:
             command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
-    def told(self, advice, what):
-        """Run one of the commands that the user was told."""
+    def run_advised(self, advice, what):
+        """Run one of the commands that the user was advised to run."""
         (line,) = (line for line in advice.splitlines() if line.startswith(f"{what}:"))
         command = shlex.split(line.removeprefix(f"{what}:"))
         return subprocess.run(
@@ -175,13 +175,13 @@ def test_a_job_does_the_stage_on_the_cluster_and_shows_its_log(cluster, config, 
     assert "graph: 30 facts, 5 entities, 1 relations, 10 snapshots" in done.stdout
     assert "succeeded" in done.stderr
     assert (tmp_path / "run" / "graph" / "manifest.json").exists()
-    kept = load_config(tmp_path / "run" / "config.yaml")
-    assert (kept.name, kept.prepare.buckets, kept.data.time_unit) == ("tiny", 1, 1)
+    resolved = load_config(tmp_path / "run" / "config.yaml")
+    assert (resolved.name, resolved.prepare.buckets, resolved.data.time_unit) == ("tiny", 1, 1)
     assert not {"INFO", "WARNING", "Traceback"} & set(done.stderr.split())
 
 
 @pytest.mark.ray
-def test_a_job_that_fails_tells_why(cluster, config, tmp_path):
+def test_a_job_that_fails_shows_why(cluster, config, tmp_path):
     pq.write_table(pa.table({"subject": ["a"], "object": ["b"], "timestamp": [1]}), tmp_path / "bad.parquet")
     done = cluster.submit(config, "--verb", "prepare", f"data.facts={tmp_path / 'bad.parquet'}")
     assert done.returncode == 1
@@ -202,7 +202,7 @@ def test_not_waiting_prints_the_id_and_a_folder_can_travel(cluster, config, tmp_
     done = cluster.submit(config, "--no-wait", "--force", "--working-dir", folder, RAY_ADDRESS="127.0.0.1:1")
     assert done.returncode == 0, done.stderr
     (submission_id,) = done.stdout.split()
-    log = cluster.told(done.stderr, "log")
+    log = cluster.run_advised(done.stderr, "log")
     assert "['run', 'gam-kg-job.yaml', '--force'] beside name: tiny" in log
     assert "cluster at 127.0.0.1:" in log
     assert cluster.token.read_text() not in log
@@ -224,17 +224,17 @@ def test_an_interrupt_leaves_the_job_running(cluster, config, tmp_path):
     assert watching.returncode == 130
     assert "goes on" in said
     assert "Traceback" not in said
-    assert "RUNNING" in cluster.told(said, "status")
-    assert "was stopped" in cluster.told(said, "stop")
+    assert "RUNNING" in cluster.run_advised(said, "status")
+    assert "was stopped" in cluster.run_advised(said, "stop")
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("token", ["wrong", "missing", "not asked for"])
-def test_a_refused_token_is_told(cluster, config, tmp_path, token):
+@pytest.mark.parametrize("token", ["wrong", "missing", "not sent"])
+def test_a_refused_token_is_explained(cluster, config, tmp_path, token):
     path = tmp_path / "token"
     if token == "wrong":
         path.write_text(secrets.token_hex(32))
-    mode = "disabled" if token == "not asked for" else "token"
+    mode = "disabled" if token == "not sent" else "token"
     done = cluster.submit(config, RAY_AUTH_MODE=mode, RAY_AUTH_TOKEN_PATH=str(path))
     assert done.returncode == 1
     assert "error: http" in done.stderr
@@ -249,7 +249,7 @@ def refusal(config, *overrides, address="http://127.0.0.1:1", **options):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "expected"),
     [
         ("run_dir=null", ["run_dir is not set", "runs/tiny", "absolute path", "share"]),
         ("run_dir=runs/tiny", ["run_dir=runs/tiny", "absolute path", "share"]),
@@ -260,9 +260,9 @@ def refusal(config, *overrides, address="http://127.0.0.1:1", **options):
         ("predict.queries=queries.parquet", ["predict.queries=queries.parquet", "or a URI"]),
     ],
 )
-def test_paths_that_lead_nowhere_on_a_cluster_are_refused(config, override, told):
+def test_paths_that_lead_nowhere_on_a_cluster_are_refused(config, override, expected):
     message = refusal(config, override)
-    assert all(part in message for part in told), message
+    assert all(part in message for part in expected), message
 
 
 def test_paths_that_a_cluster_shares_are_taken(config):
@@ -270,7 +270,7 @@ def test_paths_that_a_cluster_shares_are_taken(config):
     require_shared_paths(load_config(config, ["data.facts=null"]), "train")
 
 
-def test_nobody_at_the_address_is_told(config):
+def test_an_address_where_nobody_answers_is_refused(config):
     message = refusal(config)
     assert "http://127.0.0.1:1: no Ray cluster answers" in message
     assert "expected the URL" in refusal(config, address="127.0.0.1:8265")
@@ -282,7 +282,7 @@ def test_without_the_extra_it_is_named(config, monkeypatch):
     assert "pip install 'gam-kg[cluster]'" in refusal(config)
 
 
-def test_a_mistake_in_the_config_is_told_before_anything_is_sent(config):
+def test_a_mistake_in_the_config_is_reported_before_anything_is_sent(config):
     result = CliRunner().invoke(app, ["submit", str(config), "train.epochs=0", "--address", "http://127.0.0.1:1"])
     assert isinstance(result.exception, ConfigError)
     assert "train.epochs" in str(result.exception)

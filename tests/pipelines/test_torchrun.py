@@ -60,11 +60,18 @@ def test_ranks_of_torchrun_train_what_one_process_does(prepared: Path, tmp_path:
     together = train(torchrun(2), prepared)
     assert together.returncode == 0, together.stderr
     run = prepared.parent / "run"
+    for folder in (alone, run):
+        steps, epochs = (
+            [json.loads(line) for line in (folder / "log" / name).read_text().splitlines()]
+            for name in ("steps.jsonl", "metrics.jsonl")
+        )
+        assert [step["step"] for step in steps] == list(range(1, len(steps) + 1)), "logged once, by one rank"
+        assert [epoch["epoch"] for epoch in epochs] == [1, 2]
     assert len(list((run / "checkpoint").glob("entities-*-of-00002.safetensors"))) == 2
     assert valid_mrr(run) == pytest.approx(valid_mrr(alone), abs=2e-3), "float error moves a few ranks"
 
 
-def test_mistakes_are_told_without_a_traceback(prepared: Path) -> None:
+def test_mistakes_are_reported_without_a_traceback(prepared: Path) -> None:
     for arguments, expected in ((("train.epoch=3",), "unknown key"), (("run_dir=/nowhere",), "no finished graph")):
         done = train(ALONE, prepared, *arguments)
         assert done.returncode == 1

@@ -1,20 +1,34 @@
 import json
+import os
 from dataclasses import replace
 
 import pytest
 
-from gam_kg.artifacts import MANIFEST, Manifest, read_manifest, require_same, stage_key, write_manifest, writing
+from gam_kg.artifacts import (
+    MANIFEST,
+    Manifest,
+    put_in_place,
+    read_manifest,
+    recover,
+    replacing,
+    require_same,
+    write_artifact,
+)
 from gam_kg.errors import ArtifactError
 from gam_kg.schemas import SCHEMA_VERSION
 
-FIRST = Manifest("graph", "key-1", {"facts": "abc"}, {"buckets": 2}, {"num_facts": 10})
+CONTENT = {"num_facts": 10}
+FIRST = Manifest("graph", "key-1", {"facts": "abc"}, {"buckets": 2}, CONTENT)
 SECOND = replace(FIRST, key="key-2")
+NO_PROCESS = 2**22 + 1  # above the largest process id of Linux
 
 
-def write(path, manifest, text="whole"):
-    with writing(path) as folder:
-        (folder / "rows.txt").write_text(text)
-        write_manifest(folder, manifest)
+def write(path, manifest, text="whole", name="rows.txt"):
+    def write_files(folder):
+        (folder / name).write_text(text)
+        return CONTENT
+
+    return write_artifact(path, manifest, write_files)
 
 
 def files_of(folder):
@@ -23,7 +37,7 @@ def files_of(folder):
 
 def test_what_was_written_reads_back(tmp_path):
     path = tmp_path / "run" / "graph"
-    write(path, FIRST)
+    assert write(path, replace(FIRST, content={})) == FIRST
     found = read_manifest(path, "graph")
     assert replace(found, versions={}) == FIRST
     assert found.id == FIRST.id
@@ -34,9 +48,7 @@ def test_what_was_written_reads_back(tmp_path):
 
 def test_a_new_artifact_replaces_the_old_one_whole(tmp_path):
     path = tmp_path / "graph"
-    with writing(path) as folder:
-        (folder / "old.txt").touch()
-        write_manifest(folder, FIRST)
+    write(path, FIRST, name="old.txt")
     write(path, SECOND, "new")
     assert read_manifest(path, "graph").key == "key-2"
     assert files_of(path) == [MANIFEST, "rows.txt"]
@@ -46,59 +58,118 @@ def test_a_new_artifact_replaces_the_old_one_whole(tmp_path):
 def test_the_old_artifact_stays_until_the_new_one_is_whole(tmp_path):
     path = tmp_path / "graph"
     write(path, FIRST)
-    with writing(path) as folder:
+
+    def write_files(folder):
+        assert files_of(folder) == []
         (folder / "rows.txt").write_text("new")
-        write_manifest(folder, SECOND)
         assert (path / "rows.txt").read_text() == "whole"
         assert read_manifest(path, "graph").key == "key-1"
+        return CONTENT
+
+    write_artifact(path, SECOND, write_files)
     assert read_manifest(path, "graph").key == "key-2"
 
 
 @pytest.mark.parametrize("stop", [RuntimeError, KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("with_manifest", [False, True])
-def test_an_exception_leaves_the_old_artifact_whole(tmp_path, stop, with_manifest):
+def test_an_exception_leaves_the_old_artifact_whole(tmp_path, stop):
     path = tmp_path / "graph"
     write(path, FIRST)
-    with pytest.raises(stop), writing(path) as folder:  # noqa: PT012
+
+    def write_half(folder):
         (folder / "rows.txt").write_text("half")
-        if with_manifest:
-            write_manifest(folder, SECOND)
         raise stop
+
+    with pytest.raises(stop):
+        write_artifact(path, SECOND, write_half)
     assert read_manifest(path, "graph").key == "key-1"
     assert (path / "rows.txt").read_text() == "whole"
     assert files_of(tmp_path) == ["graph"]
 
 
-def test_a_block_that_ends_without_a_manifest_replaces_nothing(tmp_path):
+def test_content_that_cannot_be_written_replaces_nothing(tmp_path):
     path = tmp_path / "graph"
     write(path, FIRST)
-    with pytest.raises(ArtifactError, match="without a manifest"), writing(path) as folder:
-        (folder / "rows.txt").write_text("half")
-    assert (path / "rows.txt").read_text() == "whole"
+    with pytest.raises(TypeError):
+        write_artifact(path, SECOND, lambda _: {"num_facts": {1: {2}, "a": 3}})
+    assert read_manifest(path, "graph").key == "key-1"
     assert files_of(tmp_path) == ["graph"]
 
 
 def test_a_first_artifact_that_fails_leaves_nothing_to_read(tmp_path):
     path = tmp_path / "graph"
-    with pytest.raises(RuntimeError), writing(path) as folder:  # noqa: PT012
-        write_manifest(folder, FIRST)
+
+    def fail(folder):
         raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_artifact(path, FIRST, fail)
     assert not path.exists()
     with pytest.raises(ArtifactError, match="no finished graph artifact"):
         read_manifest(path, "graph")
 
 
 def test_files_of_an_earlier_crash_do_not_get_in(tmp_path):
+    for process in (os.getpid(), NO_PROCESS):
+        left = tmp_path / f".graph.staging-{process}"
+        left.mkdir()
+        (left / "rubbish.txt").touch()
+    write(tmp_path / "graph", SECOND)
+    assert files_of(tmp_path / "graph") == [MANIFEST, "rows.txt"]
+    assert files_of(tmp_path) == ["graph"]
+
+
+def test_what_a_killed_writer_had_moved_away_is_put_back(tmp_path):
     path = tmp_path / "graph"
-    with writing(path) as folder:
-        left = folder
-        write_manifest(folder, FIRST)
-    left.mkdir()
-    (left / "rubbish.txt").touch()
-    with writing(path) as folder:
-        assert files_of(folder) == []
-        write_manifest(folder, SECOND)
-    assert files_of(path) == [MANIFEST]
+    write(path, FIRST)
+    path.rename(tmp_path / f".graph.old-{NO_PROCESS}")
+    recover(path)
+    assert read_manifest(path, "graph").key == "key-1"
+    assert files_of(tmp_path) == ["graph"]
+
+
+def test_the_files_of_a_writer_at_work_are_left_alone(tmp_path):
+    other = tmp_path / f".graph.staging-{os.getppid()}"
+    other.mkdir()
+    write(tmp_path / "graph", FIRST)
+    assert files_of(tmp_path) == [other.name, "graph"]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "more" / "facts[1].parquet"
+    with replacing(path) as staging:
+        staging.write_text("first")
+        assert not path.exists()
+    (path.parent / f".{path.name}.staging-{NO_PROCESS}").write_text("of a killed writer")
+    with pytest.raises(RuntimeError), replacing(path) as staging:  # noqa: PT012
+        staging.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "first"
+    with replacing(path) as staging:
+        staging.write_text("second")
+    assert path.read_text() == "second"
+    assert files_of(path.parent) == [path.name]
+
+
+def test_a_link_is_replaced_and_not_what_it_leads_to(tmp_path):
+    write(tmp_path / "elsewhere", FIRST)
+    (tmp_path / "graph").symlink_to(tmp_path / "elsewhere")
+    write(tmp_path / "graph", SECOND)
+    assert read_manifest(tmp_path / "elsewhere", "graph").key == "key-1"
+    assert read_manifest(tmp_path / "graph", "graph").key == "key-2"
+    assert files_of(tmp_path) == ["elsewhere", "graph"]
+
+
+def test_an_error_between_the_two_renames_loses_nothing(tmp_path):
+    path = tmp_path / "graph"
+    write(path, FIRST)
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(staging), "replace", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+        with pytest.raises(OSError, match="disk"):
+            put_in_place(staging, path)
+    recover(path)
+    assert read_manifest(path, "graph").key == "key-1"
 
 
 def test_a_folder_without_a_manifest_is_refused(tmp_path):
@@ -109,7 +180,7 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path):
 
 def test_an_artifact_of_another_kind_is_refused(tmp_path):
     write(tmp_path / "graph", FIRST)
-    with pytest.raises(ArtifactError, match="holds a graph artifact, expected checkpoint"):
+    with pytest.raises(ArtifactError, match="found a graph artifact, expected checkpoint"):
         read_manifest(tmp_path / "graph", "checkpoint")
 
 
@@ -156,12 +227,12 @@ def test_ids_depend_on_all_but_the_versions_of_packages():
 
 
 def test_keys_depend_on_kind_inputs_and_config():
-    key = stage_key("train", {"graph": "a", "more": "b"}, {"x": 1})
-    assert key == stage_key("train", {"more": "b", "graph": "a"}, {"x": 1})
+    key = Manifest.of("train", {"graph": "a", "more": "b"}, {"x": 1}).key
+    assert key == Manifest.of("train", {"more": "b", "graph": "a"}, {"x": 1}).key
     others = [
-        stage_key("embed", {"graph": "a", "more": "b"}, {"x": 1}),
-        stage_key("train", {"graph": "b", "more": "b"}, {"x": 1}),
-        stage_key("train", {"graph": "a", "more": "b"}, {"x": 2}),
+        Manifest.of("embed", {"graph": "a", "more": "b"}, {"x": 1}).key,
+        Manifest.of("train", {"graph": "b", "more": "b"}, {"x": 1}).key,
+        Manifest.of("train", {"graph": "a", "more": "b"}, {"x": 2}).key,
     ]
     assert len({key, *others}) == 4
 

@@ -5,7 +5,9 @@ import yaml
 from pydantic import ValidationError
 
 from gam_kg.config import Config, ModelConfig, TrainConfig, load_config
+from gam_kg.config_file import Section, base_file
 from gam_kg.errors import ConfigError, GamKGError
+from gam_kg.synthetic.groups import SyntheticConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -22,13 +24,29 @@ def refusal(*overrides, path=None):
     return str(error.value)
 
 
-def test_nothing_said_is_the_defaults():
+def test_without_a_file_the_values_are_the_defaults():
     assert load_config() == Config()
 
 
-def test_the_base_file_lists_every_default():
-    listed = yaml.safe_load((CONFIGS / "base.yaml").read_text(encoding="utf-8"))
-    assert listed == Config().model_dump(mode="json")
+def test_the_base_file_is_what_the_fields_say():
+    text = (CONFIGS / "base.yaml").read_text(encoding="utf-8")
+    assert text == base_file(Config()), "python -m gam_kg.config > configs/base.yaml"
+    assert yaml.safe_load(text) == Config().model_dump(mode="json")
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def sections(section=Config):
+    yield section
+    for field in section.model_fields.values():
+        if isinstance(field.default, Section):
+            yield from sections(type(field.default))
+
+
+@pytest.mark.parametrize("section", [*sections(), SyntheticConfig], ids=lambda section: section.__name__)
+def test_every_key_has_a_description(section):
+    assert section.model_fields
+    for name, field in section.model_fields.items():
+        assert field.description, name
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -82,7 +100,7 @@ def test_a_date_boundary_keeps_its_text(value):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "expected"),
     [
         ("train.epoch=3", ["train.epoch", "unknown key", "epochs", "patience"]),
         ("model.history.recnt=1", ["model.history.recnt", "unknown key", "recent", "two_hop_first"]),
@@ -95,24 +113,25 @@ def test_a_date_boundary_keeps_its_text(value):
         ("prepare.buckets=5000", ["prepare.buckets", "less than or equal to 4096", "found 5000"]),
         ("prepare.max_bad_fraction=1.5", ["prepare.max_bad_fraction", "less than or equal to 1", "1.5"]),
         ("prepare.memory_gib=2", ["prepare.memory_gib", "greater than or equal to 3", "found 2"]),
+        ("train.max_logits=2147483648", ["train.max_logits", "less than or equal to 2147483647", "found 2147483648"]),
         ("model.decoder=tucker", ["model.decoder", "'mlp'", "'conv_transe'", "'tucker'"]),
         ("data.time_unit=fortnight", ["data.time_unit", "'day'", "'fortnight'"]),
         ("evaluate.splits=[train]", ["evaluate.splits", "'valid'", "'train'"]),
         ("model.dim=10", ["model", "dim=10", "heads=4"]),
         ("model={decoder: complex, dim: 5, heads: 5}", ["model", "dim=5", "even"]),
-        ("data.time_unit=0", ["data", "time_unit", "at least 1"]),
+        ("data.time_unit=0", ["data.time_unit", "greater than or equal to 1", "found 0"]),
         ("data.split.valid_start=3", ["data.split", "valid_start", "test_start"]),
         ("data.split={valid_fraction: 0.5, test_fraction: 0.5}", ["data.split", "below 1"]),
         ("model=3", ["model", "found 3"]),
     ],
 )
-def test_a_refusal_names_the_key_the_value_and_what_is_allowed(override, told):
+def test_a_refusal_names_the_key_the_value_and_what_is_allowed(override, expected):
     message = refusal(override)
-    for part in told:
+    for part in expected:
         assert part in message
 
 
-def test_all_problems_are_told_at_once_with_their_file(tmp_path):
+def test_all_problems_are_reported_at_once_with_their_file(tmp_path):
     path = write(tmp_path / "bad.yaml", "seed: -1\ntrain: {epochs: 0}\nnews: 1")
     message = refusal(path=path)
     assert "bad.yaml: 3 problem(s)" in message

@@ -33,5 +33,5 @@ def test_the_decay_of_recurrency_is_the_one_that_is_best_on_validation(run, monk
         alone[decay] = recurrency(run)
     ordered = sorted(decays, key=lambda decay: alone[decay]["valid"], reverse=True)
     assert alone[ordered[0]]["valid"] > alone[ordered[1]]["valid"], "the best decay must be the only best one"
-    assert ordered[0] not in (decays[0], decays[-1]), "the best decay must be told from the first and the last"
+    assert ordered[0] not in (decays[0], decays[-1]), "the best decay must be neither the first nor the last"
     assert chosen == alone[ordered[0]]

@@ -4,13 +4,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gam_kg.data.snapshot import Queries
 from gam_kg.errors import EvaluationError
+from gam_kg.graph.snapshot import Queries
 from gam_kg.metrics.ranks import rank_answers
 
 
 @st.composite
-def asked(draw):
+def cases(draw):
     """Scores with many ties, and for each query any number of distinct answers."""
     num_queries, num_candidates = draw(st.integers(0, 5)), draw(st.integers(1, 8))
     row = st.lists(st.integers(-1, 2), min_size=num_candidates, max_size=num_candidates)
@@ -33,7 +33,7 @@ def brute_rank(scores, target, ignored):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@given(asked())
+@given(cases())
 @settings(max_examples=100)
 def test_ranks_are_those_of_sorting_by_hand(dtype, case):
     scores, answers = case

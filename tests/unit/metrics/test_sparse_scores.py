@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from rank_threads import in_threads
 from torch import Tensor
 
-from gam_kg.data.partition import Partition
-from gam_kg.data.snapshot import Queries
 from gam_kg.errors import EvaluationError
+from gam_kg.graph.partition import Partition
+from gam_kg.graph.snapshot import Queries
 from gam_kg.metrics.ranks import rank_answers
 from gam_kg.metrics.sparse_scores import Background, SparseScores
 
@@ -44,7 +44,7 @@ class Case:
         pair = torch.tensor(list(own), dtype=torch.int64).reshape(-1, 2)
         pair = pair[:, 0] * num_rows + partition.rows(pair[:, 1])
         score = torch.tensor(list(own.values()), dtype=torch.float64)
-        return SparseScores.of_pairs(background, self.query_background, num_rows, pair, score)
+        return SparseScores(background, self.query_background, num_rows, pair, score)
 
     @property
     def table(self) -> Tensor:
@@ -94,9 +94,9 @@ def test_ranks_are_those_of_the_written_out_scores(case):
 @given(cases(), st.integers(2, 3), st.integers(1, 5))
 @settings(max_examples=30, deadline=None)
 def test_ranks_of_several_shards_are_those_of_the_whole(case, world_size, buckets):
-    def shard(rank, topology):
+    def shard(rank, total):
         partition = Partition(case.levels.shape[1], buckets, rank, world_size)
-        return rank_answers(case.scores(partition), case.queries, partition, topology)
+        return rank_answers(case.scores(partition), case.queries, partition, total)
 
     expected = rank_answers(case.table, case.queries)
     for ranks in in_threads(world_size, shard):

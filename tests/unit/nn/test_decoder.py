@@ -1,11 +1,11 @@
 import pytest
 import torch
-from graphs import graph_of, queries_of, random_facts, tiny_model
+from columns import joined_of, layout_of
+from graphs import HISTORY, graph_of, history_before, queries_of, random_facts, tiny_model
 from torch.nn import functional
 
-from gam_kg.data.past import History
 from gam_kg.nn.decoder import DECODERS
-from gam_kg.nn.noise import Noise
+from gam_kg.ops.counter_rng import CounterRNG
 
 DIM = 6
 
@@ -88,18 +88,18 @@ def test_a_query_vector_depends_on_its_own_query_only(name):
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_with_noise_that_holds_in_training_too(name):
-    decoder, noise, key = decoder_of(name, dropout=0.5), Noise(0, 3), torch.arange(7) * 11
+def test_with_an_rng_that_is_so_in_training_too(name):
+    decoder, rng, key = decoder_of(name, dropout=0.5), CounterRNG(0, 3), torch.arange(7) * 11
     subject, relation = torch.randn(2, 7, DIM, dtype=torch.float64)
-    together = decoder(subject, relation, noise.rows(key))
+    together = decoder(subject, relation, rng.rows(key))
     for row in range(7):
         one = slice(row, row + 1)
-        alone = decoder(subject[one], relation[one], noise.rows(key[one]))
+        alone = decoder(subject[one], relation[one], rng.rows(key[one]))
         torch.testing.assert_close(alone[0], together[row], rtol=1e-12, atol=1e-12)
-    assert not torch.equal(together, decoder(subject, relation, Noise(0, 4).rows(key)))
+    assert not torch.equal(together, decoder(subject, relation, CounterRNG(0, 4).rows(key)))
     expected = decoder.eval()(subject, relation)
     assert not torch.allclose(together, expected)
-    assert torch.equal(decoder(subject, relation, noise.rows(key)), expected)
+    assert torch.equal(decoder(subject, relation, rng.rows(key)), expected)
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -113,10 +113,15 @@ def test_dropout_acts_in_training_only(name):
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_dense_scores_are_inner_products_with_the_entity_vectors(name):
-    model = tiny_model(graph_of(random_facts(0)), decoder=name)
+    graph, no_history = (
+        graph_of(random_facts(0)),
+        dict.fromkeys(("recent", "same_relation", "popular", "two_hop_first"), 0),
+    )
+    model = tiny_model(graph, decoder=name, history={**HISTORY, **no_history})
     z = torch.randn(10, 4, dtype=torch.float64)
     queries = queries_of([(0, 1), (3, 5)], time=4)
-    scores = model.scores(z, queries, History(None, None, None))
+    history = history_before(graph, model.config.history, queries.time)
+    scores = model.scores(z, layout_of(history, joined_of(history, queries))).view(len(queries), len(z))
     for row, (subject, relation) in enumerate([(0, 1), (3, 5)]):
         query = model.decoder(z[subject][None], model.relation[relation][None])[0]
         expected = torch.stack([query @ candidate for candidate in z])

@@ -3,16 +3,17 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gam_kg.nn.entity_rows import WordLinks, named_rows
+from gam_kg.nn.entity_rows import named_rows, own_or_shared
+from gam_kg.ops.sparse import CSRPattern, csr_offsets
 
 NUM_WORDS, DIM = 4, 3
+index_dtypes = pytest.mark.parametrize("index_dtype", [torch.int32, torch.int64])
 names = st.lists(st.lists(st.integers(0, NUM_WORDS - 1), max_size=4), max_size=6)
 
 
-def links_of(names):
-    count = torch.tensor([len(name) for name in names], dtype=torch.int64)
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), count.cumsum(0)])
-    return WordLinks.of(torch.tensor([word for name in names for word in name], dtype=torch.int64), offsets)
+def words_of(names, index_dtype=torch.int64):
+    offsets = csr_offsets(torch.tensor([len(name) for name in names], dtype=torch.int64))
+    return CSRPattern.of(offsets, torch.tensor([word for name in names for word in name], dtype=index_dtype), NUM_WORDS)
 
 
 def tensors_of(num_rows):
@@ -28,15 +29,16 @@ def rows_one_by_one(entity, shared, own, word, names):
     return torch.stack(rows) if rows else entity
 
 
+@index_dtypes
 @given(names, st.integers(0, 1000))
 @example([[0, 0, 1], [], [3]], 0)  # a word twice, a name without words, a word of no name
 @example([], 0)
 @settings(max_examples=60, deadline=None)
-def test_rows_and_gradients_are_those_of_a_loop_over_entities(names, seed):
+def test_rows_and_gradients_are_those_of_a_loop_over_entities(index_dtype, names, seed):
     torch.manual_seed(seed)
     inputs = entity, shared, word = tensors_of(len(names))
-    own, links = torch.rand(len(names)) < 0.5, links_of(names)
-    found = named_rows(entity, shared, own, word, links, links.turned(NUM_WORDS))
+    own, words = torch.rand(len(names)) < 0.5, words_of(names, index_dtype)
+    found = named_rows(entity, shared, own, word, words)
     expected = rows_one_by_one(entity, shared, own, word, names)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     grad = torch.randn_like(expected)
@@ -49,13 +51,12 @@ def test_rows_and_gradients_are_those_of_a_loop_over_entities(names, seed):
 
 def test_the_gradient_is_that_of_finite_differences():
     torch.manual_seed(0)
-    links = links_of([[1, 2], [], [1]])
-    turned, own = links.turned(NUM_WORDS), torch.tensor([True, False, False])
-    assert torch.autograd.gradcheck(lambda e, s, w: named_rows(e, s, own, w, links, turned), tensors_of(3))
+    words, own = words_of([[1, 2], [], [1]]), torch.tensor([True, False, False])
+    assert torch.autograd.gradcheck(lambda e, s, w: named_rows(e, s, own, w, words), tensors_of(3))
     assert torch.autograd.gradcheck(lambda e, s: named_rows(e, s, own), tensors_of(3)[:2])
 
 
-def test_a_row_that_is_not_its_own_may_hold_anything():
+def test_the_own_row_of_an_entity_without_one_may_be_anything():
     entity, shared = torch.tensor([[torch.nan], [2.0]], requires_grad=True), torch.ones(1, requires_grad=True)
     rows = named_rows(entity, shared, torch.tensor([False, True]))
     assert rows.tolist() == [[1], [2]]
@@ -64,16 +65,25 @@ def test_a_row_that_is_not_its_own_may_hold_anything():
     assert shared.grad.tolist() == [1]
 
 
-@given(names, st.data())
-def test_the_links_of_some_rows_are_theirs(names, data):
-    rows = data.draw(st.lists(st.integers(0, len(names) - 1), max_size=5)) if names else []
-    word = torch.randn(NUM_WORDS, DIM, dtype=torch.float64)
-    rows, links = torch.tensor(rows, dtype=torch.int64), links_of(names)
-    torch.testing.assert_close(links.select(rows).sums(word), links.sums(word)[rows])
+@index_dtypes
+def test_own_rows_at_positions_are_those_by_mask(index_dtype):
+    torch.manual_seed(0)
+    own = torch.tensor([False, True, True, False, True])
+    at = torch.nonzero(own)[:, 0].to(index_dtype)
+    entity, shared, _ = tensors_of(5)
+    compact = entity.detach()[own].requires_grad_()
+    found, expected = own_or_shared(compact, shared, at, 5), named_rows(entity, shared, own)
+    assert torch.equal(found, expected)
+    grad = torch.randn_like(expected)
+    mine, theirs = (
+        torch.autograd.grad(*each, grad) for each in ((found, (compact, shared)), (expected, (entity, shared)))
+    )
+    assert torch.equal(mine[0], theirs[0][own])
+    assert torch.equal(mine[1], theirs[1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_words_are_averaged_in_the_dtype_of_their_rows(dtype):
-    word = torch.ones(NUM_WORDS, DIM, dtype=dtype)
-    found = links_of([[0, 1, 2]]).sums(word)
+    zeros, word = torch.zeros(1, DIM, dtype=dtype), torch.ones(NUM_WORDS, DIM, dtype=dtype)
+    found = named_rows(zeros, zeros[0], torch.ones(1, dtype=torch.bool), word, words_of([[0, 1, 2]]))
     torch.testing.assert_close(found, word[:1], rtol=0, atol=1e-7 if dtype == torch.float32 else 1e-15)

@@ -6,24 +6,25 @@ from graphs import (
     all_queries,
     graph_of,
     history_before,
+    message_graphs,
     model_config,
-    moments_of,
     random_facts,
+    snapshots_of,
     tiny_config,
     tiny_model,
 )
+from scoring import sharded, step_loss
 from torch.nn import functional
 
-from gam_kg.data.history import HistoryIndex
-from gam_kg.data.names import NameWords
-from gam_kg.distributed.neighbourhood import Neighbourhood
+from gam_kg.graph.message_graph import MessageGraph
+from gam_kg.graph.name_words import NameWords
+from gam_kg.history.index import HistoryIndex
 from gam_kg.nn.decoder import DECODERS
 from gam_kg.nn.model import GAMLSTM
-from gam_kg.nn.noise import Noise
 from gam_kg.nn.recurrence import Memory
+from gam_kg.ops.counter_rng import CounterRNG
 from gam_kg.train.evaluate import ModelScorer, roll
-from gam_kg.train.loop import Trainer
-from gam_kg.train.step import StepSettings, backward_snapshot
+from gam_kg.train.trainer import Trainer
 
 SHARED_ROWS = [8, 9]
 
@@ -66,17 +67,17 @@ def test_an_update_is_attention_over_unit_vectors_and_then_the_lstm():
     state = torch.randn(2, len(active), 4, dtype=torch.float64)
     memory = Memory(state[0], state[1], torch.randint(-1, 2, (len(active),)))
     rows = model.entity_rows()[active]
-    weights, after = model.update(rows, memory, Neighbourhood.of(snapshot, model.partition))
+    weights, after = model.update(rows, memory, MessageGraph.of(snapshot, model.partition))
 
     # The same over all entities, whose ids need no translation.
     x = torch.zeros(NUM_ENTITIES, 4, dtype=torch.float64)
     x[active] = functional.normalize(rows + memory.hidden, dim=-1)
     edges = torch.stack([snapshot.other, snapshot.anchor])
-    attended, expected = model.gam(x, edges, snapshot.relation, model.relation, return_attention_weights=True)
-    torch.testing.assert_close(weights, expected)
-    wanted = model.lstm(attended[active], memory, 2)
-    for found, right in zip(vars(after).values(), vars(wanted).values(), strict=True):
-        torch.testing.assert_close(found, right)
+    attended, found = model.gam(x, edges, snapshot.relation, model.relation, return_attention_weights=True)
+    torch.testing.assert_close(weights, found)
+    expected = model.lstm(attended[active], memory, 2)
+    for mine, theirs in zip(vars(after).values(), vars(expected).values(), strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -87,8 +88,8 @@ def test_own_rows_of_entities_never_trained_have_no_influence(decoder):
         model = tiny_model(graph, decoder=decoder)
         with torch.no_grad():
             model.entity[SHARED_ROWS] = own_row
-        scorer = ModelScorer(model, HistoryIndex(graph, model.config.history))
-        roll([scorer], scorer.history, moments_of(graph, graph.times_in("train") + graph.times_in("valid")))
+        scorer = ModelScorer(sharded(model), HistoryIndex(graph, model.config.history))
+        roll([scorer], scorer.history, snapshots_of(graph, graph.times_in("train") + graph.times_in("valid")))
         scores.append(scorer.scores(all_queries(7)))
     assert torch.isfinite(scores[0]).all()
     assert torch.equal(*scores)
@@ -97,12 +98,10 @@ def test_own_rows_of_entities_never_trained_have_no_influence(decoder):
 def test_own_rows_of_entities_never_trained_get_no_gradient():
     graph = graph_with_newcomers()
     model = tiny_model(graph, entity_dropout=0.3).train()
-    memory = Memory.empty(NUM_ENTITIES, 4, like=model.entity.detach())
-    times = (VALID_START - 1, VALID_START)
-    window = [Neighbourhood.of(graph.snapshot(time), graph.partition) for time in times]
+    window = message_graphs(graph, (VALID_START - 1, VALID_START))
     history = history_before(graph, model.config.history, VALID_START + 1)
     queries = graph.snapshot(VALID_START + 1).queries
-    backward_snapshot(model, memory, window, queries, history, Noise(0, 0), StepSettings(0.1, 10**6))
+    step_loss(model, model.empty_memory(), window, queries, history, CounterRNG(0, 0))
     assert model.entity.grad is not None
     assert model.shared.grad is not None
     assert not model.entity.grad[SHARED_ROWS].any()

@@ -3,13 +3,12 @@ import copy
 import pytest
 import torch
 from graphs import graph_of, random_facts, tiny_model
+from scoring import sharded
 from torch.nn import functional
 
-from gam_kg.distributed.neighbourhood import Neighbourhood
-from gam_kg.nn.noise import Noise
+from gam_kg.graph.message_graph import MessageGraph
 from gam_kg.nn.recurrence import EntityLSTM, Memory
-from gam_kg.train import step
-from gam_kg.train.step import remember
+from gam_kg.ops.counter_rng import CounterRNG
 
 DIM = 4
 
@@ -17,11 +16,11 @@ DIM = 4
 def four_gates(lstm, attended, memory, time):
     """An LSTM with its four gates written out, each with input and recurrent weights of its own."""
     gap = torch.tensor([[float(time - max(last, 0))] for last in memory.last_seen.tolist()], dtype=attended.dtype)
-    told = functional.normalize(attended, dim=-1) + torch.tanh(torch.log1p(gap) @ lstm.time.weight.T + lstm.time.bias)
+    x = functional.normalize(attended, dim=-1) + torch.tanh(torch.log1p(gap) @ lstm.time.weight.T + lstm.time.bias)
 
     def gate(position):
         rows = slice(position * DIM, (position + 1) * DIM)
-        from_input = told @ lstm.cell.weight_ih[rows].T + lstm.cell.bias_ih[rows]
+        from_input = x @ lstm.cell.weight_ih[rows].T + lstm.cell.bias_ih[rows]
         return from_input + memory.hidden @ lstm.cell.weight_hh[rows].T + lstm.cell.bias_hh[rows]
 
     take, forget, content, show = (gate(position) for position in range(4))
@@ -37,11 +36,9 @@ def test_the_cell_is_an_lstm_with_four_separate_gates():
     after = lstm(attended, memory, 7)
     expected = four_gates(lstm, attended, memory, 7)
     inputs = [attended, hidden, cell, *lstm.parameters()]
-    for found, wanted in zip((after.hidden, after.cell), expected, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
-        gradients = [
-            torch.autograd.grad(x.sum(), inputs, retain_graph=True, allow_unused=True) for x in (found, wanted)
-        ]
+    for found, right in zip((after.hidden, after.cell), expected, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-12)
+        gradients = [torch.autograd.grad(x.sum(), inputs, retain_graph=True, allow_unused=True) for x in (found, right)]
         for mine, theirs in zip(*gradients, strict=True):
             assert (mine is None) == (theirs is None)
             if mine is not None:
@@ -49,7 +46,7 @@ def test_the_cell_is_an_lstm_with_four_separate_gates():
     assert after.last_seen.tolist() == [7] * 5
 
 
-def test_nothing_is_remembered_before_the_first_snapshot():
+def test_the_memory_is_empty_before_the_first_snapshot():
     memory = Memory.empty(3, DIM, like=torch.zeros(0, dtype=torch.float64))
     assert memory.hidden.dtype == torch.float64
     assert not memory.hidden.any()
@@ -58,7 +55,7 @@ def test_nothing_is_remembered_before_the_first_snapshot():
     assert memory.hidden.data_ptr() != memory.cell.data_ptr()
 
 
-def test_only_active_entities_remember_a_snapshot():
+def test_only_the_memory_of_active_entities_advances():
     graph = graph_of(random_facts(0))
     model = tiny_model(graph)
     memory = Memory.empty(graph.num_entities, DIM, like=model.entity.detach())
@@ -66,7 +63,7 @@ def test_only_active_entities_remember_a_snapshot():
     for time in graph.times:
         before = copy.deepcopy(memory)
         snapshot = graph.snapshot(time)
-        remember(model, memory, Neighbourhood.of(snapshot, graph.partition))
+        sharded(model).advance(memory, MessageGraph.of(snapshot, graph.partition))
         active = torch.zeros(graph.num_entities, dtype=torch.bool)
         active[snapshot.active] = True
         for name in ("hidden", "cell"):
@@ -79,19 +76,19 @@ def test_only_active_entities_remember_a_snapshot():
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_remembering_block_by_block_is_one_update(monkeypatch, training):
-    monkeypatch.setattr(step, "_BLOCK_ROWS", 2)
+def test_advancing_stores_one_update(training):
     graph = graph_of(random_facts(0))
-    model = tiny_model(graph).train(training)
+    model = tiny_model(graph, dropout=0.3).train(training)
     memory = Memory.empty(graph.num_entities, DIM, like=model.entity.detach())
-    blocks = copy.deepcopy(memory)
+    advanced = copy.deepcopy(memory)
     for number, time in enumerate(graph.times):
-        snapshot, noise = Neighbourhood.of(graph.snapshot(time), graph.partition), Noise(0, number)
+        snapshot, rng = MessageGraph.of(graph.snapshot(time), graph.partition), CounterRNG(0, number)
         with torch.no_grad():
-            rows, before = model.entity_rows(index=snapshot.active), memory.rows(snapshot.active)
-            memory.store(snapshot.active, model.update(rows, before, snapshot, noise)[1])
-        remember(model, blocks, snapshot, noise)
-    for found, expected in zip(vars(blocks).values(), vars(memory).values(), strict=True):
+            rows, before = model.entity_rows()[snapshot.active], memory.rows(snapshot.active)
+            memory = memory.replaced(snapshot.active, model.update(rows, before, snapshot, rng)[1])
+        sharded(model).advance(advanced, snapshot, rng)
+    assert not advanced.hidden.requires_grad
+    for found, expected in zip(vars(advanced).values(), vars(memory).values(), strict=True):
         torch.testing.assert_close(found, expected)
 
 
@@ -99,17 +96,18 @@ def test_an_empty_snapshot_changes_nothing():
     graph = graph_of([(0, 0, 1, 0)])
     model = tiny_model(graph)
     memory = Memory.empty(graph.num_entities, DIM, like=model.entity.detach())
-    remember(model, memory, Neighbourhood.of(graph.snapshot(0), graph.partition))
+    sharded(model).advance(memory, MessageGraph.of(graph.snapshot(0), graph.partition))
     before = copy.deepcopy(memory)
-    remember(model, memory, Neighbourhood.of(graph.snapshot(3), graph.partition))
+    sharded(model).advance(memory, MessageGraph.of(graph.snapshot(3), graph.partition))
     assert all(torch.equal(old, new) for old, new in zip(vars(before).values(), vars(memory).values(), strict=True))
 
 
-def test_rows_and_replaced_are_copies():
+@pytest.mark.parametrize("index_dtype", [torch.int32, torch.int64])
+def test_rows_and_replaced_are_copies(index_dtype):
     memory = Memory(*torch.randn(2, 4, DIM), torch.arange(4))
-    index = torch.tensor([2, 0])
+    index = torch.tensor([2, 0], dtype=index_dtype)
     rows = memory.rows(index)
-    assert torch.equal(rows.hidden, memory.hidden[index])
+    assert torch.equal(rows.hidden, memory.hidden[[2, 0]])
     changed = memory.replaced(index, Memory(rows.hidden + 1, rows.cell + 2, rows.last_seen + 3))
     assert memory.last_seen.tolist() == [0, 1, 2, 3]
     assert changed.last_seen.tolist() == [3, 1, 5, 3]
@@ -119,7 +117,7 @@ def test_rows_and_replaced_are_copies():
 
 
 @pytest.mark.parametrize("silence", [0, 5])
-def test_how_long_an_entity_was_silent_is_told(silence):
+def test_the_time_since_the_last_facts_changes_the_memory(silence):
     torch.manual_seed(0)
     lstm = EntityLSTM(DIM)
     attended, state = torch.randn(1, DIM), torch.zeros(1, DIM)

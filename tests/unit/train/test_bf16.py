@@ -2,15 +2,13 @@
 
 import pytest
 import torch
-from graphs import graph_of, history_before, model_config, random_facts
+from graphs import graph_of, history_before, message_graphs, model_config, random_facts
+from scoring import sharded, step_loss
 
-from gam_kg.data.history import HistoryIndex
-from gam_kg.distributed.neighbourhood import Neighbourhood
+from gam_kg.history.index import HistoryIndex
 from gam_kg.nn.model import GAMLSTM
-from gam_kg.nn.noise import Noise
-from gam_kg.nn.recurrence import Memory
+from gam_kg.ops.counter_rng import CounterRNG
 from gam_kg.train.evaluate import ModelScorer
-from gam_kg.train.step import StepSettings, backward_snapshot
 
 # bfloat16 keeps 8 bits: 0.4 % a rounding, of which a gradient goes through some dozens.
 TOLERANCE = 0.05
@@ -20,11 +18,10 @@ def gradients(decoder: str, *, bf16: bool) -> torch.Tensor:
     torch.manual_seed(0)
     graph = graph_of(random_facts(0))
     model = GAMLSTM(model_config(dim=32, decoder=decoder), graph.num_relations, graph.trained)
-    memory = Memory.empty(graph.num_entities, 32, like=model.entity.detach())
-    window = [Neighbourhood.of(graph.snapshot(time), graph.partition) for time in (1, 2)]
-    history = history_before(graph, model.config.history, 3)
-    settings = StepSettings(0.1, 10_000, bf16)
-    loss = backward_snapshot(model, memory, window, graph.snapshot(3).queries, history, Noise(0, 0), settings)
+    window, queries = message_graphs(graph, (1, 2)), graph.snapshot(3).queries
+    history, precision = history_before(graph, model.config.history, 3), "bf16" if bf16 else "float32"
+    memory, rng = model.empty_memory(), CounterRNG(0, 0)
+    loss = step_loss(model, memory, window, queries, history, rng, max_logits=10_000, precision=precision)
     assert loss.dtype == torch.float32
     found = [torch.zeros_like(each) if each.grad is None else each.grad for each in model.parameters()]
     assert all(each.dtype == torch.float32 for each in found)
@@ -42,5 +39,5 @@ def test_gradients_in_bf16_are_near_those_in_single_precision(decoder: str) -> N
 def test_evaluation_scores_are_single_precision() -> None:
     graph = graph_of(random_facts(0))
     model = GAMLSTM(model_config(), graph.num_relations, graph.trained)
-    scorer = ModelScorer(model, HistoryIndex(graph, model.config.history))
+    scorer = ModelScorer(sharded(model), HistoryIndex(graph, model.config.history))
     assert scorer.scores(graph.snapshot(3).queries).dtype == torch.float32

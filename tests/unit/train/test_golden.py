@@ -33,7 +33,7 @@ from gam_kg.config import Config
 from gam_kg.inference.embed import read_vectors, write_embeddings
 from gam_kg.inference.evaluation import evaluate_run
 from gam_kg.inference.trained_run import TrainedRun
-from gam_kg.train.loop import Progress
+from gam_kg.train.position import Progress
 
 RECORDED = Path(__file__).with_name("golden.json")
 
@@ -110,7 +110,7 @@ def float64() -> Iterator[None]:
 
 
 class Record:
-    """The numbers of a training as it goes on.
+    """The numbers of a training at each event.
 
     Args:
         expected: The numbers of another training; `DifferenceError` is raised at the first that differs.
@@ -120,7 +120,7 @@ class Record:
         self.numbers: dict[str, list[float]] = {"running loss": [], "validation MRR": [], "checkpoint after": []}
         self._expected = expected
 
-    def tell(self, progress: Progress) -> None:
+    def receive(self, progress: Progress) -> None:
         if progress.phase == "train":
             self._add("running loss", progress.loss)
         if progress.metrics is not None:
@@ -145,7 +145,7 @@ def numbers_of(folder: Path, case: str) -> dict[str, Any]:
     """Train a run and measure all that is recorded of it."""
     write_golden_graph(folder)
     config, record = config_of(case), Record()
-    train_run(folder, config, record.tell, record.checkpointed)
+    train_run(folder, config, record.receive, record.checkpointed)
     run = TrainedRun.load(folder)
     assert run.model.entity.dtype == torch.float64
     words = json.loads((folder / "checkpoint" / "words.json").read_text(encoding="utf-8"))
@@ -237,7 +237,7 @@ def test_every_setting_changes_some_number_of_some_case(golden_runs):
         try:
             with float64():
                 config = changed(config_of(case), {setting: values[setting]})
-                train_only(folder, config, record.tell, record.checkpointed)
+                train_only(folder, config, record.receive, record.checkpointed)
         except DifferenceError:
             return True
         return any(len(found) != len(expected[name]) for name, found in record.numbers.items())
@@ -270,8 +270,8 @@ def test_precision_bf16_trains_near_single_precision_but_not_in_it(tmp_path, cas
     write_golden_graph(tmp_path)
     single, bf16 = Record(), Record()
     config = changed(config_of(case), {"train.epochs": 1})
-    train_only(tmp_path, config, single.tell)
-    train_only(tmp_path, changed(config, {"train.precision": "bf16"}), bf16.tell)
+    train_only(tmp_path, config, single.receive)
+    train_only(tmp_path, changed(config, {"train.precision": "bf16"}), bf16.receive)
     losses = zip(single.numbers["running loss"], bf16.numbers["running loss"], strict=True)
     apart = max(relative_difference(expected, found) for expected, found in losses)
     # Single precision rounds by 1e-7, bfloat16 by 4e-3.

@@ -4,12 +4,13 @@ import pytest
 import torch
 from graphs import graph_of, random_facts, tiny_model
 
+from gam_kg.distributed.communicator import Communicator
 from gam_kg.train.gradients import Gradients
 
 
 def model_and_gradients():
     model = tiny_model(graph_of(random_facts(0)))
-    return model, Gradients(model)
+    return model, Gradients(model, Communicator())
 
 
 def some_loss(model):
@@ -31,8 +32,8 @@ def test_in_a_world_of_one_gradients_are_clipped_as_torch_clips_them(max_norm):
     norm = gradients.reduce(max_norm)
     assert norm == pytest.approx(float(expected), rel=1e-12)
     for (name, mine), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
-        wanted = torch.zeros_like(theirs) if theirs.grad is None else theirs.grad
-        torch.testing.assert_close(mine.grad, wanted, rtol=1e-10, atol=1e-14, msg=name)
+        expected = torch.zeros_like(theirs) if theirs.grad is None else theirs.grad
+        torch.testing.assert_close(mine.grad, expected, rtol=1e-10, atol=1e-14, msg=name)
     total = torch.linalg.vector_norm(torch.cat([each.grad.flatten() for each in model.parameters()]))
     assert float(total) == pytest.approx(min(norm, max_norm), rel=1e-5)
 

@@ -4,21 +4,21 @@ import numpy as np
 from generated import made_of, rows_of
 
 from gam_kg.config import load_config
-from gam_kg.data.graph import TemporalGraph
-from gam_kg.data.history import HistoryIndex
-from gam_kg.data.synthetic_optimum import Optimum
-from gam_kg.data.synthetic_plan import SyntheticConfig
-from gam_kg.distributed.moments import read_moments
-from gam_kg.distributed.topology import Topology
+from gam_kg.distributed.communicator import Communicator
+from gam_kg.distributed.snapshots import read_snapshots
+from gam_kg.graph.temporal_graph import TemporalGraph
+from gam_kg.history.index import HistoryIndex
 from gam_kg.metrics.baselines import build_baselines
+from gam_kg.synthetic.groups import SyntheticConfig
+from gam_kg.synthetic.optimum import Optimum
 from gam_kg.train.evaluate import ModelScorer, rank_split, roll
-from gam_kg.train.loop import Trainer
+from gam_kg.train.trainer import Trainer
 
 WORLD = SyntheticConfig(entities=200, relations=10, facts=20_000, snapshots=100, noise=0.1, newcomers=0.1, seed=1)
 VALID_START, TEST_START = 80, 90
 SETTINGS = [
     "model.dim=64",
-    "model.entity_dropout=0",  # there is nothing but who it is to tell entities apart by
+    "model.entity_dropout=0",  # entities differ only by their own rows
     "train.answers_per_step=200",
     "train.learning_rate=0.002",
     "train.epochs=2",
@@ -42,10 +42,9 @@ def test_a_trained_model_approaches_the_optimum_and_counting_does_not_come_as_cl
     for _ in trainer.run():
         pass
     history = HistoryIndex(graph, config.model.history)
-    baselines = build_baselines(history, graph.partition, graph.num_relations)
-    scorers = {"model": ModelScorer(trainer.model, history), **baselines}
-    roll(scorers.values(), history, read_moments(graph, [t for t in graph.times if t < TEST_START], Topology()))
-    test = read_moments(graph, graph.times_in("test"), Topology())
+    scorers = {"model": ModelScorer(trainer.sharded, history), **build_baselines(history)}
+    roll(scorers.values(), history, read_snapshots(graph, [t for t in graph.times if t < TEST_START], Communicator()))
+    test = read_snapshots(graph, graph.times_in("test"), Communicator())
     ranks = rank_split(scorers, history, test, partition=graph.partition)
     mrr = {name: float((1 / found).mean()) for name, found in ranks.time_aware.items()}
     best, limit = max(value for name, value in mrr.items() if name != "model"), optimum["both"]

@@ -11,34 +11,34 @@ from graphs import (
     all_queries,
     graph_of,
     history_before,
-    moments_of,
     random_facts,
+    snapshots_of,
     table_of,
     tiny_config,
     tiny_model,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scoring import sharded
 
 from gam_kg.config import HistoryConfig
-from gam_kg.data.history import HistoryIndex
+from gam_kg.history.index import HistoryIndex
 from gam_kg.metrics.baselines import build_baselines
 from gam_kg.nn.decoder import DECODERS
-from gam_kg.train.evaluate import ModelScorer, rank_split, roll, validation_mrr
-from gam_kg.train.loop import Trainer
+from gam_kg.train.evaluate import ModelScorer, rank_split, roll, validate
+from gam_kg.train.trainer import Trainer
 
 
 def scorers_of(model, graph):
     history = HistoryIndex(graph, model.config.history)
-    baselines = build_baselines(history, graph.partition, graph.num_relations)
-    return history, {"model": ModelScorer(model, history), **baselines}
+    return history, {"model": ModelScorer(sharded(model), history), **build_baselines(history)}
 
 
 def scores_at(model, facts, time):
-    """Scores of every query at a time, by scorers that were told of the snapshots before it."""
+    """Scores of every query at a time, by scorers that observed the snapshots before it."""
     graph = graph_of(facts)
     history, scorers = scorers_of(model, graph)
-    roll(scorers.values(), history, moments_of(graph, [at for at in graph.times if at < time]))
+    roll(scorers.values(), history, snapshots_of(graph, [at for at in graph.times if at < time]))
     return {name: table_of(scorer.scores(all_queries(time))) for name, scorer in scorers.items()}
 
 
@@ -77,42 +77,42 @@ def test_scores_do_depend_on_the_past():
 
 
 class Spy:
-    """A scorer that writes down what it is asked and told, and what the history has been told of by then."""
+    """A scorer that notes what it scores and observes, and the end of the history by then."""
 
     def __init__(self, num_entities, history):
         self.calls, self.num_entities, self.history = [], num_entities, history
 
     def scores(self, queries):
-        self.calls.append(("asked", queries.time, self.history.as_of))
+        self.calls.append(("scores", queries.time, self.history.end))
         return torch.zeros(len(queries), self.num_entities)
 
-    def remember(self, moment):
-        self.calls.append(("told", moment.time, self.history.as_of))
+    def observe(self, snapshot):
+        self.calls.append(("observe", snapshot.time, self.history.end))
 
 
 def spied_on(**settings):
     graph = graph_of(random_facts(0))
     history = history_before(graph, HistoryConfig(**HISTORY), 6)
     spy = Spy(graph.num_entities, history)
-    rank_split({"spy": spy}, history, moments_of(graph, [6, 7]), partition=graph.partition, **settings)
+    rank_split({"spy": spy}, history, snapshots_of(graph, [6, 7]), partition=graph.partition, **settings)
     return spy.calls
 
 
-def test_a_snapshot_is_told_after_all_its_queries_were_asked():
+def test_a_snapshot_is_observed_after_all_its_queries_were_scored():
     calls = spied_on(max_scores=5 * NUM_ENTITIES)
     order = list(dict.fromkeys(calls))
-    assert order == [("asked", 6, 6), ("told", 6, 6), ("asked", 7, 7), ("told", 7, 7)]
+    assert order == [("scores", 6, 6), ("observe", 6, 6), ("scores", 7, 7), ("observe", 7, 7)]
     assert len(calls) > len(order)
 
 
-def test_in_the_multi_step_setting_nothing_is_told():
-    assert spied_on(frozen=True) == [("asked", 6, 6), ("asked", 7, 6)]
+def test_in_the_multi_step_setting_nothing_is_observed():
+    assert spied_on(multi_step=True) == [("scores", 6, 6), ("scores", 7, 6)]
 
 
 def ranks_of_test(model, graph, test=None, **settings):
     history, scorers = scorers_of(model, graph)
-    roll(scorers.values(), history, moments_of(graph, range(TEST_START)))
-    test = moments_of(graph, graph.times_in("test")) if test is None else test
+    roll(scorers.values(), history, snapshots_of(graph, range(TEST_START)))
+    test = snapshots_of(graph, graph.times_in("test")) if test is None else test
     return rank_split(scorers, history, test, partition=graph.partition, **settings)
 
 
@@ -135,8 +135,8 @@ def test_multi_step_ranks_see_nothing_from_the_start_of_the_split_on():
     facts = random_facts(5)
     graph = graph_of(facts)
     model = tiny_model(graph)
-    asked = moments_of(graph, graph.times_in("test"))
-    found = [ranks_of_test(model, seen, asked, frozen=True) for seen in (graph, graph.before(TEST_START))]
+    snapshots = snapshots_of(graph, graph.times_in("test"))
+    found = [ranks_of_test(model, seen, snapshots, multi_step=True) for seen in (graph, graph.before(TEST_START))]
     single = ranks_of_test(model, graph)
     last = single.time == 7
     for name in found[0].time_aware:
@@ -152,7 +152,7 @@ def test_validation_does_not_see_test():
     found = []
     for seen in (graph, graph.before(TEST_START)):
         history = history_before(seen, model.config.history, VALID_START)
-        found.append(validation_mrr(model, seen, history, max_scores=10**6))
+        found.append(validate(sharded(model), seen, history, max_scores=10**6))
     assert found[0]["count"] == 2 * (facts[:, 3] == VALID_START).sum()
     assert found[0] == found[1]
 

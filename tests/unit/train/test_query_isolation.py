@@ -1,14 +1,15 @@
-"""The scores of a query do not depend on which other queries are asked with it."""
+"""The scores of a query do not depend on which other queries are scored with it."""
 
 from functools import partial
 
 import pytest
 import torch
-from graphs import all_queries, graph_of, moments_of, queries_of, random_facts, table_of, tiny_model
+from graphs import all_queries, graph_of, queries_of, random_facts, snapshots_of, table_of, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scoring import sharded
 
-from gam_kg.data.history import HistoryIndex
+from gam_kg.history.index import HistoryIndex
 from gam_kg.metrics.baselines import build_baselines
 from gam_kg.nn.decoder import DECODERS
 from gam_kg.train.evaluate import ModelScorer, roll
@@ -21,11 +22,8 @@ def scorers_at(facts, **changes):
     graph = graph_of(facts)
     model = tiny_model(graph, **changes)
     history = HistoryIndex(graph, model.config.history)
-    scorers = {
-        "model": ModelScorer(model, history),
-        **build_baselines(history, graph.partition, graph.num_relations),
-    }
-    roll(scorers.values(), history, moments_of(graph, range(TIME)))
+    scorers = {"model": ModelScorer(sharded(model), history), **build_baselines(history)}
+    roll(scorers.values(), history, snapshots_of(graph, range(TIME)))
     return scorers
 
 
@@ -57,13 +55,13 @@ def test_neither_order_nor_company_nor_repetition_matters(seed, rows):
 
 def test_asking_does_not_change_later_answers():
     facts = random_facts(1)
-    asked, not_asked, told = scorers_at(facts), scorers_at(facts), scorers_at(facts)
+    queried, fresh, rolled = scorers_at(facts), scorers_at(facts), scorers_at(facts)
     later = queries_of([(3, 1), (0, 0)], TIME + 1)
-    for name, scorer in asked.items():
+    for name, scorer in queried.items():
         scorer.scores(all_queries(TIME))
         scorer.scores(queries_of([(0, 0)], TIME))
-        assert torch.equal(table_of(scorer.scores(later)), table_of(not_asked[name].scores(later)))
-    for scorers in (asked, told):
-        roll(scorers.values(), scorers["model"].history, moments_of(graph_of(facts), [TIME]))
-    for name, scorer in asked.items():
-        assert_exact(table_of(scorer.scores(later)), table_of(told[name].scores(later)))
+        assert torch.equal(table_of(scorer.scores(later)), table_of(fresh[name].scores(later)))
+    for scorers in (queried, rolled):
+        roll(scorers.values(), scorers["model"].history, snapshots_of(graph_of(facts), [TIME]))
+    for name, scorer in queried.items():
+        assert_exact(table_of(scorer.scores(later)), table_of(rolled[name].scores(later)))

@@ -2,28 +2,30 @@ import numpy as np
 import pytest
 import torch
 from graphs import (
+    NUM_ENTITIES,
     NUM_RELATIONS,
     TEST_START,
     VALID_START,
     all_queries,
     graph_of,
     history_before,
-    moments_of,
     random_facts,
+    snapshots_of,
     tiny_model,
 )
+from scoring import score_table, sharded
 
 from gam_kg.config import HistoryConfig
-from gam_kg.data.history import HistoryIndex
-from gam_kg.distributed.neighbourhood import Neighbourhood
 from gam_kg.errors import EvaluationError
+from gam_kg.graph.message_graph import MessageGraph
+from gam_kg.history.index import HistoryIndex
 from gam_kg.metrics.product_scores import ProductScores
-from gam_kg.metrics.ranks import rank_answers
+from gam_kg.metrics.ranks import TableScores, rank_answers
 from gam_kg.metrics.strata import Strata
-from gam_kg.nn.recurrence import Memory
+from gam_kg.ops.records import INT32, narrowed
 from gam_kg.train import evaluate
-from gam_kg.train.evaluate import ModelScorer, rank_split, roll, validation_mrr
-from gam_kg.train.step import entity_vectors, query_blocks, remember
+from gam_kg.train.evaluate import ModelScorer, rank_split, roll, validate
+from gam_kg.train.step_batch import divide_queries
 
 
 class Constant:
@@ -35,14 +37,14 @@ class Constant:
     def scores(self, queries):
         return self.row.expand(len(queries), -1)
 
-    def remember(self, moment):
+    def observe(self, snapshot):
         pass
 
 
 def rank_test(graph, scorers, history=None, **settings):
     history = history or history_before(graph, HistoryConfig(), TEST_START)
-    moments = moments_of(graph, graph.times_in("test"))
-    return rank_split(scorers, history, moments, partition=graph.partition, **settings)
+    snapshots = snapshots_of(graph, graph.times_in("test"))
+    return rank_split(scorers, history, snapshots, partition=graph.partition, **settings)
 
 
 def test_every_fact_is_ranked_twice_in_time_order_with_its_stratum():
@@ -69,8 +71,8 @@ def test_ranks_do_not_depend_on_how_many_scores_are_held_at_once():
     model = tiny_model(graph)
     ranks = []
     for max_scores in (1, 7 * graph.num_entities, 10**6):
-        scorer = ModelScorer(model, HistoryIndex(graph, model.config.history))
-        roll([scorer], scorer.history, moments_of(graph, range(TEST_START)))
+        scorer = ModelScorer(sharded(model), HistoryIndex(graph, model.config.history))
+        roll([scorer], scorer.history, snapshots_of(graph, range(TEST_START)))
         ranks.append(rank_test(graph, {"model": scorer}, scorer.history, max_scores=max_scores))
     for other in ranks[1:]:
         assert np.array_equal(ranks[0].time_aware["model"], other.time_aware["model"])
@@ -83,24 +85,24 @@ def test_ranks_do_not_depend_on_whether_scores_are_written_out(monkeypatch):
         model, ranks = tiny_model(graph, **changes), []
         for most in (10**6, 1):
             monkeypatch.setattr(evaluate, "MOST_WRITTEN_OUT", most)
-            scorer = ModelScorer(model, HistoryIndex(graph, model.config.history))
-            roll([scorer], scorer.history, moments_of(graph, range(TEST_START)))
+            scorer = ModelScorer(sharded(model), HistoryIndex(graph, model.config.history))
+            roll([scorer], scorer.history, snapshots_of(graph, range(TEST_START)))
             ranks.append(rank_test(graph, {"model": scorer}, scorer.history))
         assert isinstance(scorer.scores(all_queries(8)), ProductScores)
         assert np.array_equal(ranks[0].time_aware["model"], ranks[1].time_aware["model"])
         assert np.array_equal(ranks[0].raw["model"], ranks[1].raw["model"])
 
 
-def test_vectors_are_kept_up_to_date_as_more_is_remembered():
+def test_vectors_stay_up_to_date_as_more_is_observed():
     graph = graph_of(random_facts(3))
     model = tiny_model(graph)
     history = HistoryIndex(graph, model.config.history)
-    asked, not_asked = ModelScorer(model, history), ModelScorer(model, history)
-    for moment in moments_of(graph):
-        asked.vectors()
-        for scorer in (asked, not_asked):
-            scorer.remember(moment)
-    torch.testing.assert_close(asked.vectors(), not_asked.vectors(), rtol=0, atol=1e-15)
+    queried, fresh = ModelScorer(sharded(model), history), ModelScorer(sharded(model), history)
+    for snapshot in snapshots_of(graph):
+        queried.vectors()
+        for scorer in (queried, fresh):
+            scorer.observe(snapshot)
+    torch.testing.assert_close(queried.vectors(), fresh.vectors(), rtol=0, atol=1e-15)
 
 
 def test_a_share_of_the_queries_has_the_ranks_it_has_among_all():
@@ -116,8 +118,8 @@ def test_a_share_of_the_queries_has_the_ranks_it_has_among_all():
     assert rows_of(some) == rows_of(others)
     assert 0.2 < len(some.answer) / len(every.answer) < 0.6
     # All answers of a query are ranked, or none.
-    asked = {row[:3] for row in rows_of(some)}
-    assert rows_of(some) == {row for row in rows_of(every) if row[:3] in asked}
+    ranked = {row[:3] for row in rows_of(some)}
+    assert rows_of(some) == {row for row in rows_of(every) if row[:3] in ranked}
 
 
 def test_a_number_of_facts_is_a_share_of_the_split():
@@ -131,19 +133,17 @@ def test_validation_is_the_mean_over_a_walk_from_the_first_snapshot_on():
     graph = graph_of(random_facts(3), valid_start=5, test_start=7)
     model = tiny_model(graph)
     history = HistoryIndex(graph, model.config.history)
-    memory = Memory.empty(graph.num_entities, 4, like=model.entity.detach())
-    found = []
-    for moment in moments_of(graph, range(7)):
-        snapshot = moment.snapshot
-        if moment.time >= 5:
+    memory, found = model.empty_memory(), []
+    for snapshot in snapshots_of(graph, range(7)):
+        if snapshot.time >= 5:
             with torch.no_grad():
                 queries = snapshot.queries
-                scores = model.scores(entity_vectors(model, memory), queries, history.look_up(queries))
+                scores = score_table(model, model.entity_vectors(memory), queries, history)
             found.append(1 / rank_answers(scores, queries).time_aware)
-        remember(model, memory, Neighbourhood.of(snapshot, graph.partition))
-        history.remember(moment)
+        sharded(model).advance(memory, MessageGraph.of(snapshot, graph.partition))
+        history.insert(snapshot)
     expected = torch.cat(found)
-    result = validation_mrr(model, graph, history_before(graph, model.config.history, 5), max_scores=10**6)
+    result = validate(sharded(model), graph, history_before(graph, model.config.history, 5), max_scores=10**6)
     assert result["mrr"] == pytest.approx(float(expected.mean()), rel=1e-12)
     assert result["count"] == len(expected)
 
@@ -154,7 +154,7 @@ def test_a_model_of_nans_has_no_rank():
     with torch.no_grad():
         model.relation[:] = torch.nan
     with pytest.raises(EvaluationError, match="NaN"):
-        validation_mrr(model, graph, history_before(graph, model.config.history, VALID_START), max_scores=10**6)
+        validate(sharded(model), graph, history_before(graph, model.config.history, VALID_START), max_scores=10**6)
 
 
 def test_a_split_without_facts_has_no_ranks():
@@ -166,7 +166,7 @@ def test_a_split_without_facts_has_no_ranks():
 def test_ticks_count_snapshots():
     graph, ticks = graph_of(random_facts(3)), []
     scorer = Constant(graph.num_entities)
-    roll([scorer], None, moments_of(graph, range(TEST_START)), lambda: ticks.append("roll"))
+    roll([scorer], None, snapshots_of(graph, range(TEST_START)), lambda: ticks.append("roll"))
     rank_test(graph, {"ids": scorer}, tick=lambda: ticks.append("rank"))
     assert ticks == ["roll"] * TEST_START + ["rank"] * 2
 
@@ -175,11 +175,29 @@ def test_a_scorer_may_start_from_a_stored_memory():
     graph = graph_of(random_facts(3))
     model = tiny_model(graph)
     history = HistoryIndex(graph, model.config.history)
-    whole, first = ModelScorer(model, history), ModelScorer(model, history)
-    roll([whole], history, moments_of(graph, range(TEST_START)))
-    roll([first], None, moments_of(graph, range(3)))
-    second = ModelScorer(model, history, first.memory)
-    roll([second], None, moments_of(graph, range(3, TEST_START)))
+    whole, first = ModelScorer(sharded(model), history), ModelScorer(sharded(model), history)
+    roll([whole], history, snapshots_of(graph, range(TEST_START)))
+    roll([first], None, snapshots_of(graph, range(3)))
+    second = ModelScorer(sharded(model), history, first.memory)
+    roll([second], None, snapshots_of(graph, range(3, TEST_START)))
     assert torch.equal(whole.vectors(), second.vectors())
-    block = next(query_blocks(graph.snapshot(TEST_START).queries, graph.num_entities, 10**6))
+    block = next(divide_queries(graph.snapshot(TEST_START).queries, graph.num_entities, 10**6))
     assert torch.equal(whole.scores(block), second.scores(block))
+
+
+@pytest.mark.parametrize("most", [10**6, 1])
+@pytest.mark.parametrize("popular", [5, 0])
+def test_a_model_on_a_device_with_int32_indices_scores_and_ranks_the_same(monkeypatch, most, popular):
+    graph = graph_of(random_facts(3, 120))
+    model, found = tiny_model(graph, history={"popular": popular}), []
+    monkeypatch.setattr(evaluate, "MOST_WRITTEN_OUT", most)
+    for move in (evaluate.to_device, lambda record, _: narrowed(record, INT32)):
+        monkeypatch.setattr(evaluate, "to_device", move)
+        scorer = ModelScorer(sharded(model), HistoryIndex(graph, model.config.history))
+        roll([scorer], scorer.history, snapshots_of(graph, range(TEST_START)))
+        queries = graph.snapshot(TEST_START).queries
+        scores, pairs = scorer.scores(queries), torch.cartesian_prod(*map(torch.arange, (len(queries), NUM_ENTITIES)))
+        scores = TableScores(scores) if isinstance(scores, torch.Tensor) else scores
+        ranks = rank_test(graph, {"model": scorer}, scorer.history)
+        found.append([scores.of(*pairs.T), scorer.vectors(), torch.from_numpy(ranks.raw["model"])])
+    assert all(map(torch.equal, *found))

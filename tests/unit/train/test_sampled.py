@@ -2,27 +2,20 @@
 
 import pytest
 import torch
-from graphs import (
-    HISTORY,
-    graph_of,
-    history_before,
-    random_facts,
-    tiny_config,
-    tiny_model,
-)
+from graphs import HISTORY, graph_of, history_before, message_graphs, random_facts, tiny_config, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scoring import score_table, sharded, step_loss
 
-from gam_kg.data.history import HistoryIndex
-from gam_kg.data.partition import Partition
-from gam_kg.distributed.neighbourhood import Neighbourhood
-from gam_kg.nn.candidates import Candidates, Held, Shares, rows_of
-from gam_kg.nn.noise import Noise
-from gam_kg.nn.recurrence import Memory
-from gam_kg.train import checkpoint
-from gam_kg.train.loop import Trainer
+from gam_kg.config import TrainConfig
+from gam_kg.distributed.communicator import Communicator
+from gam_kg.graph.partition import Partition
+from gam_kg.history.sampling import InclusionProbabilities, Sample
+from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.train import checkpoint, step_batch
 from gam_kg.train.optimizer import RowAdamW
-from gam_kg.train.step import StepSettings, backward_snapshot, entity_vectors, only_for
+from gam_kg.train.step_batch import make_batch, only_for, query_block
+from gam_kg.train.trainer import Trainer
 
 TIME, MANY, ALL = 4, 60, 10**9
 PARTS = {
@@ -40,13 +33,14 @@ def graph_with_many(seed):
     return graph_of(random_facts(seed), num_entities=MANY)
 
 
-def backward(model, graph, num_negatives, *, step=0, max_scores=10**9, history_links=ALL):
+def backward(model, graph, num_negatives, *, step=0, **train):
+    """Loss and gradients of a step; over all entities where `num_negatives` is None."""
     model.zero_grad()
-    memory = Memory.empty(graph.num_entities, 4, like=model.entity.detach())
-    window = [Neighbourhood.of(graph.snapshot(time), graph.partition) for time in (TIME - 2, TIME - 1)]
+    if num_negatives is not None:
+        train = {"candidates": "sampled", "num_negatives": num_negatives, "history_links": ALL, **train}
+    window, queries = message_graphs(graph, (TIME - 2, TIME - 1)), graph.snapshot(TIME).queries
     history = history_before(graph, model.config.history, TIME)
-    given = StepSettings(0.1, max_scores, num_negatives=num_negatives, history_links=history_links)
-    loss = backward_snapshot(model, memory, window, graph.snapshot(TIME).queries, history, Noise(3, step), given)
+    loss = step_loss(model, model.empty_memory(), window, queries, history, CounterRNG(3, step), **train)
     return float(loss), gradients_of(model)
 
 
@@ -78,71 +72,100 @@ def test_blocks_of_queries_change_nothing(num_negatives):
     graph = graph_with_many(1)
     model = tiny_model(graph)
     loss, expected = backward(model, graph, num_negatives, history_links=5)
-    found_loss, found = backward(model, graph, num_negatives, max_scores=50, history_links=5)
+    found_loss, found = backward(model, graph, num_negatives, max_logits=50, history_links=5)
     assert found_loss == pytest.approx(loss, rel=1e-10)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-10)
 
 
 NOTHING = torch.zeros(0, dtype=torch.int64)
-shares = st.sampled_from([Shares(0.6, 0.3), Shares(1.0, 0.3), Shares(1.0, 1.0)])
+probabilities = st.sampled_from(
+    [InclusionProbabilities(0.6, 0.3), InclusionProbabilities(1.0, 0.3), InclusionProbabilities(1.0, 1.0)]
+)
 
 
-def draw(queries, partition, num_negatives, shares, known=(NOTHING, NOTHING), seed=0):
-    return Candidates.draw(queries, num_negatives, known, shares, partition.ids, partition, Noise(seed, 0))
+def draw(queries, partition, num_negatives, probability, known=(NOTHING, NOTHING), seed=0):
+    return Sample.draw(queries, num_negatives, known, probability, partition, CounterRNG(seed, 0))
+
+
+def sampled_batch(graph, history, num_negatives, probability, seed):
+    """The batch of one step over the queries of `TIME` whose candidates are drawn with given probabilities."""
+    config = TrainConfig(candidates="sampled", num_negatives=num_negatives)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step_batch.InclusionProbabilities, "of", lambda *_: probability)
+        return make_batch(graph.snapshot(TIME).queries, [], history, config, CounterRNG(seed, 0), Communicator())
 
 
 @pytest.mark.parametrize("part", PARTS)
-@given(st.integers(0, 1000), st.integers(1, 60), shares)
+@given(st.integers(0, 1000), st.integers(1, 60), probabilities)
 @settings(max_examples=30)
 @torch.no_grad()
-def test_each_query_meets_each_candidate_once_with_the_score_that_it_has_among_all(part, seed, num_negatives, share):
+def test_each_query_includes_each_candidate_once_with_the_score_that_it_has_among_all(
+    part, seed, num_negatives, probability
+):
     graph = graph_with_many(seed)
     model = tiny_model(graph, seed, history={**HISTORY, **PARTS[part]})
     queries = graph.snapshot(TIME).queries
-    index = history_before(graph, model.config.history, TIME)
+    history = history_before(graph, model.config.history, TIME)
     z = torch.randn(MANY, 4, dtype=torch.float64)
-    expected = model.scores(z, queries, index.look_up(queries))
-    past = index.find(queries)
-    candidates = draw(queries, graph.partition, num_negatives, share, past.known_answers, seed)
-    history = index.sampled(past, candidates)
-    held = torch.unique(torch.cat([candidates.rows, queries.subject, queries.answer, *rows_of(history)]))
-    found = model.sampled_scores(z[held], Held.of(held, MANY), candidates, queries, history)
-    # What the history of a query has is met by itself or not at all, as are its answers, all of which are met.
+    expected = score_table(model, z, queries, history)
+    whole = pairs_of_past(query_block(history, queries, Communicator()).layout)
+    sample = draw(queries, graph.partition, num_negatives, probability, history.find(queries).known_answers, seed)
+    batch = sampled_batch(graph, history, num_negatives, probability, seed)
+    (block,), rows = batch.blocks, batch.rows
+    layout, targets = block.layout, block.targets
+    scores = sharded(model).scores(z[rows], block)
+    # Of its past a query includes a candidate apart or not at all, and so it does all of its answers.
     answers = set(zip(queries.answer_query.tolist(), queries.answer.tolist(), strict=True))
-    whole = pairs_of(index.look_up(queries))
-    extra = {(query, row) for query, row in whole if met(candidates, queries.subject[[query]], torch.tensor([row]))}
-    assert pairs_of(history) == extra
-    assert answers & whole <= extra
-    extra |= answers
-    assert len(found.query) == len(extra)
-    for query, row in extra:
-        scores = found.score[found.query == query]
-        assert torch.isclose(scores, expected[query, row], rtol=1e-9).any()
-    counts = torch.ones(found.dense.numel(), dtype=torch.bool).index_fill(0, found.replaced, False).view_as(found.dense)
-    torch.testing.assert_close(found.dense[counts], expected[:, candidates.rows][counts], rtol=1e-10, atol=1e-10)
-    left_out = {(query, row) for query, row in whole | answers if row in candidates.rows}
+    included = {(query, row) for query, row in whole if includes(sample, queries.subject[[query]], torch.tensor([row]))}
+    assert pairs_of_past(layout, rows) == included
+    assert answers & whole <= included
+    apart = pairs_apart(layout, rows)
+    assert len(apart) == len(set(apart)) == layout.num_apart
+    assert set(apart) == included | answers
+    assert targets.apart_query.tolist() == [query for query, _ in apart]
+    of_table, of_apart = scores.tensor_split([layout.num_queries * layout.num_columns])
+    query, row = torch.tensor(apart, dtype=torch.int64).reshape(-1, 2).T
+    torch.testing.assert_close(of_apart, expected[query, row], rtol=1e-9, atol=1e-10)
+    # The others are columns, of which what is in the past of a query, or an answer, does not count.
+    assert torch.equal(rows[layout.columns], sample.column_rows)
+    table, at = of_table.view(layout.num_queries, layout.num_columns), targets.masked
+    counts = torch.ones(table.numel(), dtype=torch.bool).index_fill(0, at, False).view_as(table)
+    torch.testing.assert_close(table[counts], expected[:, sample.column_rows][counts], rtol=1e-10, atol=1e-10)
+    masked = {(query, row) for query, row in whole | answers if row in sample.column_rows}
     at = torch.nonzero(~counts)
-    assert set(zip(at[:, 0].tolist(), candidates.rows[at[:, 1]].tolist(), strict=True)) == left_out
-    # Every answer is the target of its query once.
-    asked, target = found.query[found.answers], found.score[found.answers]
-    order = torch.argsort(asked * 1e6 + target)
-    wanted = expected[queries.answer_query, queries.answer]
-    wanted = wanted[torch.argsort(queries.answer_query * 1e6 + wanted)]
-    torch.testing.assert_close(target[order], wanted, rtol=1e-9, atol=1e-10)
-    assert torch.equal(found.log_weight[found.answers], torch.zeros(len(answers)))
+    assert set(zip(at[:, 0].tolist(), sample.column_rows[at[:, 1]].tolist(), strict=True)) == masked
+    # Every answer is a target of its query once, and stands for itself alone.
+    number = targets.position - len(of_table)
+    target = [(apart[at][0], apart[at][1]) for at in number.tolist()]
+    assert sorted(target) == sorted(answers)
+    assert targets.query.tolist() == [query for query, _ in target]
+    assert not targets.log_weight[layout.num_columns + number].any()
 
 
-def met(candidates, subject, rows):
-    coins = candidates.coins(rows)
-    found = candidates.meets(subject, rows, coins)
-    assert candidates.may_meet(rows, coins)[found].all()
+def includes(sample, subject, rows):
+    draws = sample.draws(rows)
+    found = sample.includes(subject, rows, draws)
+    assert sample.may_include(rows, draws)[found].all()
     return found
 
 
-def pairs_of(history):
-    parts = [part for part in (history.pairs, history.paths) if part is not None]
-    return {pair for part in parts for pair in zip(part.pair_query.tolist(), part.pair_other.tolist(), strict=True)}
+def pairs_of_past(layout, rows=None):
+    """Query and row of the shard of what walks end in; `rows` are those of the layout where it is of a sample."""
+    number = sum(walks.num_pairs for walks in (layout.facts, layout.paths) if walks is not None)
+    positions = layout.positions[layout.num_apart : layout.num_apart + number]
+    if rows is None:
+        return set(zip(*(part.tolist() for part in (positions // MANY, positions % MANY)), strict=True))
+    number = positions - layout.num_queries * layout.num_columns
+    assert (number >= 0).all()
+    return {pairs_apart(layout, rows)[at] for at in number.tolist()}
+
+
+def pairs_apart(layout, rows):
+    """Query and row of the shard of what is scored apart."""
+    if layout.apart is None:
+        return []
+    return list(zip(layout.apart.row.tolist(), rows[layout.apart.column].tolist(), strict=True))
 
 
 def test_rows_that_are_not_read_get_no_gradient():
@@ -173,73 +196,78 @@ def test_sums_over_samples_are_on_average_those_over_all(num_negatives, history_
     assert -float(losses.var()) - 4 * error - 0.02 < float(losses.mean()) - exact < 4 * error
 
 
-@given(st.integers(0, 1000), st.integers(1, 80), shares, st.integers(1, 4))
+@given(st.integers(0, 1000), st.integers(1, 80), probabilities, st.integers(1, 4))
 @settings(max_examples=30)
-def test_every_rank_draws_its_part_of_the_same_candidates(seed, num_negatives, share, world_size):
+def test_every_rank_draws_its_part_of_the_same_candidates(seed, num_negatives, probability, world_size):
     queries = graph_with_many(seed % 7).snapshot(3).queries
     subject, other = (torch.randint(MANY, (30,), generator=torch.Generator().manual_seed(seed + n)) for n in range(2))
-    whole = draw(queries, Partition(MANY, 8), num_negatives, share, (subject, other), seed)
+    whole = draw(queries, Partition(MANY, 8), num_negatives, probability, (subject, other), seed)
     ids, weights = [], []
     about = torch.arange(10).repeat_interleave(MANY)
     every = torch.arange(MANY).repeat(10)
-    expected, found_met = met(whole, about, every), torch.zeros(len(every), dtype=torch.bool)
+    expected, included = includes(whole, about, every), torch.zeros(len(every), dtype=torch.bool)
     for rank in range(world_size):
         part = Partition(MANY, 8, rank, world_size)
         own = part.owns(other)
-        found = draw(queries, part, num_negatives, share, (subject[own], part.rows(other[own])), seed)
-        assert torch.equal(found.rows, found.rows.unique())
-        ids.append(part.ids[found.rows])
+        found = draw(queries, part, num_negatives, probability, (subject[own], part.rows(other[own])), seed)
+        assert torch.equal(found.column_rows, found.column_rows.unique())
+        ids.append(part.ids[found.column_rows])
         weights.append(found.log_weight)
         mine = torch.isin(every, part.ids)
-        found_met[mine] = met(found, about[mine], part.rows(every[mine]))
+        included[mine] = includes(found, about[mine], part.rows(every[mine]))
     order = torch.argsort(torch.cat(ids))
-    assert torch.equal(torch.cat(ids)[order], whole.rows)
+    assert torch.equal(torch.cat(ids)[order], whole.column_rows)
     assert torch.equal(torch.cat(weights)[order], whole.log_weight)
-    assert torch.equal(found_met, expected)
-    assert met(whole, queries.subject[queries.answer_query], queries.answer).all()
+    assert torch.equal(included, expected)
+    assert includes(whole, queries.subject[queries.answer_query], queries.answer).all()
     answers = torch.unique(queries.answer)
-    own = whole.rows[whole.log_weight == 0] if num_negatives < MANY else answers
+    own = whole.column_rows[whole.log_weight == 0] if num_negatives < MANY else answers
     assert len(own) == min(len(answers), num_negatives)
     assert torch.isin(own, answers).all()
-    drawn = whole.log_weight[~torch.isin(whole.rows, own)]
+    drawn = whole.log_weight[~torch.isin(whole.column_rows, own)]
     if len(drawn):
         assert float(drawn.exp().sum()) == pytest.approx(MANY - len(own), rel=1e-5)
 
 
-def test_a_history_is_met_as_often_as_its_share_says():
+def test_a_past_candidate_is_drawn_as_often_as_its_probability_says():
     queries, partition = graph_with_many(1).snapshot(3).queries, Partition(MANY)
     rows = torch.arange(MANY)
-    stranger, asked = torch.full_like(rows, MANY - 1), queries.subject[queries.answer_query]
-    share, known = Shares(known=0.7, other=0.2), (stranger[:30], rows[:30])
-    draws = [draw(queries, partition, 10, share, known, seed) for seed in range(600)]
+    stranger, subjects = torch.full_like(rows, MANY - 1), queries.subject[queries.answer_query]
+    probability, known = InclusionProbabilities(known=0.7, other=0.2), (stranger[:30], rows[:30])
+    samples = [draw(queries, partition, 10, probability, known, seed) for seed in range(600)]
     for subject, other, expected in (
         (*known, 0.7),
         (stranger[30:], rows[30:], 0.2),
-        (asked, queries.answer, 1.0),
+        (subjects, queries.answer, 1.0),
     ):
-        assert torch.allclose(draws[0].share(subject, other), torch.tensor(expected))
-        found = torch.stack([met(one, subject, other) for one in draws]).double()
+        assert torch.allclose(samples[0].probability(subject, other), torch.tensor(expected))
+        found = torch.stack([includes(one, subject, other) for one in samples]).double()
         assert float(found.mean()) == pytest.approx(expected, abs=0.02)
 
 
-def test_known_answers_come_first_and_take_half_of_the_links_at_most():
-    assert Shares.of(100, 10, 1000) == Shares(1.0, 90 / 990)
-    assert Shares.of(100, 200, 1000) == Shares(0.25, 50 / 800)
-    assert Shares.of(100, 300, 400) == Shares(0.25, 0.25)
-    assert Shares.of(100, 30, 60) == Shares.of(100, 0, 0) == Shares(1.0, 1.0)
+def test_known_answers_come_first_and_take_half_of_the_walks_at_most():
+    assert InclusionProbabilities.of(100, 10, 1000) == InclusionProbabilities(1.0, 90 / 990)
+    assert InclusionProbabilities.of(100, 200, 1000) == InclusionProbabilities(0.25, 50 / 800)
+    assert InclusionProbabilities.of(100, 300, 400) == InclusionProbabilities(0.25, 0.25)
+    assert (
+        InclusionProbabilities.of(100, 30, 60)
+        == InclusionProbabilities.of(100, 0, 0)
+        == InclusionProbabilities(1.0, 1.0)
+    )
 
 
-def test_a_step_has_shares_by_the_links_of_all_of_its_queries(monkeypatch):
+def test_a_step_has_probabilities_by_the_walks_of_all_of_its_queries(monkeypatch):
     graph = graph_of(random_facts(3, 400))
     model, read = tiny_model(graph, history={**HISTORY, "recent": 50}), []
 
-    def noted(index, found, sample):
-        known, others = len(found.known_answers[0]), found.num_links - len(found.known_answers[0])
-        read.append((known * sample.shares.known + others * sample.shares.other, len(found.asked.queries)))
-        return sampled(index, found, sample)
+    def noted(found, config, sample):
+        known, probabilities = len(found.known_answers[0]), sample.probabilities
+        others = found.num_walks - known
+        read.append((known * probabilities.known + others * probabilities.other, len(found.groups.queries)))
+        return join(found, config, sample)
 
-    sampled = HistoryIndex.sampled
-    monkeypatch.setattr(HistoryIndex, "sampled", noted)
+    join = step_batch.join
+    monkeypatch.setattr(step_batch, "join", noted)
     for links in (2, 6, ALL):
         backward(model, graph, 10, history_links=links)
     (two, queries), (six, _), (every, _) = read
@@ -250,14 +278,14 @@ def test_a_step_has_shares_by_the_links_of_all_of_its_queries(monkeypatch):
 
 @given(st.integers(0, 1000), st.sets(st.integers(0, 9), min_size=1))
 @settings(max_examples=30)
-def test_a_window_for_some_rows_tells_them_what_the_whole_window_does(seed, rows):
+def test_a_window_for_some_rows_does_to_them_what_the_whole_window_does(seed, rows):
     graph, read = graph_of(random_facts(seed)), torch.tensor(sorted(rows))
     model = tiny_model(graph, seed, dropout=0.3).train()
-    window = [Neighbourhood.of(graph.snapshot(time), graph.partition) for time in (TIME - 2, TIME - 1)]
+    window = message_graphs(graph, (TIME - 2, TIME - 1))
     weight, found = torch.randn(len(read), 4, dtype=torch.float64), []
-    for asked in (window, only_for(window, read)):
+    for given_window in (window, only_for(window, read)):
         model.zero_grad()
-        z = entity_vectors(model, Memory.empty(graph.num_entities, 4, like=model.entity), asked, noise=Noise(1, 1))
+        z = model.entity_vectors(model.empty_memory(), given_window, rng=CounterRNG(1, 1))
         (z[read] * weight).sum().backward()
         found.append({"z": z[read].detach(), **gradients_of(model)})
     for name, expected in found[0].items():
@@ -265,7 +293,7 @@ def test_a_window_for_some_rows_tells_them_what_the_whole_window_does(seed, rows
             found[1][name], expected, rtol=1e-10, atol=1e-12, msg=lambda text, name=name: name + text
         )
     if len(read) == 1:
-        assert sum(len(one.active) for one in window) > sum(len(one.wanted) for one in only_for(window, read))
+        assert sum(len(one.active) for one in window) > sum(len(one.updated) for one in only_for(window, read))
 
 
 def test_rows_with_a_gradient_step_as_adamw_and_others_stay():

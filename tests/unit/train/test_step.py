@@ -3,36 +3,25 @@ from itertools import chain
 
 import pytest
 import torch
-from graphs import NUM_ENTITIES, graph_of, history_before, queries_of, random_facts, tiny_model
+from graphs import NUM_ENTITIES, graph_of, history_before, message_graphs, queries_of, random_facts, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scoring import score_table, sharded, step_loss
 from torch.nn import functional
 
 from gam_kg.config import TrainConfig
-from gam_kg.distributed.neighbourhood import Neighbourhood
-from gam_kg.nn.noise import Noise
 from gam_kg.nn.recurrence import Memory
-from gam_kg.train.step import (
-    StepSettings,
-    backward_snapshot,
-    entity_vectors,
-    query_blocks,
-    remember,
-    step_queries,
-)
+from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.train.step_batch import divide_queries, step_queries
 
 DIM = 4
 assert_exact = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
 
 
-def neighbourhoods(graph, times):
-    return [Neighbourhood.of(graph.snapshot(time), graph.partition) for time in times]
-
-
 def rolled(model, graph, times):
-    memory = Memory.empty(graph.num_entities, DIM, like=model.entity.detach())
-    for neighbourhood in neighbourhoods(graph, times):
-        remember(model, memory, neighbourhood)
+    memory = model.empty_memory()
+    for snapshot in message_graphs(graph, times):
+        sharded(model).advance(memory, snapshot)
     return memory
 
 
@@ -73,18 +62,20 @@ def gradients_of(value, model):
 @pytest.mark.parametrize("drop", [False, True])
 def test_gradients_flow_through_exactly_the_window(window, drop):
     graph = graph_of(random_facts(3, 40))
-    model = tiny_model(graph)
-    torch.manual_seed(2)
-    dropped = torch.rand(NUM_ENTITIES) < 0.5 if drop else None
+    model, rng = tiny_model(graph, entity_dropout=0.5), CounterRNG(2, 0) if drop else None
+    dropped = None
+    if rng is not None:
+        dropped = rng.uniform(torch.arange(NUM_ENTITIES), "entity dropout") < 0.5
+        assert 0 < dropped.sum() < NUM_ENTITIES
     times = graph.times[:5]
     memory = rolled(model, graph, times[: len(times) - window])
-    z = entity_vectors(model, memory, neighbourhoods(graph, times[len(times) - window :]), dropped)
+    z = sharded(model).entity_vectors(memory, message_graphs(graph, times[len(times) - window :]), rng=rng)
     naive = naive_vectors(model, graph, times, window, dropped)
     assert_exact(z, naive)
     found = gradients_of(z, model)
     for mine, expected in zip(found, gradients_of(naive, model), strict=True):
         assert_exact(mine, expected)
-    # One update more would give other gradients, so the window is told apart from a longer one.
+    # One update more would give other gradients, so this distinguishes the window from a longer one.
     if not drop:
         longer = gradients_of(naive_vectors(model, graph, times, window + 1), model)
         assert not all(torch.allclose(mine, other) for mine, other in zip(found, longer, strict=True))
@@ -95,21 +86,21 @@ def test_a_window_leaves_the_stored_memory_as_it_was():
     model = tiny_model(graph)
     memory = rolled(model, graph, [0])
     before = [column.clone() for column in vars(memory).values()]
-    entity_vectors(model, memory, neighbourhoods(graph, [1, 2])).sum().backward()
+    model.entity_vectors(memory, message_graphs(graph, [1, 2])).sum().backward()
     assert all(map(torch.equal, before, vars(memory).values()))
 
 
-def gradients_after(model, graph, time, window, *, smoothing=0.1, max_scores=10**9, queries=None):
+def gradients_after(model, graph, time, window, *, queries=None, **train):
     model.zero_grad()
     memory = rolled(model, graph, range(time - window))
-    loss = backward_snapshot(
+    loss = step_loss(
         model,
         memory,
-        neighbourhoods(graph, range(time - window, time)),
+        message_graphs(graph, range(time - window, time)),
         graph.snapshot(time).queries if queries is None else queries,
         history_before(graph, model.config.history, time),
-        Noise(7, 0),
-        StepSettings(smoothing, max_scores),
+        CounterRNG(7, 0),
+        **train,
     )
     return loss, [torch.zeros(1) if each.grad is None else each.grad.clone() for each in model.parameters()]
 
@@ -120,12 +111,12 @@ def test_a_step_has_the_loss_and_gradients_of_one_plain_graph(decoder, window):
     graph = graph_of(random_facts(1))
     model = tiny_model(graph, decoder=decoder)
     time, smoothing = 4, 0.1
-    loss, found = gradients_after(model, graph, time, window, smoothing=smoothing)
+    loss, found = gradients_after(model, graph, time, window, label_smoothing=smoothing)
 
     model.zero_grad()
     z = naive_vectors(model, graph, range(time), window)
     queries = graph.snapshot(time).queries
-    scores = model.scores(z, queries, history_before(graph, model.config.history, queries.time).look_up(queries))
+    scores = score_table(model, z, queries, history_before(graph, model.config.history, time))
     expected = functional.cross_entropy(scores[queries.answer_query], queries.answer, label_smoothing=smoothing)
     expected.backward()
     assert_exact(loss, expected.detach())
@@ -141,7 +132,7 @@ def test_a_step_has_the_loss_and_gradients_of_one_plain_graph(decoder, window):
 def test_blocks_of_queries_give_the_gradients_of_one_block(max_scores, entity_dropout):
     graph = graph_of(random_facts(2))
     model = tiny_model(graph, entity_dropout=entity_dropout)
-    whole, parts = (gradients_after(model, graph, 4, 2, max_scores=most) for most in (10**9, max_scores))
+    whole, parts = (gradients_after(model, graph, 4, 2, max_logits=most) for most in (10**9, max_scores))
     assert_exact(parts[0], whole[0])
     for part, expected in zip(parts[1], whole[1], strict=True):
         assert_exact(part, expected)
@@ -196,6 +187,6 @@ def test_the_division_into_steps_is_a_function_of_the_seed():
 @given(st.integers(0, 12), st.integers(1, 60))
 def test_blocks_divide_queries_in_order_within_the_limit(num_queries, max_scores):
     queries = queries_of([(number, 0) for number in range(num_queries)], time=1)
-    blocks = [block for block in query_blocks(queries, NUM_ENTITIES, max_scores) if len(block)]
+    blocks = [block for block in divide_queries(queries, NUM_ENTITIES, max_scores) if len(block)]
     assert list(chain.from_iterable(map(ids_of, blocks))) == ids_of(queries)
     assert all(len(block) == 1 or len(block) * NUM_ENTITIES <= max_scores for block in blocks)

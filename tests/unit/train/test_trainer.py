@@ -7,34 +7,50 @@ import torch
 from graphs import NUM_RELATIONS, VALID_START, graph_of, periodic_facts, random_facts, tiny_config
 
 from gam_kg.errors import GamKGError
-from gam_kg.nn.noise import Noise
-from gam_kg.train import loop
-from gam_kg.train.loop import Trainer
+from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.train import trainer as trainer_module
 from gam_kg.train.optimizer import learning_rate
+from gam_kg.train.step_batch import to_device
+from gam_kg.train.trainer import Trainer
 
 
 def spied(trainer, monkeypatch):
-    """The steps of a training: what each was asked, with the window and the memory it started from."""
-    steps, original = [], loop.backward_snapshot
+    """The steps of a training: the answers of each batch, with the window and the memory it started from."""
+    steps, times, backward_step, make = [], [], trainer_module.backward_step, trainer._batch
 
-    def spy(model, memory, window, queries, history, noise, *more):
-        subject, relation = queries.subject[queries.answer_query], queries.relation[queries.answer_query]
-        columns = (subject, relation, queries.answer)
+    def noted_time(queries, *, cache):
+        times.append(queries.time)
+        return make(queries, cache=cache)
+
+    def spy(model, memory, batch, rng, *more):
+        answers = [answer for block in batch.blocks for answer in answers_of(block)]
+        assert len(answers) == batch.num_answers
         steps.append(
             {
                 "epoch": trainer.position.epoch,
-                "noise": noise,
-                "time": queries.time,
-                "window": [snapshot.time for snapshot in window],
+                "rng": rng,
+                "time": times[-1],
+                "window": [snapshot.time for snapshot in batch.window],
                 "last_seen": memory.last_seen.clone(),
-                "answers": list(zip(*(column.tolist() for column in columns), strict=True)),
+                "answers": answers,
             }
         )
-        return original(model, memory, window, queries, history, noise, *more)
+        return backward_step(model, memory, batch, rng, *more)
 
-    monkeypatch.setattr(loop, "backward_snapshot", spy)
+    monkeypatch.setattr(trainer, "_batch", noted_time)
+    monkeypatch.setattr(trainer_module, "backward_step", spy)
     list(trainer.run())
+    assert len(times) == len(steps)
     return steps
+
+
+def answers_of(block):
+    """Subject, relation and answer of the targets of a block over all entities."""
+    block = to_device(block, torch.device("cpu"))  # cached blocks are narrow
+    layout, targets = block.layout, block.targets
+    columns = layout.subject[targets.query], layout.relation[targets.query], targets.position % layout.num_columns
+    assert torch.equal(targets.position // layout.num_columns, targets.query)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 @pytest.mark.parametrize("answers_per_step", [1, 1000])
@@ -48,12 +64,12 @@ def test_every_answer_of_train_is_seen_exactly_once_an_epoch(monkeypatch, answer
     for epoch in (0, 1):
         mine = [step for step in steps if step["epoch"] == epoch]
         assert Counter((*answer, step["time"]) for step in mine for answer in step["answers"]) == expected
-        asked = Counter((step["time"], pair) for step in mine for pair in {answer[:2] for answer in step["answers"]})
-        assert set(asked.values()) == {1}  # a query is asked once, with all its answers
+        queries = Counter((step["time"], pair) for step in mine for pair in {answer[:2] for answer in step["answers"]})
+        assert set(queries.values()) == {1}  # a query is in one step, with all its answers
         times = [step["time"] for step in mine]
         assert times == sorted(times)
     assert len(steps) == trainer.position.step
-    assert [step["noise"] for step in steps] == [Noise(config.seed, number) for number in range(len(steps))]
+    assert [step["rng"] for step in steps] == [CounterRNG(config.seed, number) for number in range(len(steps))]
     assert (len(steps) > 10) == (answers_per_step == 1)
 
 
@@ -88,15 +104,15 @@ def test_the_loss_falls_and_validation_ranks_rise_on_a_periodic_graph():
     assert max(ranks) > 0.7
 
 
-def test_metrics_tell_the_mean_loss_of_the_epoch(monkeypatch):
-    losses, original = [], loop.backward_snapshot
+def test_metrics_have_the_mean_loss_of_the_epoch(monkeypatch):
+    losses, original = [], trainer_module.backward_step
 
-    def spy(*arguments, **options):
-        loss = original(*arguments, **options)
-        losses.append((float(loss), len(arguments[3].answer)))
+    def spy(model, memory, batch, *more):
+        loss = original(model, memory, batch, *more)
+        losses.append((float(loss), batch.num_answers))
         return loss
 
-    monkeypatch.setattr(loop, "backward_snapshot", spy)
+    monkeypatch.setattr(trainer_module, "backward_step", spy)
     trainer = Trainer(tiny_config(epochs=1, answers_per_step=5), graph_of(random_facts(0)))
     list(trainer.run())
     answers = sum(count for _, count in losses)
@@ -109,11 +125,11 @@ def with_validation(monkeypatch, scripted, **train):
     values, weights = iter(scripted), []
     trainer = Trainer(tiny_config(**train), graph_of(random_facts(0)))
 
-    def validation(model, *arguments, **options):
-        weights.append({name: value.clone() for name, value in model.state_dict().items()})
+    def validation(sharded, *arguments, **options):
+        weights.append({name: value.clone() for name, value in sharded.model.state_dict().items()})
         return {"mrr": next(values), "hits@1": 0.0, "hits@3": 0.0, "hits@10": 0.0, "count": 1}
 
-    monkeypatch.setattr(loop, "validation_mrr", validation)
+    monkeypatch.setattr(trainer_module, "validate", validation)
     list(trainer.run())
     return trainer, weights
 
@@ -139,7 +155,7 @@ def test_training_stops_when_validation_stops_getting_better(monkeypatch, script
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_names_the_setting(monkeypatch):
-    monkeypatch.setattr(loop, "backward_snapshot", lambda *arguments, **options: torch.tensor(torch.nan))
+    monkeypatch.setattr(trainer_module, "backward_step", lambda *arguments: torch.tensor(torch.nan))
     trainer = Trainer(tiny_config(epochs=1), graph_of(random_facts(0)))
     with pytest.raises(GamKGError, match=r"epoch 1, snapshot 0.*train\.learning_rate"):
         list(trainer.run())
@@ -160,19 +176,19 @@ def test_the_same_seed_trains_the_same_weights_and_another_seed_others():
     assert not torch.equal(first["entity"], other["entity"])
 
 
-def test_progress_counts_every_snapshot_and_tells_when_to_checkpoint():
+def test_progress_counts_every_snapshot_and_says_when_to_checkpoint():
     graph = graph_of(random_facts(0))
     trainer = Trainer(tiny_config(epochs=2, patience=2, checkpoint_steps=2), graph)
-    told = list(trainer.run())
-    train = [progress for progress in told if progress.phase == "train"]
+    events = list(trainer.run())
+    train = [progress for progress in events if progress.phase == "train"]
     snapshots = len(graph.times_in("train"))
     assert [(progress.epoch, progress.done) for progress in train] == [
         (epoch, done) for epoch in (1, 2) for done in range(1, snapshots + 1)
     ]
-    ended = [progress for progress in told if progress.metrics]
+    ended = [progress for progress in events if progress.metrics]
     assert [progress.epoch for progress in ended] == [1, 2]
     assert all(progress.checkpoint for progress in ended)
-    # Steps 2 and 4 of the first epoch's five, then 6 and 8 of all ten; the epoch ends tell of the rest.
+    # Steps 2 and 4 of the first epoch's five, then 6 and 8 of all ten; the rest are the ends of epochs.
     assert [(progress.epoch, progress.done) for progress in train if progress.checkpoint] == [
         (1, 2),
         (1, 4),

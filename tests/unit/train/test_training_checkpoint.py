@@ -1,16 +1,17 @@
 import json
 import pickle
+from dataclasses import asdict
 
 import pytest
 import torch
 from graphs import NAMES, NUM_ENTITIES, graph_of, random_facts, tiny_config
 from safetensors.torch import load_file, save_file
 
-from gam_kg.data.names import NameWords
-from gam_kg.data.partition import Partition
 from gam_kg.errors import ArtifactError
+from gam_kg.graph.name_words import NameWords
+from gam_kg.graph.partition import Partition
 from gam_kg.train import checkpoint
-from gam_kg.train.loop import Trainer
+from gam_kg.train.trainer import Trainer
 
 MODEL = {"dropout": 0.2, "entity_dropout": 0.4}
 TRAIN = {"epochs": 3, "patience": 3, "answers_per_step": 8, "learning_rate": 0.01}
@@ -39,7 +40,7 @@ def stopped(after):
 
 
 def results(trainer):
-    position = {name: value for name, value in trainer.state().items() if name not in TIMINGS}
+    position = {name: value for name, value in asdict(trainer.position).items() if name not in TIMINGS}
     position["metrics"] = [
         {name: value for name, value in epoch.items() if name not in NOT_RESULTS} for epoch in position["metrics"]
     ]

@@ -1,0 +1,92 @@
+"""What a look-up in the history index requests and what it finds, before facts are joined to the queries."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gam_kg.graph.snapshot import Queries
+from gam_kg.history.recency import Recent
+from gam_kg.ops.ragged import unique_inverse
+
+
+@dataclass(frozen=True)
+class QueryGroups:
+    """The distinct subjects and relations of queries.
+
+    Attributes:
+        queries: The queries.
+        subjects, relations: Distinct, ascending, int64 (num_subjects,) and (num_relations,).
+        of_subject, of_relation: Which of them each query has, int64 (num_queries,).
+    """
+
+    queries: Queries
+    subjects: Tensor
+    of_subject: Tensor
+    relations: Tensor
+    of_relation: Tensor
+
+    @classmethod
+    def of(cls, queries: Queries) -> "QueryGroups":
+        """The groups of queries."""
+        return cls(queries, *unique_inverse(queries.subject), *unique_inverse(queries.relation))
+
+
+@dataclass(frozen=True)
+class Hops:
+    """First hops of two-hop paths: the most recent facts (subject, relation, neighbour) of each subject.
+
+    Attributes:
+        row: Which of the subjects each starts from, int64 (num_hops,), ascending.
+        relation, last: int64 (num_hops,).
+        neighbours: Distinct neighbours, by id, ascending, int64 (num_neighbours,).
+        of_neighbour: Which of them each hop leads to, int64 (num_hops,).
+    """
+
+    row: Tensor
+    relation: Tensor
+    last: Tensor
+    neighbours: Tensor
+    of_neighbour: Tensor
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an index has for queries, not yet joined to each of them.
+
+    Items of `recent` and `second` are `relation * num_rows + row`, of the others rows of the shard.
+
+    Attributes:
+        groups: The queries.
+        num_rows: Rows of the shard, at least 1.
+        own_row: Row of each subject in the shard, -1 for those of other ranks, int64 (num_subjects,).
+        recent: Facts by subject.
+        same_relation: Answers by query.
+        hops: First hops of paths; None where paths are switched off.
+        second: Facts by neighbour; likewise.
+        popular: Answers by relation; None where popularity is switched off.
+    """
+
+    groups: QueryGroups
+    num_rows: int
+    own_row: Tensor
+    recent: Recent
+    same_relation: Recent
+    hops: Hops | None
+    second: Recent | None
+    popular: Recent | None
+
+    @property
+    def known_answers(self) -> tuple[Tensor, Tensor]:
+        """Subjects and rows of past answers to the queries, int64 (num_known,) each."""
+        same = self.same_relation
+        return self.groups.queries.subject.index_select(0, same.row), same.item
+
+    @property
+    def num_walks(self) -> int:
+        """About how many facts and paths the queries have; summed over ranks, it is the count of a world of one."""
+        of_subject = torch.bincount(self.recent.row, minlength=len(self.groups.subjects))
+        if self.hops is not None and self.second is not None:
+            seconds = torch.bincount(self.second.row, minlength=len(self.hops.neighbours))
+            of_subject.index_add_(0, self.hops.row, seconds.index_select(0, self.hops.of_neighbour))
+        return int(of_subject.index_select(0, self.groups.of_subject).sum()) + len(self.same_relation.row)

@@ -1,0 +1,195 @@
+"""The layout of scores: which candidates queries are scored against, and what of the past each score reads.
+
+Scores lie in one vector: the table (num_queries, num_columns) of columns, which all queries share, then the pairs that
+are scored apart, each of one query alone. 1-vs-all has all rows of the shard as columns and no pairs apart.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gam_kg.history.found import Found
+from gam_kg.history.index import HistoryIndex
+from gam_kg.history.recency import RecencyIndex, Recent
+from gam_kg.history.sampling import Sample
+from gam_kg.history.walks import NUM_BINS, Joined, Walks, log_bin
+from gam_kg.ops.ragged import join_groups, select, unique, unique_inverse
+from gam_kg.ops.sparse import CSRPattern, csr_offsets, rows_from_runs
+
+
+@dataclass(frozen=True)
+class Popularity:
+    """Objects recently seen with the queries' relations. Entries for columns come first, then those for pairs apart.
+
+    Attributes:
+        num_relations: Number of distinct relations.
+        of_query: Which of them each query has, (num_queries,).
+        relation: Relation of each start, a run of entries with one relation, (num_starts,).
+        pattern: Joins starts to bins, `recency * NUM_BINS + count`.
+        cell: Place of the objects that are columns in a table (num_relations, num_columns), (num_cells,).
+    """
+
+    num_relations: int
+    of_query: Tensor
+    relation: Tensor
+    pattern: CSRPattern
+    cell: Tensor
+
+    def by_query(self, num_columns: int) -> tuple[Tensor, Tensor]:
+        """For all queries: table positions that get a popularity score, and the index of that score; (num_entries,)."""
+        query, object_ = join_groups(self.cell // num_columns, self.num_relations, self.of_query)
+        return query * num_columns + (self.cell % num_columns).index_select(0, object_), object_
+
+
+@dataclass(frozen=True)
+class ScoreLayout:
+    """All integers that scoring some queries takes.
+
+    Attributes:
+        num_queries, num_columns: Size of the table.
+        subject, relation: The rank's own queries (those of its subjects), (num_own_queries,).
+        row: Rows of z of their subjects, (num_own_queries,).
+        columns: Rows of z that are columns, (num_columns,); None: all.
+        ends: Rows of z in which walks end, (num_ends,).
+        facts, paths: Walks of one and of two facts; None where they are switched off.
+        popularity: None where it is switched off.
+        apart: Joins queries to the rows of z of pairs that are scored apart; None: there are none.
+        positions: Where scores of pairs are added in the vector: of `apart`, `facts`, `paths` and `popularity`, one
+            after another, (num_added,).
+    """
+
+    num_queries: int
+    num_columns: int
+    subject: Tensor
+    relation: Tensor
+    row: Tensor
+    columns: Tensor | None
+    ends: Tensor
+    facts: Walks | None
+    paths: Walks | None
+    popularity: Popularity | None
+    apart: CSRPattern | None
+    positions: Tensor
+
+    @property
+    def num_apart(self) -> int:
+        """Number of pairs that are scored apart."""
+        return 0 if self.apart is None else len(self.apart.column)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where in the vector of scores the pairs of queries and candidates lie. Pairs are `query * num_rows + row`.
+
+    Attributes:
+        num_queries, num_columns: Size of the table.
+        num_rows: Rows of the shard, at least 1.
+        sample: The columns; None: all rows, and then all pairs lie in the table.
+        apart: Pairs apart, ascending, (num_apart,). Without a sample none; with one the drawn pairs of the past, and
+            the answers. Pairs of the past that were not drawn are in `Joined.excluded` if they are columns.
+    """
+
+    num_queries: int
+    num_columns: int
+    num_rows: int
+    sample: Sample | None
+    apart: Tensor
+
+    @classmethod
+    def of(cls, joined: Joined, answers: Tensor, num_rows: int, sample: Sample | None) -> "Slots":
+        """The slots of queries.
+
+        Args:
+            joined: The past of the queries.
+            answers: Pairs of the rank's answers.
+            num_rows: Rows of the shard.
+            sample: The sample of the step; None: all rows are columns.
+        """
+        num_queries = len(joined.found.groups.queries)
+        if sample is None:
+            return cls(num_queries, num_rows, joined.found.num_rows, None, answers[:0])
+        apart = unique(torch.cat([*joined.pairs, answers]))
+        return cls(num_queries, len(sample.column_rows), joined.found.num_rows, sample, apart)
+
+    def positions(self, pairs: Tensor) -> Tensor:
+        """Positions of pairs in the vector, (num_pairs,); with a sample, the pairs are among those apart."""
+        return pairs if self.sample is None else self.first_apart + torch.searchsorted(self.apart, pairs)
+
+    @property
+    def first_apart(self) -> int:
+        """Position of the first pair apart."""
+        return self.num_queries * self.num_columns
+
+    def masked(self, excluded: Tensor) -> Tensor:
+        """Table positions to ignore, (num_masked,): pairs scored apart, and past pairs that were not drawn."""
+        if self.sample is None:
+            return excluded
+        pairs = torch.cat([self.apart, excluded])
+        column = self.sample.column.index_select(0, pairs % self.num_rows)
+        return select(column >= 0, pairs // self.num_rows * self.num_columns + column)[0]
+
+
+def lay_out(history: HistoryIndex, joined: Joined, slots: Slots) -> ScoreLayout:
+    """The layout of some queries' scores, in rows of the shard.
+
+    Args:
+        history: The index, as it was when the past of the queries was found.
+        joined: The past of the queries.
+        slots: Where pairs lie.
+    """
+    queries, found, partition = joined.found.groups.queries, joined.found, history.partition
+    subject, relation = select(partition.owns(queries.subject), queries.subject, queries.relation)
+    ends, facts, paths = _with_ends(joined)
+    positions = [slots.first_apart + torch.arange(len(slots.apart)), *map(slots.positions, joined.pairs)]
+    popularity = apart = None
+    if found.popular is not None:
+        popularity, of_pairs = _popularity(history.by_relation, found, found.popular, slots)
+        positions.append(of_pairs)
+    if len(slots.apart):
+        count = torch.bincount(slots.apart // slots.num_rows, minlength=slots.num_queries)
+        with torch.no_grad():  # transposed when it is renumbered to the rows that are read
+            apart = CSRPattern.of(csr_offsets(count), slots.apart % slots.num_rows, slots.num_rows)
+    return ScoreLayout(
+        slots.num_queries,
+        slots.num_columns,
+        subject,
+        relation,
+        partition.rows(subject),
+        None if slots.sample is None else slots.sample.column_rows,
+        ends,
+        facts,
+        paths,
+        popularity,
+        apart,
+        torch.cat(positions),
+    )
+
+
+def _with_ends(joined: Joined) -> tuple[Tensor, Walks | None, Walks | None]:
+    """The distinct rows in which walks end, ascending, and the walks with their ends as places among them."""
+    both = joined.facts, joined.paths
+    ends = [torch.zeros(0, dtype=torch.int64) if walks is None else walks.end for walks in both]
+    rows, place = unique_inverse(torch.cat(ends))
+    places = place.split([len(end) for end in ends])
+    facts, paths = (walks and replace(walks, end=place) for walks, place in zip(both, places, strict=True))
+    return rows, facts, paths
+
+
+def _popularity(index: RecencyIndex, found: Found, popular: Recent, slots: Slots) -> tuple[Popularity, Tensor]:
+    """Popularity of the columns and of the pairs apart, and the positions of the latter."""
+    groups, positions, column = found.groups, slots.apart[:0], popular.item
+    row, last, count = popular.row, popular.last, popular.count
+    if slots.sample is not None:
+        column = slots.sample.column.index_select(0, popular.item)
+        row, column, last, count = select(column >= 0, row, column, last, count)
+        relation = groups.of_relation.index_select(0, slots.apart // slots.num_rows)
+        of_pairs = index.among(popular, groups.relations[relation], slots.apart % slots.num_rows)
+        positions = slots.first_apart + of_pairs.row
+        row = torch.cat([row, relation[of_pairs.row]])
+        last, count = torch.cat([last, of_pairs.last]), torch.cat([count, of_pairs.count])
+    bin_ = log_bin(groups.queries.time - last) * NUM_BINS + log_bin(count)
+    start, offsets = rows_from_runs(row)
+    pattern, relation = CSRPattern.of(offsets, bin_, NUM_BINS**2), groups.relations.index_select(0, start)
+    cell = row[: len(column)] * slots.num_columns + column
+    return Popularity(len(groups.relations), groups.of_relation, relation, pattern, cell), positions

@@ -1,0 +1,201 @@
+"""The k most recent distinct items of a group, updated snapshot by snapshot.
+
+`KeyTable` stores when each distinct key (a fact, or an object of a relation) was last seen and how often.
+`RecencyIndex` stores the keys of each group in the order in which they were last seen. Both receive snapshots in time
+order. Their memory is bounded by the number of distinct keys.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gam_kg.ops.ragged import last_of_each, ragged_ranges, select, sort_with_positions, unique
+
+_MOST_INT32 = torch.iinfo(torch.int32).max
+
+
+class KeyTable:
+    """When each key was last seen, and in how many snapshots.
+
+    Args:
+        keys: Every key that will ever be inserted, distinct and ascending, int64 (num_keys,).
+    """
+
+    def __init__(self, keys: Tensor) -> None:
+        self.keys = keys
+        self.last = torch.full_like(keys, -1)
+        self.count = torch.zeros_like(keys, dtype=torch.int32)
+
+    def clear(self) -> None:
+        """Go back to before the first snapshot."""
+        self.last.fill_(-1)
+        self.count.zero_()
+
+    def places(self, keys: Tensor) -> Tensor:
+        """Table places of the keys, ascending, without duplicates; (num_keys,) → (num_distinct,)."""
+        return torch.searchsorted(self.keys, unique(keys))
+
+    def find(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Place of each key, int64 (num_keys,), and whether the table has the key, bool (num_keys,)."""
+        if not len(self.keys):
+            return torch.zeros_like(keys), torch.zeros_like(keys, dtype=torch.bool)
+        place = torch.searchsorted(self.keys, keys).clamp_(max=len(self.keys) - 1)
+        return place, self.keys.index_select(0, place) == keys
+
+    def insert(self, places: Tensor, time: int) -> None:
+        """Insert the keys of a snapshot, given by their distinct places, int64 (num_seen,)."""
+        self.last.index_fill_(0, places, time)
+        self.count.index_add_(0, places, torch.ones_like(places, dtype=torch.int32))
+
+
+@dataclass(frozen=True)
+class Recent:
+    """Items found by `RecencyIndex.recent`, sorted by row, and in a row from least to most recent.
+
+    Attributes:
+        row: Position of the group in the request, int64 (num_found,), ascending.
+        item: int64 (num_found,).
+        last: Snapshot in which the group last had the item, int64 (num_found,).
+        count: In how many snapshots it had it, int64 (num_found,).
+        place: Place of (group, item) in the key table, int64 (num_found,).
+    """
+
+    row: Tensor
+    item: Tensor
+    last: Tensor
+    count: Tensor
+    place: Tensor
+
+    def where(self, mask: Tensor) -> "Recent":
+        """The items at which a mask is true, bool (num_found,)."""
+        return Recent(*select(mask, *vars(self).values()))
+
+
+class RecencyIndex:
+    """The keys of each group from least to most recent.
+
+    A group has room for twice its distinct keys. A key that is seen again is written behind the others and its old
+    place becomes dead; when the room is full, dead places are removed. So a key is moved a constant number of times
+    on average, and the k most recent ones are found at the end, whatever the size of the group.
+
+    Args:
+        table: The keys, as `group * width + item`.
+        width: More than any item.
+        tie: Numbers that order items alike in recency and count, int64 → int64; None: the items themselves. They must
+            not depend on the future (ids sorted by degree do).
+    """
+
+    def __init__(self, table: KeyTable, width: int, tie: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.table, self._width = table, width
+        self.tie = tie or (lambda item: item)
+        size = len(table.keys)
+        dtype = torch.int32 if 2 * size <= _MOST_INT32 else torch.int64
+        self._written = torch.zeros(2 * size, dtype=dtype)  # keys, in the room of their group
+        self._position = torch.full((size,), -1, dtype=dtype)  # where each key is written
+        self._used = torch.zeros(size + 1, dtype=dtype)  # room used, at the first key of each group
+
+    def clear(self) -> None:
+        """Go back to before the first snapshot."""
+        self._position.fill_(-1)
+        self._used.zero_()
+
+    def insert(self, places: Tensor) -> None:
+        """Insert the keys of the newest snapshot, after `KeyTable.insert`; distinct ascending places, (num_seen,)."""
+        if not len(places):
+            return
+        keys = self.table.keys.index_select(0, places)
+        groups, of_key, length = torch.unique_consecutive(keys // self._width, return_inverse=True, return_counts=True)
+        order = torch.argsort(self.tie(keys % self._width))
+        weight = of_key * (2**32) + self.table.count[places]
+        order = order[torch.argsort(weight[order], stable=True)]
+        first, end = self._bounds(groups)
+        full = self._used[first].long() + length > 2 * (end - first)
+        if bool(full.any()):
+            self._remove_dead(first[full])
+        used = self._used[first].long()
+        _, position = ragged_ranges(2 * first + used, length)
+        self._write(places[order], position)
+        self._used[first] = (used + length).to(self._used.dtype)
+
+    def recent(self, groups: Tensor, limit: int | None = None) -> Recent:
+        """The distinct items of each group, at most the `limit` most recent; None for all.
+
+        Of items last seen at the same time, the more frequent are included; `tie` decides the rest.
+
+        Args:
+            groups: int64 (num_groups,).
+            limit: Items per group.
+        """
+        stop, used = self._rooms(groups)
+        if limit is None:
+            return self._at(*self._live(stop - used, used))
+        row, places = self._latest(stop, used, limit)
+        return self._at(*select(last_of_each(row, len(groups), limit), row, places))
+
+    def find(self, groups: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """See `KeyTable.find`, of pairs of a group and an item, int64 (num_pairs,) each."""
+        return self.table.find(groups * self._width + items)
+
+    def among(self, found: Recent, groups: Tensor, items: Tensor) -> Recent:
+        """Those of the (group, item) pairs, (num_pairs,) each, that are in `found`; `row` is the pair's position."""
+        place, known = self.find(groups, items)
+        is_found = torch.zeros(len(self.table.keys), dtype=torch.bool).index_fill_(0, found.place, True)
+        (pair,) = torch.nonzero(known & is_found[place] if len(is_found) else known, as_tuple=True)
+        return self._at(pair, place[pair])
+
+    def _latest(self, stop: Tensor, used: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+        """Live keys at the end of rooms, further back until there are `limit` of each, or all."""
+        groups, found, width = torch.arange(len(stop)), [], used.clamp(max=2 * limit)
+        while True:
+            length = width.index_select(0, groups)
+            row, places = self._live(stop.index_select(0, groups) - length, length)
+            row = groups.index_select(0, row)
+            short = (torch.bincount(row, minlength=len(stop)) < limit) & (width < used)
+            short &= torch.zeros_like(short).index_fill_(0, groups, True)
+            if not bool(short.any()):
+                found.append((row, places))
+                break
+            found.append(select(~short.index_select(0, row), row, places))
+            (groups,) = torch.nonzero(short, as_tuple=True)
+            width = torch.where(short, torch.minimum(4 * width + 1, used), width)
+        if len(found) == 1:
+            return found[0]
+        row, order = sort_with_positions(torch.cat([row for row, _ in found]))
+        return row, torch.cat([places for _, places in found]).index_select(0, order)
+
+    def _rooms(self, groups: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the used room of each group ends, and how long it is."""
+        first, end = self._bounds(groups)
+        used = torch.where(end > first, self._used[first], 0).long()
+        return 2 * first + used, used
+
+    def _live(self, start: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        row, position = ragged_ranges(start, length)
+        places = self._written.index_select(0, position).long()
+        row, places = select(self._position.index_select(0, places) == position, row, places)
+        return row, places
+
+    def _at(self, row: Tensor, places: Tensor) -> Recent:
+        item = self.table.keys.index_select(0, places) % self._width
+        last, count = self.table.last.index_select(0, places), self.table.count.index_select(0, places).long()
+        return Recent(row, item, last, count, places)
+
+    def _remove_dead(self, first: Tensor) -> None:
+        """Move the live keys of groups, given by their first keys, to the start of their rooms."""
+        row, places = self._live(2 * first, self._used[first].long())
+        length = torch.bincount(row, minlength=len(first))
+        _, position = ragged_ranges(2 * first, length)
+        self._write(places, position)
+        self._used[first] = length.to(self._used.dtype)
+
+    def _write(self, places: Tensor, position: Tensor) -> None:
+        self._written[position] = places.to(self._written.dtype)
+        self._position[places] = position.to(self._position.dtype)
+
+    def _bounds(self, groups: Tensor) -> tuple[Tensor, Tensor]:
+        """First key of each group, and the key after its last."""
+        start = groups * self._width
+        first, end = torch.searchsorted(self.table.keys, torch.cat([start, start + self._width])).chunk(2)
+        return first, end

@@ -1,0 +1,202 @@
+"""Walks of one or two past facts from the subjects of queries to candidates."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gam_kg.config import HistoryConfig
+from gam_kg.history.found import Found
+from gam_kg.history.recency import Recent
+from gam_kg.history.sampling import Sample
+from gam_kg.ops.ragged import UniqueRows, join_groups, select, unique_inverse
+from gam_kg.ops.sparse import CSRPattern, csr_offsets
+
+NUM_BINS = 32
+NEVER = NUM_BINS
+"""Stands for the recency of what was never seen."""
+
+# Smallest value of each bin: 0 to 5 one by one, then two bins for each doubling.
+_BOUNDARIES = torch.tensor([*range(6), *(math.ceil(5 * 2 ** ((bin_ - 5.5) / 2)) for bin_ in range(6, NUM_BINS))])
+
+
+def log_bin(value: Tensor) -> Tensor:
+    """Log-spaced bin of a count or recency, in `[0, NUM_BINS)`; same shape, int64."""
+    return torch.bucketize(value, _BOUNDARIES, right=True) - 1
+
+
+@dataclass(frozen=True)
+class Walks:
+    """Walks from queries to candidates. A walk is a start plus a last fact.
+
+    Of one fact: start = query. Of two: start = query and first fact.
+
+    Attributes:
+        num_pairs: Number of distinct (query, candidate) pairs that walks join.
+        query: Query of each start, (num_starts,).
+        first: First fact of each start, by relation and recency; None for walks of one fact.
+        facts: Last facts, by relation, recency, count, and whether they were looked up by the query's relation.
+        end: Row of the candidate of each last fact, (num_facts,): in the shard, or among rows of a layout.
+        pattern: Joins starts to last facts, one entry per walk.
+        pair: Pair of each walk, (num_walks,).
+        features: Features of each pair: relation of the query; recency and count of (s, r, o), recency and number of
+            relations of (s, any, o). None for walks of two facts.
+    """
+
+    num_pairs: int
+    query: Tensor
+    first: UniqueRows | None
+    facts: UniqueRows
+    end: Tensor
+    pattern: CSRPattern
+    pair: Tensor
+    features: UniqueRows | None = None
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What was found for queries, joined to each of them. Pairs are `query * num_rows + row`.
+
+    Attributes:
+        found: What was found.
+        facts, paths: Walks of one and of two facts; None where they are switched off.
+        pairs: The distinct pairs of both, each (num_pairs,), ascending.
+        excluded: Past pairs that were not drawn although their candidate is a column; (num_excluded,).
+    """
+
+    found: Found
+    facts: Walks | None
+    paths: Walks | None
+    pairs: list[Tensor]
+    excluded: Tensor
+
+
+def join(found: Found, config: HistoryConfig, sample: Sample | None = None) -> Joined:
+    """Join what was found to the queries.
+
+    Args:
+        found: What the index found.
+        config: Which parts are switched on.
+        sample: Which candidates of the past are drawn; None: all. The others are dropped before the join.
+    """
+    join, by_query = _Join(found, sample), config.same_relation > 0
+    # Facts with the query's own relation are looked up by query, further back than others.
+    facts = join.facts(by_query) if by_query or config.recent else None
+    paths = None if found.hops is None or found.second is None else join.paths(found.second)
+    return Joined(found, facts, paths, join.pairs, torch.cat([torch.zeros(0, dtype=torch.int64), *join.excluded]))
+
+
+class _Join:
+    def __init__(self, found: Found, sample: Sample | None) -> None:
+        self.found, self.sample, self.num_rows = found, sample, found.num_rows
+        self.time, self.relation = found.groups.queries.time, found.groups.queries.relation
+        self.pairs: list[Tensor] = []
+        self.excluded: list[Tensor] = []
+
+    def facts(self, by_query: bool) -> Walks:
+        """Walks of one fact; `by_query`: facts with the query's own relation are looked up apart."""
+        queries, num_rows = self.found.groups.queries, self.num_rows
+        recent, same = self.found.recent, self.found.same_relation
+        if self.sample is not None:
+            recent, left_out = self._drawn(self.sample, recent, self.found.groups.subjects)
+            query, fact = self._readers(left_out, by_query)
+            self._exclude(query, left_out.item[fact] % num_rows)
+            same, left_out = self._drawn(self.sample, same, queries.subject)
+            self._exclude(left_out.row, left_out.item)
+        num_recent = len(recent.row)
+        query, fact = self._readers(recent, by_query)
+        query = torch.cat([query, same.row])
+        fact = torch.cat([fact, torch.arange(num_recent, num_recent + len(same.row))])
+        recency = log_bin(self.time - torch.cat([recent.last, same.last]))
+        count = log_bin(torch.cat([recent.count, same.count]))
+        is_same = (torch.arange(len(count)) >= num_recent).long()
+        columns = torch.cat([recent.item // num_rows, self.relation[same.row]]), recency, count, is_same
+        facts, end = UniqueRows.of(columns, NUM_BINS), torch.cat([recent.item, same.item]) % num_rows
+        walks = self._walks(query, query, fact, None, facts, end)
+        features = self._features(walks, recency.index_select(0, fact), count[num_recent:], len(same.row))
+        return replace(walks, features=features)
+
+    def _features(self, walks: Walks, recency: Tensor, same_count: Tensor, num_same: int) -> UniqueRows:
+        """Features of pairs; of the walks, the last `num_same` were looked up by the query's relation."""
+        pair, size = walks.pair, walks.num_pairs
+        same_pair = pair[len(pair) - num_same :]
+        same_recency = torch.full((size,), NEVER).index_copy_(0, same_pair, recency[len(pair) - num_same :])
+        counts = torch.zeros(size, dtype=torch.int64).index_copy_(0, same_pair, same_count)
+        any_recency = torch.full((size,), NEVER).scatter_reduce_(0, pair, recency, "amin")
+        num_relations = log_bin(torch.bincount(pair, minlength=size))
+        relation = self.relation[self.pairs[-1] // self.num_rows]
+        return UniqueRows.of((relation, same_recency, counts, any_recency, num_relations), NUM_BINS + 1)
+
+    def paths(self, second: Recent) -> Walks:
+        """Walks of two facts, which end in `second`."""
+        hops, sample, num_rows = self.found.hops, self.sample, self.num_rows
+        assert hops is not None
+        if sample is not None:
+            row = second.item % num_rows
+            draws = sample.draws(row)
+            relevant = sample.may_include(row, draws) | sample.has_column(row)
+            second, draws = second.where(relevant), draws[relevant]
+        end = second.item % num_rows
+        first, last = join_groups(second.row, len(hops.neighbours), hops.of_neighbour)
+        subject, ends = hops.row.index_select(0, first), end.index_select(0, last)
+        included = self.found.own_row.index_select(0, subject) != ends  # a path back to the subject says nothing
+        if sample is not None:
+            drawn = sample.includes(self.found.groups.subjects[subject], ends, draws.index_select(0, last))
+            left_out, row = select(included & ~drawn & sample.has_column(ends), subject, ends)
+            query, at = self._join_queries(left_out)
+            self._exclude(query, row[at])
+            included &= drawn
+        first, last, subject = select(included, first, last, subject)
+        if sample is not None:  # most second facts are on no path that was drawn
+            used, last = unique_inverse(last)
+            second, end = Recent(*(column[used] for column in vars(second).values())), end[used]
+        query, path = self._join_queries(subject)
+        columns = second.item // num_rows, log_bin(self.time - second.last), log_bin(second.count)
+        facts = UniqueRows.of((*columns, torch.zeros_like(end)), NUM_BINS)
+        hop = first.index_select(0, path)
+        # The walks of a query over one first fact share the left side of their product.
+        start = query * max(1, len(hops.row)) + hop
+        columns = (hops.relation, log_bin(self.time - hops.last))
+        return self._walks(start, query, last.index_select(0, path), columns, facts, end)
+
+    def _walks(
+        self,
+        start: Tensor,
+        query: Tensor,
+        last: Tensor,
+        first: tuple[Tensor, Tensor] | None,
+        facts: UniqueRows,
+        end: Tensor,
+    ) -> Walks:
+        """Walks with this start, query and last fact, (num_walks,) each; the same start stands together."""
+        starts, length = torch.unique_consecutive(start, return_counts=True)
+        pairs, pair = unique_inverse(query * self.num_rows + end.index_select(0, last))
+        self.pairs.append(pairs)
+        of_query, of_first = starts, None
+        if first is not None:
+            of_query = starts // max(1, len(first[0]))
+            of_first = UniqueRows(first, starts % max(1, len(first[0])))
+        pattern = CSRPattern.of(csr_offsets(length), last, len(end))
+        return Walks(len(pairs), of_query, of_first, facts, end, pattern, pair)
+
+    def _readers(self, facts: Recent, by_query: bool) -> tuple[Tensor, ...]:
+        """The queries that read facts of subjects, and the facts."""
+        query, fact = self._join_queries(facts.row)
+        if not by_query:
+            return query, fact
+        relation = (facts.item // self.num_rows).index_select(0, fact)
+        return select(relation != self.relation.index_select(0, query), query, fact)
+
+    def _join_queries(self, subject: Tensor) -> tuple[Tensor, Tensor]:
+        """Join queries to what their subjects have, given by subject in ascending order."""
+        return join_groups(subject, len(self.found.groups.subjects), self.found.groups.of_subject)
+
+    def _drawn(self, sample: Sample, facts: Recent, subjects: Tensor) -> tuple[Recent, Recent]:
+        """The facts whose candidates are drawn, and those of the others that are columns."""
+        row = facts.item % self.num_rows
+        drawn = sample.includes(subjects.index_select(0, facts.row), row, sample.draws(row))
+        return facts.where(drawn), facts.where(~drawn & sample.has_column(row))
+
+    def _exclude(self, query: Tensor, row: Tensor) -> None:
+        self.excluded.append(query * self.num_rows + row)

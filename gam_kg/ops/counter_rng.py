@@ -1,0 +1,99 @@
+"""Counter-based random numbers: functions of (seed, step, site, key, column), as Philox's are of key and counter.
+
+No generator state: a row has the same numbers on any number of ranks, in any order and on any device, and a resumed run
+the same as an uninterrupted one.
+"""
+
+import math
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+_ROWS_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True)
+class CounterRNG:
+    """The random numbers of one optimizer step.
+
+    Each draw names a `site`, the place in the model where the numbers are used; other sites have other numbers.
+
+    Attributes:
+        seed: Seed of the run.
+        step: Number of the optimizer step.
+    """
+
+    seed: int
+    step: int
+
+    def rows(self, key: Tensor) -> "RowRNG":
+        """A stream for each row of a matrix: rows with equal keys have equal numbers; key integer (num_rows,)."""
+        return RowRNG(self, key)
+
+    def integer(self, site: str) -> int:
+        """A number in [0, 2^32), as the seed of a generator."""
+        return int(self.rows(torch.zeros(1, dtype=torch.int64)).bits(1, site)) % 2**32
+
+    def uniform(self, key: Tensor, site: str) -> Tensor:
+        """One number in [0, 1) for each key, float32 (num_rows,)."""
+        return self.rows(key).uniform(1, site)[:, 0]
+
+
+@dataclass(frozen=True)
+class RowRNG:
+    """The streams of the rows of a matrix in one step; see `CounterRNG.rows`."""
+
+    rng: CounterRNG
+    key: Tensor
+
+    def uniform(self, columns: int, site: str) -> Tensor:
+        """Numbers in [0, 1), float32 (num_rows, columns)."""
+        # 24 bits, so that no number is rounded up to 1.
+        return (self.bits(columns, site) >> 8).float().add_(2**23).mul_(2**-24)
+
+    def dropout_mask(self, columns: int, share: float, site: str) -> Tensor:
+        """False with probability `share`, bool (num_rows, columns)."""
+        return self.bits(columns, site) >= min(int(-(2**31) + share * 2**32), 2**31 - 1)
+
+    def bits(self, columns: int, site: str) -> Tensor:
+        """Hashes, int32 (num_rows, columns). Source: Wellons 2018, "lowbias32", on (row hash + column hash)."""
+        start = (self.rng.seed * 1_000_003 + self.rng.step) * 2**20 + zlib.crc32(site.encode())
+        row = _mix64(self.key.long() + _signed(start * 0x9E3779B97F4A7C15, 64)).to(torch.int32)  # the low 32 bits
+        x = row[:, None] + _column_hashes(columns, row.device)
+        x ^= x >> 16
+        x *= 0x7FEB352D
+        x ^= x >> 15
+        x *= _signed(0x846CA68B, 32)
+        return x
+
+
+def normal_rows(key: Tensor, columns: int, seed: int, site: str) -> Tensor:
+    """Standard normal numbers, (num_rows, columns) of torch's default dtype. Source: Box & Muller 1958."""
+    out = torch.empty(len(key), columns)
+    for rows in torch.arange(len(key)).split(_ROWS_AT_ONCE):
+        row_rng = CounterRNG(seed, -1).rows(key[rows])  # no optimizer step has this number
+        radius = (-2 * torch.log1p(-row_rng.uniform(columns, f"{site} radius"))).sqrt_()
+        angle = 2 * math.pi * row_rng.uniform(columns, f"{site} angle")
+        out[rows] = (radius * torch.cos(angle)).to(out.dtype)
+    return out
+
+
+@lru_cache(maxsize=64)
+def _column_hashes(columns: int, device: torch.device) -> Tensor:
+    """Hash of each column, the same at every step and site; int32 (columns,)."""
+    return _mix64(torch.arange(1, columns + 1, device=device) * 0x632BE59BD9B4E019).to(torch.int32)
+
+
+def _mix64(x: Tensor) -> Tensor:
+    """Source: Steele et al. 2014, SplitMix64, with arithmetic shifts."""
+    x = (x ^ (x >> 30)) * _signed(0xBF58476D1CE4E5B9, 64)
+    x = (x ^ (x >> 27)) * _signed(0x94D049BB133111EB, 64)
+    return x ^ (x >> 31)
+
+
+def _signed(value: int, bits: int) -> int:
+    half = 2 ** (bits - 1)
+    return (value + half) % (2 * half) - half

@@ -1,0 +1,170 @@
+"""Counts of a prepared graph that decide what training takes.
+
+Of a large graph only some buckets are read. Counts of the others are estimated from their numbers of rows.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gam_kg.artifacts import read_manifest
+from gam_kg.config import HistoryConfig
+from gam_kg.graph.fact_source import count_rows, row_groups
+from gam_kg.graph.name_words import NameWords
+from gam_kg.graph.temporal_graph import read_names
+from gam_kg.schemas import ANCHORED
+
+MAX_ROWS = 3_000_000  # anchored facts to read: a few seconds
+MAX_NAMES = 200_000  # names to split into words: about one second
+_SAMPLE_SNAPSHOTS, _SAMPLE_FACTS = 5, 1000
+
+
+@dataclass(frozen=True)
+class GraphCounts:
+    """Counts of a graph; relations are counted without their inverses, snapshots if they have facts.
+
+    Attributes:
+        num_entities, num_relations: Numbers of the whole graph.
+        num_words: Words that names share.
+        train, valid: Snapshots of training and of validation among the snapshots.
+        num_facts, active, queries: Facts, active entities and distinct queries of each snapshot, (num_snapshots,).
+        degree: Facts of each entity at either end, (num_entities,).
+        bucket_facts, bucket_answers: Distinct (anchor, relation, other) and (anchor, relation) by bucket.
+        neighbours: Distinct neighbours of each active entity of each snapshot that was read, (num_read,).
+        query_facts, query_answers: Number of queries by the distinct facts of their subject, and by their answers.
+        row_facts: Number of anchored facts by the distinct facts of their anchor.
+        share: Share of the anchored facts that was read; 1 where the counts are exact.
+        sample: Facts of some training snapshots: subject, relation, object, snapshot, (num_sampled, 4).
+    """
+
+    num_entities: int
+    num_relations: int
+    num_words: int
+    train: slice
+    valid: slice
+    num_facts: np.ndarray
+    active: np.ndarray
+    queries: np.ndarray
+    degree: np.ndarray
+    bucket_facts: np.ndarray
+    bucket_answers: np.ndarray
+    neighbours: np.ndarray
+    query_facts: np.ndarray
+    query_answers: np.ndarray
+    row_facts: np.ndarray
+    share: float
+    sample: np.ndarray
+
+    def history_links(self, limits: HistoryConfig) -> float:
+        """Facts and paths that a query finds in its history, on average, when all of the graph is in the past."""
+        pairs = _capped_mean(self.query_facts, limits.recent) + _capped_mean(self.query_answers, limits.same_relation)
+        first = _capped_mean(self.query_facts, limits.two_hop_first)
+        return pairs + first * _capped_mean(self.row_facts, limits.two_hop_second)
+
+    def distinct_entities(self, draws: float) -> float:
+        """Expected number of distinct entities in some draws, each entity as likely as it has facts."""
+        share = np.minimum(self.degree / max(1, self.degree.sum()), 1 - 1e-12)
+        return float(-np.expm1(draws * np.log1p(-share)).sum())
+
+
+def count_graph(path: Path, max_rows: int = MAX_ROWS) -> GraphCounts:
+    """Count a `graph/` artifact.
+
+    Args:
+        path: The artifact.
+        max_rows: About how many anchored facts to read at most.
+
+    Raises:
+        ArtifactError: The artifact is missing, unfinished or damaged.
+    """
+    content = read_manifest(path, "graph").content
+    num_entities, num_relations, buckets = (content[name] for name in ("num_entities", "num_relations", "buckets"))
+    timeline = pq.read_table(path / "snapshots.parquet")
+    times, num_facts = _column(timeline, "snapshot"), _column(timeline, "num_facts")
+    train, valid = (int(np.searchsorted(times, content[name])) for name in ("valid_start", "test_start"))
+    entities = pq.read_table(path / "entities.parquet", columns=["degree", "first_snapshot"])
+    rows, read, bucket_rows = _read_buckets(path / "anchored", buckets, max_rows)
+    share = len(rows) / max(1, bucket_rows.sum())
+
+    def by_bucket(table: pa.Table) -> np.ndarray:
+        counted = np.bincount(_column(table, "anchor") % buckets, minlength=buckets)
+        estimated = bucket_rows * (len(table) / max(1, len(rows)))
+        estimated[read] = counted[read]
+        return estimated
+
+    def by_snapshot(table: pa.Table) -> np.ndarray:
+        return np.bincount(np.searchsorted(times, _column(table, "snapshot")), minlength=len(times)) / share
+
+    facts, queries = _distinct(rows, "anchor", "relation", "other"), _distinct(rows, "snapshot", "anchor", "relation")
+    answers = _distinct(facts, "anchor", "relation")
+    neighbours = _distinct(_distinct(rows, "snapshot", "anchor", "other"), "snapshot", "anchor")
+    queried = _distinct(queries, "anchor", "relation").join(answers, ["anchor", "relation"], right_suffix="_answers")
+    facts_of = np.bincount(_column(facts, "anchor"), minlength=num_entities)
+    return GraphCounts(
+        num_entities=num_entities,
+        num_relations=num_relations,
+        num_words=_count_words(path, _column(entities, "first_snapshot") < content["valid_start"]),
+        train=slice(0, train),
+        valid=slice(train, valid),
+        num_facts=num_facts,
+        active=np.minimum(by_snapshot(neighbours), num_entities),
+        queries=np.minimum(by_snapshot(queries), 2 * num_facts),
+        degree=_column(entities, "degree"),
+        bucket_facts=by_bucket(facts),
+        bucket_answers=by_bucket(answers),
+        neighbours=_column(neighbours, "count_all"),
+        query_facts=np.bincount(facts_of[_column(queried, "anchor")], _column(queried, "count_all")),
+        query_answers=np.bincount(_column(queried, "count_all_answers"), _column(queried, "count_all")),
+        row_facts=np.bincount(facts_of[_column(rows, "anchor")]),
+        share=share,
+        sample=_sample(rows, times[:train], num_relations),
+    )
+
+
+def _read_buckets(folder: Path, buckets: int, max_rows: int) -> tuple[pa.Table, np.ndarray, np.ndarray]:
+    """Rows of some buckets, evenly chosen from those of the most frequent to those of the rarest entities.
+
+    Returns:
+        The rows, which buckets they are of, and the number of rows of each bucket.
+    """
+    files = [sorted((folder / f"bucket={bucket:03d}").glob("*.parquet")) for bucket in range(buckets)]
+    bucket_rows = np.array([count_rows(paths) for paths in files])
+    number = min(buckets, max(1, int(buckets * max_rows // max(1, bucket_rows.sum()))))
+    read = ((np.arange(number) + 0.5) * buckets / number).astype(np.int64)
+    groups = [group for bucket in read for file in files[bucket] for group in row_groups(file)]
+    return pa.concat_tables([ANCHORED.empty_table(), *groups]), read, bucket_rows
+
+
+def _distinct(table: pa.Table, *keys: str) -> pa.Table:
+    """Distinct rows of some columns, and how often each is there (`count_all`)."""
+    return table.group_by(list(keys)).aggregate([([], "count_all")])
+
+
+def _column(table: pa.Table, name: str) -> np.ndarray:
+    return table[name].to_numpy()
+
+
+def _capped_mean(histogram: np.ndarray, limit: int) -> float:
+    """Mean of min(value, limit), given how often each value is there."""
+    values = np.minimum(np.arange(len(histogram)), limit)
+    return float(values @ histogram / max(1, histogram.sum()))
+
+
+def _sample(rows: pa.Table, times: np.ndarray, num_relations: int) -> np.ndarray:
+    """Facts of consecutive snapshots in the middle of training; of many facts some, evenly chosen."""
+    first = max(0, len(times) - _SAMPLE_SNAPSHOTS) // 2
+    chosen = np.isin(_column(rows, "snapshot"), times[first : first + _SAMPLE_SNAPSHOTS])
+    (places,) = np.nonzero(chosen & (_column(rows, "relation") < num_relations))
+    some = rows.take(places[:: max(1, -(-len(places) // _SAMPLE_FACTS))])
+    return np.stack([_column(some, name) for name in ("other", "relation", "anchor", "snapshot")], 1)
+
+
+def _count_words(path: Path, known: np.ndarray) -> int:
+    """Words that names share; of many names estimated from a part."""
+    names = read_names(path, "entity")
+    every = max(1, -(-len(names) // MAX_NAMES))
+    words = NameWords.of(names.take(np.arange(0, len(names), every)).to_pylist(), known=known[::every].tolist())
+    return len(words.words) * every

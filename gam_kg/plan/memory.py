@@ -1,0 +1,174 @@
+"""Bytes that training takes on a worker, by what they are for.
+
+State and history are exact. What a step or a validation takes beside them is an estimate: the tables, vectors, scores
+and look-ups that are alive together.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from gam_kg.graph.fact_source import SLAB_ROWS
+from gam_kg.nn.model import ENTITY, GAMLSTM
+from gam_kg.plan.workload import Workload
+from gam_kg.train.evaluate import MOST_WRITTEN_OUT, QUERIES_AT_ONCE
+from gam_kg.train.step_batch import CACHE_BYTES, MOST_QUERIES
+
+FLOAT, LONG, INT = 4, 8, 4
+PHASES = ("always", "step", "epoch end")
+BEST_WEIGHTS, BATCH_CACHE, NOT_RETURNED = "weights of the best epoch", "batch cache", "freed, not returned"
+_FIRST_USE = 32 * 2**20  # growth of a process that trains a graph of ten entities
+_NOT_RETURNED_SHARE = 0.25  # of what a step frees, the allocator has some that an epoch's end cannot use; or vice versa
+_ROW_BYTES, _SLAB_ROW_BYTES, _GROUP_ROWS = 28, 128, 16_384  # of facts in a file, and sorted; rows of a row group
+_NAME_BYTES = 100  # of an entity; fewer if names share few words
+_CACHED_LINK, _LINK, _WAITING_LINK = 18, 160, 72  # bytes of a fact or path of the history
+# Tables of entity vectors that are alive together in a step, in a step with sampled candidates, and in validation.
+_TABLES, _SAMPLED_TABLES, _VALIDATION_TABLES = 5, 7, 3
+_UPDATE_VECTORS, _EDGE_VECTORS, _QUERY_VECTORS = 30, 4, 20  # of an active entity, an edge across ranks, a query
+_BF16_SCORES = 4.5  # a product of half the width, two copies and a sum, in place of one product
+_LINKS_READ = 2  # for each that a sampled query requests, as several lead to answers; measured: 1.0 to 4.1
+
+
+class Item(NamedTuple):
+    """Something that takes memory of a worker, in one of the `PHASES`; on the GPU, where there is one, or not."""
+
+    name: str
+    num_bytes: float
+    phase: str = PHASES[0]
+    on_device: bool = True
+
+
+def memory_items(workload: Workload, base_bytes: float) -> list[Item]:
+    """What takes memory of a worker, whose process takes `base_bytes` before it reads anything."""
+    state, steps = state_bytes(workload), _step_bytes(workload)
+    best = state["entity rows"] + state["shared parameters"]
+    validation = state["entity memory (h, c, last_seen)"] + max(best, _validation_bytes(workload))
+    always = {
+        **state,
+        BEST_WEIGHTS: best,
+        "ids, hashes and words of names": _NAME_BYTES * workload.counts.num_entities,
+        NOT_RETURNED: _NOT_RETURNED_SHARE * min(sum(steps.values()), validation),
+    }
+    return [
+        Item("process and libraries", base_bytes + _FIRST_USE, on_device=False),
+        Item("streamed facts", _stream_bytes(workload), on_device=False),
+        Item("history index", history_of_rank(workload), on_device=False),
+        Item(BATCH_CACHE, _cache_bytes(workload), on_device=False),
+        *(Item(name, number) for name, number in always.items()),
+        *(Item(f"step: {name}", number, "step") for name, number in steps.items()),
+        Item("epoch end: validation, or new best weights", validation, "epoch end"),
+    ]
+
+
+def peak_bytes(items: list[Item], *, on_device: bool = False) -> float:
+    """Bytes in a step or at the end of an epoch, whichever is more; only those on the GPU if `on_device`."""
+    some = [item for item in items if item.on_device or not on_device]
+    always, *phases = (sum(item.num_bytes for item in some if item.phase == phase) for phase in PHASES)
+    return always + max(phases)
+
+
+def shared_sizes(workload: Workload) -> list[int]:
+    """Elements of each parameter that all workers have alike."""
+    config, counts = workload.config.model, workload.counts
+    with torch.device("meta"):
+        model = GAMLSTM(config, counts.num_relations, torch.zeros(1, dtype=torch.bool), seed=None)
+    words = [counts.num_words * config.dim] if counts.num_words and config.name_words else []
+    return [value.numel() for name, value in model.named_parameters() if name != ENTITY] + words
+
+
+def state_bytes(workload: Workload) -> dict[str, float]:
+    """Bytes of parameters, gradients, optimizer and entity memory, exactly."""
+    rows, sizes = workload.rows * workload.vector_bytes, shared_sizes(workload)
+    return {
+        "entity rows": rows,
+        "optimizer state of entity rows": 2 * rows + FLOAT,  # with its number of steps
+        "entity memory (h, c, last_seen)": 2 * rows + LONG * workload.rows,
+        "shared parameters": sum(sizes) * FLOAT,
+        "gradients of shared parameters": (sum(sizes) + 1) * FLOAT,  # with their norm
+        "optimizer state of shared parameters": (2 * sum(sizes) + len(sizes)) * FLOAT,
+    }
+
+
+def history_bytes(facts: float, answers: float) -> float:
+    """Bytes of the history index of a rank, exactly.
+
+    Args:
+        facts: Distinct (anchor, relation, other) of its entities.
+        answers: Distinct (anchor, relation) of its entities.
+    """
+
+    def keys(number: float) -> float:
+        return number * (LONG + LONG + INT)
+
+    def index(number: float) -> float:
+        return (4 * number + 1) * (INT if 2 * number < 2**31 else LONG)
+
+    return keys(facts) + 2 * index(facts) + keys(answers) + index(answers)
+
+
+def history_of_rank(workload: Workload) -> float:
+    """Bytes of the largest history index of a rank."""
+    counts, ranks = workload.counts, workload.world_size
+    parts = (counts.bucket_facts, counts.bucket_answers)
+    return history_bytes(*(float(np.bincount(np.arange(len(part)) % ranks, part, ranks).max()) for part in parts))
+
+
+def _cache_bytes(workload: Workload) -> float:
+    """Batches of training snapshots that are one step."""
+    cached = 0.0 if workload.sampled else float(workload.queries[workload.steps <= 1].sum())
+    return min(CACHE_BYTES, cached * workload.links * _CACHED_LINK)
+
+
+def _stream_bytes(workload: Workload) -> float:
+    """A slab of facts, the next one while it is sorted, and a row group of each file."""
+    rows = 2 * workload.counts.num_facts / workload.world_size
+    groups = _GROUP_ROWS * len(workload.counts.bucket_facts) / workload.world_size
+    slab = max(SLAB_ROWS, rows.max(initial=0))
+    return min(rows.sum(), slab) * _SLAB_ROW_BYTES + min(rows.sum(), groups) * _ROW_BYTES
+
+
+def _step_bytes(workload: Workload) -> dict[str, float]:
+    """Of the largest step."""
+    train, counts, ranks, vector = workload.config.train, workload.counts, workload.world_size, workload.vector_bytes
+    parts = (workload.queries, workload.answers, workload.candidates, workload.active, counts.num_facts[counts.train])
+    queries, answers, candidates, active, facts = (float(part.max(initial=1)) for part in parts)
+    updates = _UPDATE_VECTORS * active + (_EDGE_VECTORS * 2 * facts if ranks > 1 else 0)
+    block = _block(workload, queries, min(2 * train.num_negatives, counts.num_entities) if workload.sampled else None)
+    tables, history, share = _TABLES * workload.rows * vector, _history_bytes(workload, block), 1.0
+    if workload.sampled:
+        share = min(1, _LINKS_READ * train.history_links / max(1, workload.links * ranks))
+        ends = share * counts.distinct_entities(queries * workload.links * ranks)
+        read = min(workload.rows, candidates + (ends + 2 * answers + train.window * active) / ranks)
+        tables = _SAMPLED_TABLES * read * vector + (2 * LONG + FLOAT) * workload.rows
+        history *= 1.5
+    scores = _score_bytes(workload, block, candidates, _BF16_SCORES if train.precision == "bf16" else 1)
+    return {
+        "window of memory updates": train.window * updates / ranks * vector,
+        "rows of entities and their gradients": tables,
+        "scores": scores + block * _QUERY_VECTORS * vector,
+        "history look-up": share * (history + (queries - block) * workload.links * _WAITING_LINK),
+    }
+
+
+def _validation_bytes(workload: Workload) -> float:
+    queries, rows = float(workload.ranked.max(initial=1)), workload.rows
+    block = min(queries, QUERIES_AT_ONCE) if rows > MOST_WRITTEN_OUT else _block(workload, queries)
+    scores = 0.0 if rows > MOST_WRITTEN_OUT else _score_bytes(workload, block, rows, 1)
+    return _VALIDATION_TABLES * rows * workload.vector_bytes + _history_bytes(workload, block) + scores
+
+
+def _block(workload: Workload, queries: float, candidates: int | None = None) -> float:
+    """Queries that are scored together with some candidates; None: with all rows."""
+    return min(queries, MOST_QUERIES, max(1, workload.config.train.max_logits // (candidates or workload.rows)))
+
+
+def _score_bytes(workload: Workload, queries: float, candidates: float, factor: float) -> float:
+    """Scores, and the popularity of their relations: zeros and what is added to them."""
+    relations = min(queries, 2 * workload.counts.num_relations) if workload.config.model.history.popular else 0
+    return (factor * queries + 2 * relations) * candidates * FLOAT
+
+
+def _history_bytes(workload: Workload, queries: float) -> float:
+    """A look-up for some queries, with its forward and backward; a link has three vectors of the history's width."""
+    return queries * workload.links * (_LINK + 3 * workload.config.model.history.dim * FLOAT)

@@ -1,0 +1,173 @@
+"""Training from artifact to artifact, without Ray: what one process, torchrun's ranks and Ray's workers share.
+
+`train_graph` is the loop over a trainer. `LocalCheckpoints` stores checkpoints in a folder that all ranks see.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gam_kg.artifacts import Content
+from gam_kg.config import Config
+from gam_kg.distributed.communicator import Communicator
+from gam_kg.errors import ConfigError
+from gam_kg.graph.name_words import NameWords
+from gam_kg.graph.temporal_graph import TemporalGraph, read_names
+from gam_kg.train import checkpoint
+from gam_kg.train.position import Progress
+from gam_kg.train.trainer import Trainer
+
+WORDS = "words.json"
+# What changes how training is done but not what comes out.
+_OPERATIONAL = {"num_workers", "use_gpu", "threads", "max_failures", "checkpoint_steps", "max_logits"}
+
+Write = Callable[[Path], None]
+Save = Callable[[Write, dict[str, Any]], None]
+
+
+def train_graph(
+    config: Config,
+    graph_path: Path,
+    *,
+    communicator: Communicator,
+    device: torch.device,
+    latest: Path | None,
+    on_event: Callable[[Progress], None],
+    save: Save,
+) -> None:
+    """Train on a prepared graph to the end. A collective.
+
+    Args:
+        config: The run's configuration.
+        graph_path: The `graph/` artifact.
+        communicator: The ranks.
+        device: Where to compute.
+        latest: Checkpoint to continue from.
+        on_event: Receives every snapshot and epoch.
+        save: Receives each new checkpoint, as a function that writes this rank's part into a folder, and the metrics
+            if an epoch has just ended.
+
+    Raises:
+        ArtifactError: The graph or the checkpoint cannot be read.
+        GamKGError: The loss is not finite.
+    """
+    graph, _ = TemporalGraph.load(graph_path, rank=communicator.rank, world_size=communicator.world_size)
+    words = None
+    if config.model.name_words:
+        words = NameWords.of(read_names(graph_path, "entity").to_pylist(), known=graph.trained.tolist())
+    trainer = Trainer(config, graph, words, device=device, communicator=communicator)
+    if latest is not None:
+        checkpoint.load(trainer, latest)
+
+    def write(folder: Path) -> None:
+        checkpoint.save(trainer, folder)
+        if communicator.rank == 0:
+            (folder / WORDS).write_text(json.dumps(words.words if words else []), encoding="utf-8")
+
+    for event in trainer.run():
+        on_event(event)
+        if event.checkpoint:
+            save(write, event.metrics or {})
+
+
+class LocalCheckpoints:
+    """The last checkpoint, in a folder that all ranks see; a new one replaces it only when all ranks have written.
+
+    Args:
+        folder: Where it is.
+        communicator: The ranks.
+    """
+
+    def __init__(self, folder: Path, communicator: Communicator) -> None:
+        self._communicator = communicator
+        self.path, self._incoming, self._old = (folder / name for name in ("checkpoint", "incoming", "old"))
+
+    def latest(self) -> Path | None:
+        """The last whole checkpoint. A collective."""
+        # A process stopped between the two renames has left the last one under its second name, on whichever machine.
+        if self._communicator.rank == 0 and not self.path.exists() and self._old.exists():
+            self._old.rename(self.path)
+        self._communicator.barrier()
+        return self.path if self.path.exists() else None
+
+    def save(self, write: Write, _: dict[str, Any]) -> None:
+        """Write a checkpoint. A collective."""
+        if self._communicator.rank == 0:
+            shutil.rmtree(self._incoming, ignore_errors=True)
+            self._incoming.mkdir(parents=True)
+        self._communicator.barrier()
+        write(self._incoming)
+        self._communicator.barrier()
+        if self._communicator.rank == 0:
+            shutil.rmtree(self._old, ignore_errors=True)
+            if self.path.exists():
+                self.path.rename(self._old)
+            self._incoming.rename(self.path)
+            shutil.rmtree(self._old, ignore_errors=True)
+
+
+def checkpoint_settings(config: Config) -> dict[str, Any]:
+    """The settings that `checkpoint/` depends on."""
+    return {
+        "seed": config.seed,
+        "model": config.model.model_dump(mode="json"),
+        "train": config.train.model_dump(mode="json", exclude=_OPERATIONAL),
+    }
+
+
+def write_checkpoint(folder: Path, trained: Path) -> Content:
+    """Write the files of `checkpoint/`: the best weights, one file of rows per worker, and the metrics of all epochs.
+
+    Args:
+        folder: Where to write.
+        trained: The last training checkpoint.
+    """
+    position = json.loads((trained / "position.json").read_text(encoding="utf-8"))
+    best = position["metrics"][position["best_epoch"] - 1]
+    for weights in trained.glob("best-*.safetensors"):
+        shutil.copy(weights, folder / weights.name.removeprefix("best-"))
+    shutil.copy(trained / WORDS, folder)
+    lines = (json.dumps(metrics) + "\n" for metrics in position["metrics"])
+    (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+    return {"epochs": position["epoch"], "best_epoch": position["best_epoch"], "valid_mrr": best["valid_mrr"]}
+
+
+def describe(metrics: dict[str, Any]) -> str:
+    """An epoch in a line."""
+    return (
+        f"epoch {metrics['epoch']}: loss {metrics['loss']:.3f}, validation MRR {100 * metrics['valid_mrr']:.2f}, "
+        f"{metrics['facts_per_second']:.0f} facts/s, {metrics['seconds']:.0f} s, "
+        f"{metrics['peak_memory_bytes'] / 2**30:.1f} GiB"
+    )
+
+
+def describe_checkpoint(content: Content) -> str:
+    """`checkpoint/` in a line."""
+    return f"best epoch {content['best_epoch']} of {content['epochs']}, validation MRR {100 * content['valid_mrr']:.2f}"
+
+
+def threads(config: Config) -> int:
+    """CPU threads of a worker: as configured, or its share of half the CPUs this process may run on.
+
+    The other half is often the same cores' second hyperthread, which is worth little, and less than nothing when the
+    other threads wait for it.
+    """
+    return config.train.threads or max(1, len(os.sched_getaffinity(0)) // 2 // max(1, config.train.most_workers))
+
+
+def compute_device(config: Config) -> str:
+    """The configured device.
+
+    Raises:
+        ConfigError: A GPU is configured and there is none.
+    """
+    if not config.train.use_gpu:
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise ConfigError("train.use_gpu=true, but torch finds no CUDA device here; set train.use_gpu=false")
+    return "cuda"

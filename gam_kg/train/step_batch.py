@@ -1,0 +1,243 @@
+"""The step batch: all that a step reads apart from weights and memory, made on the CPU from data and seed only."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gam_kg.config import TrainConfig
+from gam_kg.distributed.communicator import Communicator
+from gam_kg.distributed.cross_entropy import Targets
+from gam_kg.distributed.exchange import GatherPlan
+from gam_kg.graph.message_graph import MessageGraph
+from gam_kg.graph.partition import Partition
+from gam_kg.graph.snapshot import Queries
+from gam_kg.history.index import HistoryIndex
+from gam_kg.history.layout import ScoreLayout, Slots, lay_out
+from gam_kg.history.sampling import InclusionProbabilities, Sample
+from gam_kg.history.walks import Joined, join
+from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.ops.ragged import select, unique
+from gam_kg.ops.records import INT32, NARROWEST, Record, map_tensors, narrowed, num_bytes
+from gam_kg.ops.sparse import CSRPattern
+
+MOST_QUERIES = 8192
+CACHE_BYTES = 512 * 2**20
+"""Bytes of cached batches per rank; batches that no longer fit are made again each epoch."""
+
+
+@dataclass(frozen=True)
+class QueryBlock:
+    """Queries that are scored together.
+
+    Attributes:
+        layout: Their candidates and their past.
+        gather: Where the query vectors of all ranks come from; None in a world of one.
+        targets: Their answers; None outside training.
+    """
+
+    layout: ScoreLayout
+    gather: GatherPlan | None
+    targets: Targets | None = None
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """All that a training step reads apart from weights and memory.
+
+    Attributes:
+        num_answers: Answers of all ranks.
+        rows: Rows of the shard that the step reads, (num_rows,); None: all.
+        window: The snapshots just before, whose updates get gradients.
+        blocks: The queries.
+    """
+
+    num_answers: int
+    rows: Tensor | None
+    window: tuple[MessageGraph, ...]
+    blocks: tuple[QueryBlock, ...]
+
+
+def to_device(record: Record, device: torch.device) -> Record:
+    """The record on a device, where its index tensors are int32.
+
+    On a CPU they are int64: there `index_add_` of rows takes 2.7 times as long with int32.
+    """
+    if device.type == "cpu":
+        return map_tensors(record, lambda value: value.long() if value.dtype in NARROWEST else value)
+    return map_tensors(narrowed(record, INT32), lambda value: value.to(device, non_blocking=True))
+
+
+def divide_queries(queries: Queries, num_candidates: int, max_scores: int) -> Iterator[Queries]:
+    """Divide queries into blocks of at most `max_scores` scores (one query at least)."""
+    # Where candidates are few, what a query reads of the past takes more room than its scores.
+    size = max(1, min(max_scores // max(1, num_candidates), MOST_QUERIES))
+    for block in torch.arange(len(queries)).split(size):
+        yield queries.select(block)
+
+
+def step_queries(queries: Queries, config: TrainConfig, seed: int) -> list[Queries]:
+    """Divide the queries of a snapshot at random over its optimizer steps, each query to exactly one.
+
+    A snapshot is divided into about `answers / step_answers` steps, `max_steps_per_snapshot` at most, so that steps per
+    fact do not depend on the size of snapshots.
+    """
+    number = max(1, round(len(queries.answer) / config.step_answers))
+    number = min(number, config.max_steps_per_snapshot, len(queries))
+    if number <= 1:
+        return [queries]
+    order = torch.randperm(len(queries), generator=torch.Generator().manual_seed(seed))
+    return [queries.select(rows) for rows in order.tensor_split(number)]
+
+
+def query_block(history: HistoryIndex, queries: Queries, communicator: Communicator) -> QueryBlock:
+    """Make the block of queries that are scored against all entities, outside training. A collective."""
+    joined = join(history.find(queries), history.config)
+    slots = Slots.of(joined, queries.answer[:0], history.partition.num_rows, None)
+    return QueryBlock(lay_out(history, joined, slots), _gather_plan(queries, history.partition, communicator))
+
+
+def make_batch(
+    queries: Queries,
+    window: Sequence[MessageGraph],
+    history: HistoryIndex,
+    config: TrainConfig,
+    rng: CounterRNG,
+    communicator: Communicator,
+) -> StepBatch:
+    """The batch of a step. A collective.
+
+    Args:
+        queries: Queries of the step, the same on all ranks.
+        window: The snapshots just before.
+        history: The past.
+        config: Which candidates, and how many scores per block.
+        rng: Random numbers of the step.
+        communicator: The ranks.
+    """
+    if config.candidates == "sampled":
+        return _sampled_batch(queries, window, history, config, rng, communicator)
+    blocks = tuple(
+        _block(history, join(history.find(part), history.config), None, communicator)
+        for part in divide_queries(queries, history.partition.most_rows, config.max_logits)
+    )
+    return StepBatch(len(queries.answer), None, tuple(window), blocks)
+
+
+def _sampled_batch(
+    queries: Queries,
+    window: Sequence[MessageGraph],
+    history: HistoryIndex,
+    config: TrainConfig,
+    rng: CounterRNG,
+    communicator: Communicator,
+) -> StepBatch:
+    """The batch of a step over sampled candidates, which reads only some rows."""
+    partition = history.partition
+    most = min(2 * config.num_negatives, partition.num_entities)  # the same on all ranks, as the blocks must be
+    found = [history.find(block) for block in divide_queries(queries, most, config.max_logits)]
+    known_subject, known_row = map(torch.cat, zip(*(one.known_answers for one in found), strict=True))
+    counts = torch.tensor([len(known_row), sum(one.num_walks for one in found)])
+    counts = communicator.sum(counts, "candidates").tolist()
+    probabilities = InclusionProbabilities.of(config.history_links * len(queries), *counts)
+    sample = Sample.draw(queries, config.num_negatives, (known_subject, known_row), probabilities, partition, rng)
+    blocks = [_block(history, join(one, history.config, sample), sample, communicator) for one in found]
+    own = torch.cat([queries.subject, queries.answer])
+    own = partition.rows(own[partition.owns(own)])
+    read = unique(torch.cat([sample.column_rows, own, *(block.layout.ends for block in blocks)]))
+    window = only_for(window, read)
+    rows = unique(torch.cat([read, *(one.active for one in window)]))
+    # Other places are not written, since that would take time proportional to the shard.
+    place = torch.empty(partition.num_rows, dtype=torch.int64).index_copy_(0, rows, torch.arange(len(rows)))
+    blocks = (replace(block, layout=_renumbered(block.layout, place, len(rows))) for block in blocks)
+    return StepBatch(len(queries.answer), rows, tuple(window), tuple(blocks))
+
+
+def _renumbered(layout: ScoreLayout, place: Tensor, num_rows: int) -> ScoreLayout:
+    """The layout, of rows of the shard, as one of their places among `num_rows` rows."""
+    apart, columns = layout.apart, layout.columns
+    if apart is not None:
+        apart = CSRPattern.of(apart.offsets, place.index_select(0, apart.column), num_rows)
+    if columns is not None:
+        columns = place.index_select(0, columns)
+    row, ends = place.index_select(0, layout.row), place.index_select(0, layout.ends)
+    return replace(layout, row=row, columns=columns, ends=ends, apart=apart)
+
+
+def only_for(window: Sequence[MessageGraph], read: Tensor) -> list[MessageGraph]:
+    """The window without updates that cannot affect `read`.
+
+    Each snapshot updates `read` and what is active later in the window.
+
+    Args:
+        window: Snapshots, in time order.
+        read: Rows, ascending, int64 (num_read,).
+    """
+    found: list[MessageGraph] = []
+    for snapshot in reversed(window):
+        found.insert(0, snapshot.only(read))
+        read = unique(torch.cat([read, snapshot.active]))
+    return found
+
+
+def _block(history: HistoryIndex, joined: Joined, sample: Sample | None, communicator: Communicator) -> QueryBlock:
+    queries, partition = joined.found.groups.queries, history.partition
+    query, answer = select(partition.owns(queries.answer), queries.answer_query, queries.answer)
+    pairs = query * joined.found.num_rows + partition.rows(answer)
+    slots = Slots.of(joined, pairs, partition.num_rows, sample)
+    log_weight, apart = None, slots.apart // slots.num_rows
+    if sample is not None:
+        subject = queries.subject.index_select(0, apart)
+        drawn = sample.probability(subject, slots.apart % slots.num_rows)
+        log_weight = torch.cat([sample.log_weight, -drawn.log()])
+    targets = Targets(
+        slots.num_queries,
+        slots.num_columns,
+        partition.num_entities,
+        query,
+        slots.positions(pairs),
+        torch.bincount(queries.answer_query, minlength=len(queries)),
+        apart,
+        log_weight,
+        slots.masked(joined.excluded),
+    )
+    return QueryBlock(lay_out(history, joined, slots), _gather_plan(queries, partition, communicator), targets)
+
+
+def _gather_plan(queries: Queries, partition: Partition, communicator: Communicator) -> GatherPlan | None:
+    return GatherPlan.of(partition.owner(queries.subject), communicator) if communicator.world_size > 1 else None
+
+
+class BatchCache:
+    """Caches blocks of snapshots that are one step, since those do not change between epochs.
+
+    Each number takes as few bytes as its tensor allows, a fifth of what it takes in use.
+
+    Args:
+        communicator: The ranks, which cache the same snapshots: making a batch is a collective.
+        max_bytes: Size of the cache of a rank.
+    """
+
+    def __init__(self, communicator: Communicator, max_bytes: int = CACHE_BYTES) -> None:
+        self._communicator = communicator
+        self._blocks: dict[int, tuple[Tensor, tuple[QueryBlock, ...]]] = {}
+        self._room = max_bytes
+
+    def find(self, queries: Queries) -> tuple[QueryBlock, ...] | None:
+        """The blocks of exactly these queries, if they are cached."""
+        cached, blocks = self._blocks.get(queries.time, (None, None))
+        return blocks if cached is not None and torch.equal(cached, _key(queries)) else None
+
+    def insert(self, queries: Queries, blocks: tuple[QueryBlock, ...]) -> None:
+        """Cache blocks if all ranks have room and none are cached of their snapshot. A collective."""
+        if self._room <= 0 or queries.time in self._blocks:
+            return
+        entry = _key(queries), narrowed(blocks, NARROWEST)
+        self._room -= int(self._communicator.max(torch.tensor([num_bytes(entry)]), "history"))
+        if self._room >= 0:
+            self._blocks[queries.time] = entry
+
+
+def _key(queries: Queries) -> Tensor:
+    return torch.stack([queries.subject, queries.relation])

@@ -1,0 +1,208 @@
+"""The training loop: epochs of snapshots in time order, as a resumable iterator.
+
+`Trainer.run` yields after every snapshot and epoch and can stop at any yield: `checkpoint.save` then writes all that
+training needs to continue, and a trainer that loads it, on any number of ranks, continues with the same numbers.
+Randomness is a function of seed, step and purpose, so that there is no generator state to save.
+"""
+
+import math
+import resource
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gam_kg.config import Config
+from gam_kg.distributed.communicator import Communicator
+from gam_kg.distributed.snapshots import read_snapshots
+from gam_kg.errors import GamKGError
+from gam_kg.graph.message_graph import MessageGraph
+from gam_kg.graph.name_words import NameWords
+from gam_kg.graph.snapshot import Queries, Snapshot
+from gam_kg.graph.temporal_graph import TemporalGraph
+from gam_kg.history.sharded import build_history
+from gam_kg.nn.model import GAMLSTM
+from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.train.evaluate import validate
+from gam_kg.train.gradients import Gradients
+from gam_kg.train.optimizer import RowAdamW, learning_rate
+from gam_kg.train.position import Position, Progress
+from gam_kg.train.step import ShardedModel, backward_step
+from gam_kg.train.step_batch import BatchCache, StepBatch, make_batch, step_queries, to_device
+from gam_kg.train.stopwatch import Stopwatch
+
+
+class Trainer:
+    """Trains GAM_LSTM on a graph, in lockstep with the trainers of the other ranks.
+
+    Args:
+        config: The run's configuration.
+        graph: The rank's facts.
+        words: Shared words of entity names; None for none.
+        device: Where to compute.
+        communicator: The ranks.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        graph: TemporalGraph,
+        words: NameWords | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        communicator: Communicator | None = None,
+    ) -> None:
+        self.config, self.communicator = config, communicator or Communicator()
+        partition = graph.partition
+        if (partition.rank, partition.world_size) != (self.communicator.rank, self.communicator.world_size):
+            raise ValueError(f"the graph is of another shard than {self.communicator}: {partition}")
+        self.graph, self._device = graph, torch.device(device)
+        self.history = build_history(self.graph, config.model.history, self.communicator)
+        torch.manual_seed(config.seed)
+        self.model = GAMLSTM(
+            config.model, graph.num_relations, graph.trained, words, partition=partition, seed=config.seed
+        ).to(device)
+        self.sharded = ShardedModel(self.model, self.communicator)
+        self.optimizer = RowAdamW(self.model.parameters(), weight_decay=config.train.weight_decay, fused=True)
+        self._gradients = Gradients(self.model, self.communicator)
+        self._cache = BatchCache(self.communicator)
+        self._watch = Stopwatch()
+        # The snapshots just before the next one, whose updates of memory get gradients.
+        self._window: deque[MessageGraph] = deque()
+        self.times = self.graph.times_in("train")
+        self.position = Position()
+        self.memory = self.model.empty_memory()
+        self.best_weights: dict[str, Tensor] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done or validation has stopped getting better."""
+        position, config = self.position, self.config.train
+        waited = position.epoch - position.best_epoch
+        return position.epoch >= config.epochs or (position.epoch > 0 and waited >= config.patience)
+
+    def run(self) -> Iterator[Progress]:
+        """Train until finished, from wherever the position is."""
+        position, every = self.position, self.config.train.checkpoint_steps
+        while not self.finished:
+            snapshots = self._snapshots()
+            while True:
+                started = time.perf_counter()
+                self.communicator.traffic.take()
+                with self._watch.phase("read"):
+                    snapshot = next(snapshots, None)
+                if snapshot is None:
+                    break
+                steps_before = position.step
+                self._train_snapshot(snapshot)
+                took = self._took(snapshot.queries, time.perf_counter() - started)
+                due = every > 0 and position.index < len(self.times)
+                due = due and position.step // every > steps_before // every
+                yield self._progress("train", position.index, checkpoint=due, snapshot=took)
+            yield self._progress("validate", 0)
+            metrics = self._end_epoch()
+            yield self._progress("validate", 1, metrics=metrics, checkpoint=True)
+
+    def _snapshots(self) -> Iterator[Snapshot]:
+        """The rest of the epoch; what came before is inserted into the history. A collective."""
+        self.history.reset()
+        self._window.clear()
+        past, rest = self.times[: self.position.index], self.times[self.position.index :]
+        for snapshot in read_snapshots(self.graph, past, self.communicator):
+            self._insert(snapshot)
+        yield from read_snapshots(self.graph, rest, self.communicator)
+
+    def _insert(self, snapshot: Snapshot) -> MessageGraph | None:
+        """Insert a snapshot into history and window; returns the one that leaves the window for it."""
+        self.history.insert(snapshot)
+        self._window.append(MessageGraph.of(snapshot, self.graph.partition))
+        return self._window.popleft() if len(self._window) > self.config.train.window else None
+
+    def _train_snapshot(self, snapshot: Snapshot) -> None:
+        position, config, watch = self.position, self.config.train, self._watch
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, position.epoch + position.index / len(self.times))
+        steps = step_queries(snapshot.queries, config, (self.config.seed * 1_000_003 + position.step) % 2**63)
+        for queries in steps:
+            with watch.phase("batch"):
+                batch = self._batch(queries, cache=len(steps) == 1 and config.candidates == "one_vs_all")
+            loss = backward_step(self.sharded, self.memory, batch, self._rng(), config, watch)
+            with watch.phase("gradients"):
+                self._gradients.reduce(config.gradient_norm)
+            with watch.phase("optimizer"):
+                self.optimizer.step()
+                self._gradients.clear()
+            position.step += 1
+            position.loss += float(loss) * len(queries.answer)
+            position.answers += len(queries.answer)
+        if not math.isfinite(position.loss):
+            raise GamKGError(
+                f"the loss is {position.loss} at epoch {position.epoch + 1}, snapshot {snapshot.time}; "
+                f"lower train.learning_rate (found {config.learning_rate})"
+            )
+        with watch.phase("advance"):
+            # The stored memory stays one window behind: the updates inside it are recomputed with gradients.
+            leaving = self._insert(snapshot)
+            if leaving is not None:
+                self.sharded.advance(self.memory, to_device(leaving, self._device), self._rng())
+        position.index += 1
+
+    def _batch(self, queries: Queries, *, cache: bool) -> StepBatch:
+        """The batch of a step; of a whole snapshot perhaps from the cache."""
+        window = tuple(self._window)
+        if cache and (blocks := self._cache.find(queries)) is not None:
+            return StepBatch(len(queries.answer), None, window, blocks)
+        batch = make_batch(queries, window, self.history, self.config.train, self._rng(), self.communicator)
+        if cache:
+            self._cache.insert(queries, batch.blocks)
+        return batch
+
+    def _took(self, queries: Queries, seconds: float) -> dict[str, Any]:
+        traffic, partition = self.communicator.traffic, self.graph.partition
+        # The edges of a rank are the answers to queries about its subjects.
+        owner = partition.owner(queries.subject[queries.answer_query])
+        edges = torch.bincount(owner, minlength=partition.world_size)
+        halo_rows = traffic.halo_rows  # `take` resets it
+        took = {
+            "step": self.position.step,
+            "snapshot": queries.time,
+            "answers": len(queries.answer),
+            "seconds": seconds,
+            "phases": self._watch.take(),
+            "traffic": {name: list(vars(found).values()) for name, found in traffic.take().items()},
+            "halo_rows": halo_rows,
+            "edges_max_over_mean": float(edges.max()) * partition.world_size / max(1, int(edges.sum())),
+        }
+        self.position.count(took)
+        return took
+
+    def _end_epoch(self) -> dict[str, Any]:
+        position, config = self.position, self.config.train
+        valid = validate(
+            self.sharded, self.graph, self.history, max_scores=config.max_logits, num_facts=config.valid_facts
+        )
+        found: dict[str, Any] = {f"valid_{name}": value for name, value in valid.items() if name != "count"}
+        found |= {"peak_memory_bytes": _peak_memory(self._device), "world_size": self.communicator.world_size}
+        metrics = position.end_epoch(found)
+        if position.best_epoch == position.epoch:
+            self.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.memory = self.model.empty_memory()
+        return metrics
+
+    def _progress(self, phase: str, done: int, **more: Any) -> Progress:
+        position, total = self.position, len(self.times) if phase == "train" else 1
+        epoch = position.epoch + (0 if more.get("metrics") else 1)
+        return Progress(phase, epoch, done, total, position.loss / max(1, position.answers), **more)
+
+    def _rng(self) -> CounterRNG:
+        return CounterRNG(self.config.seed, self.position.step)
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

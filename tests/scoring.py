@@ -1,0 +1,43 @@
+"""Scores and losses of a model in a world of one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from gam_kg.config import TrainConfig
+from gam_kg.distributed.communicator import Communicator
+from gam_kg.graph.message_graph import MessageGraph
+from gam_kg.graph.snapshot import Queries
+from gam_kg.history.index import HistoryIndex
+from gam_kg.nn.model import GAMLSTM
+from gam_kg.nn.recurrence import Memory
+from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.train.step import ShardedModel, backward_step
+from gam_kg.train.step_batch import make_batch, query_block
+from gam_kg.train.stopwatch import Stopwatch
+
+
+def sharded(model: GAMLSTM) -> ShardedModel:
+    """A model in a world of one."""
+    return ShardedModel(model, Communicator())
+
+
+def score_table(model: GAMLSTM, z: Tensor, queries: Queries, history: HistoryIndex) -> Tensor:
+    """Scores of all entities, (num_queries, num_entities)."""
+    return sharded(model).scores(z, query_block(history, queries, Communicator())).view(len(queries), len(z))
+
+
+def step_loss(
+    model: GAMLSTM,
+    memory: Memory,
+    window: Sequence[MessageGraph],
+    queries: Queries,
+    history: HistoryIndex,
+    rng: CounterRNG,
+    **train: Any,
+) -> Tensor:
+    """The loss of a step over queries, whose gradients are added to the parameters."""
+    config = TrainConfig(**train)
+    batch = make_batch(queries, window, history, config, rng, Communicator())
+    return backward_step(sharded(model), memory, batch, rng, config, Stopwatch())

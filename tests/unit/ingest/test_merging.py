@@ -1,0 +1,125 @@
+import numpy as np
+import pyarrow as pa
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gam_kg.ingest.merging import (
+    MERGED,
+    SOURCED_FACTS,
+    anchored_tables,
+    duplicates,
+    merge_facts,
+    partition_of,
+    sort_anchored,
+    stored,
+    tally_entities,
+    tally_relations,
+)
+from gam_kg.ingest.time_axis import TimeAxis
+from gam_kg.ingest.vocabulary import Vocabulary
+from gam_kg.schemas import ANCHORED
+
+AXIS = TimeAxis("integer", 3, 0)
+ENTITIES = Vocabulary(pa.array(["a", "b", "c"]))
+RELATIONS = Vocabulary(pa.array(["q", "r"]), "relation")
+
+# Few names and times, so that facts collide.
+facts = st.lists(
+    st.tuples(
+        st.sampled_from("ab"), st.sampled_from("qr"), st.sampled_from("ac"), st.integers(0, 9), st.integers(-1, 9)
+    ),
+    max_size=60,
+)
+
+
+def sourced(rows):
+    """Rows of (subject, relation, object, timestamp, length); a negative length is no end."""
+    subject, relation, object, timestamp, length = zip(*rows, strict=True) if rows else ((),) * 5
+    ends = [None if more < 0 else at + more for at, more in zip(timestamp, length, strict=True)]
+    numbers = list(range(len(rows)))
+    columns = [subject, relation, object, timestamp, ends, [None] * len(rows), numbers, [0] * len(rows)]
+    return pa.table([pa.array(v, f.type) for v, f in zip(columns, SOURCED_FACTS, strict=True)], schema=SOURCED_FACTS)
+
+
+def brute_force(rows):
+    """(stored facts, raw fact-snapshots, duplicate rows), a snapshot at a time."""
+    seen, stored_facts, copies, raw = set(), set(), [], 0
+    for number, (subject, relation, object, at, more) in enumerate(rows):
+        key = (subject, relation, object, at, None if more < 0 else at + more)
+        if key in seen:
+            copies.append(number)
+            continue
+        seen.add(key)
+        snapshots = range(at // 3, (at + max(more, 0)) // 3 + 1)
+        raw += len(snapshots)
+        stored_facts |= {(subject, relation, object, snapshot) for snapshot in snapshots}
+    return stored_facts, raw, copies
+
+
+@given(facts)
+@example([("a", "r", "c", 1, -1), ("a", "r", "c", 1, 0), ("a", "r", "c", 1, 0)])
+@example([("a", "r", "c", 0, 9), ("a", "r", "c", 3, 0), ("a", "r", "c", 9, 0)])
+def test_merging_equals_brute_force_over_every_snapshot(rows):
+    stored_facts, raw, copies = brute_force(rows)
+    merged = merge_facts(sourced(rows), AXIS)
+    assert merged.schema == MERGED
+    found = stored(merged).to_pylist()
+    runs = [(f["subject"], f["relation"], f["object"], at) for f in found for at in range(f["start"], f["stop"] + 1)]
+    assert len(runs) == len(set(runs))
+    assert set(runs) == stored_facts
+    assert sum(f["merged"] for f in found) == raw - len(stored_facts)
+    assert sorted(duplicates(merged)["row"].to_pylist()) == copies
+
+
+@given(facts)
+def test_tallies_count_stored_facts(rows):
+    stored_facts, _, _ = brute_force(rows)
+    merged = stored(merge_facts(sourced(rows), AXIS))
+    entities = {row["name"]: (row["count"], row["first"]) for row in tally_entities(merged).to_pylist()}
+    of = {name: [at for s, _, o, at in stored_facts if name in (s, o)] for name in "abc"}
+    assert entities == {name: (len(at), min(at)) for name, at in of.items() if at}
+    relations = {row["name"]: row["count"] for row in tally_relations(merged).to_pylist()}
+    assert relations == {r: n for r in "qr" if (n := sum(fact[1] == r for fact in stored_facts))}
+
+
+@given(facts, st.integers(1, 4), st.integers(1, 7))
+def test_anchored_tables_have_both_directions_of_every_stored_fact(rows, buckets, max_facts):
+    stored_facts, _, _ = brute_force(rows)
+    merged = stored(merge_facts(sourced(rows), AXIS))
+    tables = list(anchored_tables(merged, ENTITIES, RELATIONS, buckets, max_facts))
+    assert all(len(table) <= 2 * max_facts for table in tables)
+    found = [row for table in tables for row in table.to_pylist()]
+    assert all(row["bucket"] == row["anchor"] % buckets for row in found)
+    expected = set()
+    for subject, relation, object, at in stored_facts:
+        s, r, o = "abc".index(subject), "qr".index(relation), "abc".index(object)
+        expected |= {(at, o, r, s), (at, s, r + 2, o)}
+    rows_found = [(row["snapshot"], row["anchor"], row["relation"], row["other"]) for row in found]
+    assert len(rows_found) == 2 * len(stored_facts)
+    assert set(rows_found) == expected
+
+
+@given(facts, st.integers(1, 5), st.randoms(use_true_random=False))
+def test_a_fact_has_one_partition_in_every_block(rows, partitions, random):
+    shuffled = random.sample(rows, len(rows))
+    places = {}
+    for block in (rows, shuffled, shuffled[:3]):
+        for row, partition in zip(block, partition_of(sourced(block), partitions).tolist(), strict=True):
+            assert 0 <= partition < partitions
+            assert places.setdefault(row[:3], partition) == partition
+
+
+def test_partitions_are_even():
+    rows = [(f"s{i % 100}", f"r{i % 7}", f"o{i}", 0, -1) for i in range(4000)]
+    sizes = np.bincount(partition_of(sourced(rows), 4))
+    assert sizes.min() > 800
+
+
+def test_anchored_rows_have_one_order():
+    rows = [(1, 2, 0, 5), (1, 0, 3, 5), (0, 9, 0, 0), (1, 0, 3, 4), (1, 0, 2, 9)]
+    table = pa.table(
+        [pa.array(v, f.type) for v, f in zip(zip(*rows, strict=True), ANCHORED, strict=True)], schema=ANCHORED
+    )
+    found = sort_anchored(table.append_column("bucket", pa.array([0] * 5)))
+    assert found.schema == ANCHORED
+    assert [tuple(row.values()) for row in found.to_pylist()] == sorted(rows)

@@ -1,0 +1,249 @@
+"""What is planned is what a trainer's tensors and steps take."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from graphs import NUM_ENTITIES, NUM_SNAPSHOTS, graph_of, random_facts, tiny_config, write_graph
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from gam_kg.config import Config
+from gam_kg.distributed.communicator import Communicator
+from gam_kg.graph.name_words import NameWords
+from gam_kg.graph.partition import Partition
+from gam_kg.graph.temporal_graph import TemporalGraph, read_names
+from gam_kg.history.index import HistoryIndex
+from gam_kg.history.sharded import build_history
+from gam_kg.nn.model import ENTITY
+from gam_kg.plan.counts import GraphCounts, count_graph
+from gam_kg.plan.memory import history_bytes, history_of_rank, memory_items, peak_bytes, state_bytes
+from gam_kg.plan.operations import IN_PLACE, epoch_operations, unit_operations
+from gam_kg.plan.plan import Planner
+from gam_kg.plan.workload import Workload
+from gam_kg.train.trainer import Trainer
+
+BUCKETS = 7
+
+
+def num_bytes(*tensors: Tensor) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def tensors_of(thing: Any) -> Iterator[Tensor]:
+    """All tensors of an object of the history and of its parts."""
+    if isinstance(thing, Tensor):
+        yield thing
+    elif isinstance(thing, list | tuple):
+        for part in thing:
+            yield from tensors_of(part)
+    elif type(thing).__module__.startswith("gam_kg.history."):
+        for part in vars(thing).values():
+            yield from tensors_of(part)
+
+
+def index_bytes(index: HistoryIndex) -> int:
+    distinct = {
+        id(tensor): tensor for tensor in tensors_of(index) if tensor is not index.partition.ids
+    }  # ids are counted apart
+    return num_bytes(*distinct.values())
+
+
+def stored(folder: Path) -> TemporalGraph:
+    write_graph(folder, graph_of(random_facts(0, 150), buckets=BUCKETS), BUCKETS)
+    return TemporalGraph.load(folder)[0]
+
+
+def random_graph(num_facts: int, **sizes: int) -> TemporalGraph:
+    """Facts between entities of which few have many; snapshots are alike."""
+    generator = np.random.default_rng(0)
+    ends = (sizes["num_entities"] * generator.random((2, num_facts)) ** 2).astype(int)
+    relation, time = generator.integers(0, 3, num_facts), generator.integers(0, NUM_SNAPSHOTS, num_facts)
+    return graph_of(np.unique(np.stack([ends[0], relation, ends[1], time], 1), axis=0), buckets=16, **sizes)
+
+
+@pytest.mark.parametrize("name_words", [True, False])
+@pytest.mark.parametrize("decoder", ["mlp", "conv_transe", "distmult"])
+def test_state_is_planned_to_the_byte(tmp_path: Path, decoder: str, name_words: bool) -> None:
+    graph = stored(tmp_path)
+    config = tiny_config({"decoder": decoder, "name_words": name_words})
+    names = read_names(tmp_path, "entity").to_pylist()
+    words = NameWords.of(names, known=graph.trained.tolist()) if name_words else None
+    trainer = Trainer(config, graph, words)
+    next(trainer.run())
+    own, state = trainer.model.entity, trainer.optimizer.state
+    shared = [value for name, value in trainer.model.named_parameters() if name != ENTITY]
+    assert state_bytes(Workload(config, count_graph(tmp_path), 1)) == {
+        "entity rows": num_bytes(own),
+        "optimizer state of entity rows": num_bytes(*state[own].values()),
+        "entity memory (h, c, last_seen)": num_bytes(*vars(trainer.memory).values()),
+        "shared parameters": num_bytes(*shared),
+        "gradients of shared parameters": num_bytes(trainer._gradients._buffer),
+        "optimizer state of shared parameters": num_bytes(*(v for one in shared for v in state[one].values())),
+    }
+
+
+def test_rows_and_history_of_one_rank_are_planned_to_the_byte(tmp_path: Path) -> None:
+    graph, config = stored(tmp_path), tiny_config()
+    workload = Workload(config, count_graph(tmp_path), 1)
+    assert workload.rows == graph.partition.num_rows == NUM_ENTITIES
+    assert history_of_rank(workload) == index_bytes(HistoryIndex(graph, config.model.history))
+
+
+def _index_bytes_of_rank(communicator: Communicator) -> int:
+    graph = graph_of(random_facts(0, 150), buckets=BUCKETS).shard(communicator.rank, communicator.world_size)
+    return index_bytes(build_history(graph, tiny_config().model.history, communicator))
+
+
+def test_history_of_several_ranks_is_planned_to_the_byte(rank_pool: Any, tmp_path: Path) -> None:
+    stored(tmp_path)
+    found = rank_pool.run(2, _index_bytes_of_rank)
+    counts = count_graph(tmp_path)
+    for rank, measured in enumerate(found):
+        parts = (counts.bucket_facts[rank::2], counts.bucket_answers[rank::2])
+        assert history_bytes(*(part.sum() for part in parts)) == measured
+    # The rank with the most facts need not be the one with the most of each: the plan is the most there can be.
+    assert max(found) <= history_of_rank(Workload(tiny_config(), counts, 2)) <= 1.1 * max(found)
+
+
+def test_rows_of_the_largest_of_several_ranks(tmp_path: Path) -> None:
+    stored(tmp_path)
+    counts = count_graph(tmp_path)
+    for world_size in (2, 3, 20):
+        shards = [Partition(NUM_ENTITIES, BUCKETS, rank, world_size).num_rows for rank in range(world_size)]
+        assert Workload(tiny_config(), counts, world_size).rows == max(shards)
+
+
+def test_counts_are_those_of_the_graph(tmp_path: Path) -> None:
+    graph, counts = stored(tmp_path), count_graph(tmp_path)
+    snapshots = [graph.snapshot(time) for time in graph.times]
+    assert counts.share == 1
+    assert counts.active.tolist() == [len(one.active) for one in snapshots]
+    assert counts.queries.tolist() == [len(one.queries) for one in snapshots]
+    assert counts.query_facts.sum() == counts.query_answers.sum() == counts.queries.sum()
+    pairs = [set(zip(one.anchor.tolist(), one.other.tolist(), strict=True)) for one in snapshots]
+    assert counts.neighbours.sum() == sum(map(len, pairs))
+    assert len(counts.num_facts) == NUM_SNAPSHOTS
+    assert [graph.times[part] for part in (counts.train, counts.valid)] == [
+        graph.times_in(split) for split in ("train", "valid")
+    ]
+
+
+def test_history_links_are_those_of_queries_at_the_end(tmp_path: Path) -> None:
+    """Averages over all queries of the facts and answers of their subjects, each up to its limit."""
+    graph, counts, limits = stored(tmp_path), count_graph(tmp_path), tiny_config().model.history
+    facts, answers, queries = {}, {}, []
+    rows = graph.rows()
+    for time, anchor, relation, other in zip(*(column.tolist() for column in rows), strict=True):
+        facts.setdefault(anchor, set()).add((relation, other))
+        answers.setdefault((anchor, relation), set()).add(other)
+        queries.append((time, anchor, relation))
+    distinct = set(queries)
+    degrees = [len(facts[anchor]) for _, anchor, _ in distinct]
+    same = [len(answers[anchor, relation]) for _, anchor, relation in distinct]
+    second = [min(len(facts[anchor]), limits.two_hop_second) for anchor in rows.anchor.tolist()]
+    expected = np.minimum(degrees, limits.recent).mean() + np.minimum(same, limits.same_relation).mean()
+    expected += np.minimum(degrees, limits.two_hop_first).mean() * np.mean(second)
+    assert counts.history_links(limits) == pytest.approx(expected)
+
+
+def test_a_part_of_the_buckets_gives_about_the_same_counts(tmp_path: Path) -> None:
+    """Buckets are alike, except for a few entities with most of the facts."""
+    facts = torch.randint(400, (8000, 4), generator=torch.Generator().manual_seed(0))
+    facts[:, 1] %= 3
+    facts[:, 3] %= NUM_SNAPSHOTS
+    write_graph(tmp_path, graph_of(facts.numpy(), buckets=16, num_entities=400), 16)
+    whole, part = count_graph(tmp_path), count_graph(tmp_path, max_rows=6000)
+    assert part.share < 0.5
+    for name in ("bucket_facts", "bucket_answers", "active", "queries"):
+        assert getattr(part, name).sum() == pytest.approx(getattr(whole, name).sum(), rel=0.1), name
+    assert part.neighbours.sum() / part.share == pytest.approx(whole.neighbours.sum(), rel=0.1)
+
+
+def counted_operations(config: Config, graph: TemporalGraph) -> tuple[int, int]:
+    """Operations of the steps of an epoch, and of its validation, by torch's counter."""
+    steps = 0
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
+        for progress in Trainer(config, graph).run():
+            if progress.metrics:
+                break
+            if progress.phase == "validate":
+                steps = counter.get_total_flops()
+    return steps, counter.get_total_flops() - steps
+
+
+@pytest.mark.parametrize(
+    ("decoder", "train", "tolerance"),
+    [
+        ("mlp", {}, 0.04),
+        ("distmult", {"window": 1, "answers_per_step": 300}, 0.04),
+        # Of a sample of the facts, fewer entities that are active in the window are read by the step.
+        ("mlp", {"candidates": "sampled", "num_negatives": 400}, 0.1),
+    ],
+)
+def test_operations_are_those_of_an_epoch_of_a_larger_graph(
+    tmp_path: Path, decoder: str, train: dict[str, Any], tolerance: float
+) -> None:
+    graph = random_graph(6000, num_entities=3000)
+    write_graph(tmp_path, graph, 16)
+    config = tiny_config({"dim": 48, "decoder": decoder}, **train)
+    counts = count_graph(tmp_path)
+    assert len(counts.sample) < 0.5 * counts.num_facts.sum()  # what is measured on is another size
+    planned = epoch_operations(Workload(config, counts, 1), unit_operations(config, counts))
+    steps, validation = counted_operations(config, graph)
+    assert sum(planned.values()) - planned["validation"] == pytest.approx(steps, rel=tolerance)
+    assert planned["validation"] == pytest.approx(validation, rel=0.2)
+
+
+def test_operations_of_a_wide_model_are_scaled_from_a_narrow_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_graph(tmp_path, random_graph(1000, num_entities=200), 16)
+    config, counts = tiny_config({"dim": 64}), count_graph(tmp_path)
+    measured = unit_operations(config, counts)
+    monkeypatch.setattr("gam_kg.plan.operations._MAX_DIM", 32)
+    assert unit_operations(config, counts) == pytest.approx(measured, rel=0.1)
+    assert not np.array_equal(unit_operations(config, counts), measured)
+
+
+def test_more_workers_take_less_each(tmp_path: Path) -> None:
+    stored(tmp_path)
+    config, counts = tiny_config({"dim": 64, "heads": 4}), count_graph(tmp_path)
+    one, two = (state_bytes(Workload(config, counts, number)) for number in (1, 2))
+    assert two["entity rows"] < one["entity rows"]
+    assert two["shared parameters"] == one["shared parameters"]
+
+
+def test_the_peak_is_the_worse_of_a_step_and_an_epochs_end(tmp_path: Path) -> None:
+    stored(tmp_path)
+    items = memory_items(Workload(tiny_config(), count_graph(tmp_path), 1), 1000.0)
+    by_phase = {phase: sum(i.num_bytes for i in items if i.phase == phase) for phase in ("always", "step", "epoch end")}
+    assert peak_bytes(items) == by_phase["always"] + max(by_phase["step"], by_phase["epoch end"])
+    assert peak_bytes(items) - peak_bytes(items, on_device=True) >= 1000
+
+
+def planner(config: Config, counts: GraphCounts) -> Planner:
+    return Planner(config, counts, 0.0, shared_machine=True)
+
+
+def test_workers_on_one_machine_share_its_memory(tmp_path: Path) -> None:
+    stored(tmp_path)
+    found = planner(tiny_config(), count_graph(tmp_path)).plan(2)
+    assert found["required_bytes"] == 2 * found["worker_bytes"]
+
+
+@pytest.mark.parametrize(
+    "change", [("model.dim=32", {"dim": 32}), ("model.history.two_hop_first=0", {"history": {"two_hop_first": 0}})]
+)
+def test_knobs_save_what_a_plan_with_them_takes_less(tmp_path: Path, change: tuple[str, dict[str, Any]]) -> None:
+    write_graph(tmp_path, random_graph(6000, num_entities=300), 16)
+    override, values = change
+    config, counts = tiny_config({"dim": 64, "heads": 4}), count_graph(tmp_path)
+    changed = tiny_config({"dim": 64, "heads": 4, **values})
+    found = {knob.override: knob.saved_bytes for knob in planner(config, counts).knobs()}
+    before, after = (planner(one, counts).plan(1)["worker_bytes"] for one in (config, changed))
+    assert found[override] == before - after > 0
+    assert list(found.values()) == sorted(found.values(), reverse=True)
