@@ -20,14 +20,13 @@ def backend(use_gpu: bool) -> str:
 
 
 @contextmanager
-def process_group(*, use_gpu: bool, minutes: float = 30) -> Generator[tuple[Communicator, torch.device]]:
+def process_group(*, use_gpu: bool) -> Generator[tuple[Communicator, torch.device]]:
     """Join the process group of the environment (RANK, WORLD_SIZE, MASTER_ADDR); a world of one if RANK is unset.
 
     Yields communicator and device; binds CPU ranks to cores, and gloo to loopback if MASTER_ADDR is.
 
     Args:
         use_gpu: Whether to compute on a GPU.
-        minutes: How long a collective waits for the other ranks before it fails.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local_rank) if use_gpu else torch.device("cpu")
@@ -40,7 +39,7 @@ def process_group(*, use_gpu: bool, minutes: float = 30) -> Generator[tuple[Comm
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     if not use_gpu:
         _bind_to_cpus(local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    dist.init_process_group(backend(use_gpu), timeout=timedelta(minutes=minutes))
+    dist.init_process_group(backend(use_gpu), timeout=timedelta(minutes=30))
     try:
         yield Communicator.current(), device
     finally:

@@ -200,7 +200,6 @@ def validate(
     *,
     max_scores: int,
     num_facts: int = 0,
-    tick: Tick = lambda: None,
 ) -> dict[str, float]:
     """Single-step time-aware metrics on validation, memory rolled from the first snapshot. A collective.
 
@@ -210,10 +209,9 @@ def validate(
         history: Has all of train; afterwards also validation.
         max_scores: See `rank_split`.
         num_facts: About how many facts are ranked; 0: all.
-        tick: Called after each snapshot.
     """
     scorer, communicator = ModelScorer(sharded, history), sharded.communicator
-    roll([scorer], None, graph.read(graph.times_in("train")), tick)  # observing takes the rank's own facts only
+    roll([scorer], None, graph.read(graph.times_in("train")))  # observing takes the rank's own facts only
     ranks = rank_split(
         {"model": scorer},
         history,
@@ -222,7 +220,6 @@ def validate(
         communicator=communicator,
         max_scores=max_scores,
         share=graph.share_of("valid", num_facts),
-        tick=tick,
     )
     return RankSummary.of(ranks.time_aware["model"]).compute()
 

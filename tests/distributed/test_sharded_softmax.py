@@ -57,7 +57,7 @@ def loss_and_gradient(
     return loss.detach(), torch.autograd.grad(2 * loss, scores)[0][:, columns]
 
 
-def topology(communicator: Communicator) -> tuple[int, int]:
+def rank_and_world_size(communicator: Communicator) -> tuple[int, int]:
     assert communicator == Communicator.current()
     return communicator.rank, communicator.world_size
 
@@ -73,5 +73,5 @@ def test_sharding_the_candidates_changes_neither_loss_nor_gradients(rank_pool, w
 
 
 @pytest.mark.parametrize("world_size", SHARDS)
-def test_the_topology_is_that_of_the_process_group(rank_pool, world_size: int) -> None:
-    assert rank_pool.run(world_size, topology) == [(rank, world_size) for rank in range(world_size)]
+def test_the_communicator_is_that_of_the_process_group(rank_pool, world_size: int) -> None:
+    assert rank_pool.run(world_size, rank_and_world_size) == [(rank, world_size) for rank in range(world_size)]
