@@ -58,13 +58,45 @@ class SplitConfig(Section):
         return self
 
 
+class CsvConfig(Section):
+    """How text tables are read; each null is found in the file."""
+
+    separator: str | None = Field(
+        None, min_length=1, max_length=1, description='what separates cells, as "," or ";" or "\\t"; null: found'
+    )
+    decimal: Literal[".", ","] = Field(".", description="decimal sign of numbers")
+    quote: str | None = Field(
+        '"', min_length=1, max_length=1, description="what encloses cells that contain the separator; null: nothing"
+    )
+    encoding: str | None = Field(
+        None, description="latin-1, cp1252, utf-16, ...; null: UTF-8, or UTF-16 where the file begins with its mark"
+    )
+
+
 class DataConfig(Section):
     facts: str | None = Field(None, description="Parquet file, folder, glob or URI of the facts")
     import_from: str | None = Field(
         None,
-        description="'lahman', a CSV/TSV file or a folder with train.txt; imported to `facts` where that is missing",
+        description="'lahman', a CSV/TSV file or a folder with train.txt; imported to `facts` where that is missing or "
+        "was imported from other content",
     )
     columns: ColumnsConfig = Field(ColumnsConfig(), description="names of the input's columns")
+    csv: CsvConfig = Field(CsvConfig(), description="how CSV and TSV files are read")
+    normalize_names: tuple[Literal["case", "blanks", "unicode"], ...] = Field(
+        (),
+        description="differences between names that do not count: case, blanks (how much white space), unicode (form); "
+        "white space and control characters around a name never count",
+    )
+    time_zone: str | None = Field(
+        None,
+        description="zone in which snapshots begin, as Europe/Berlin; null: the zone of the timestamp column, and UTC "
+        "where it has none",
+    )
+    time_format: str | None = Field(
+        None,
+        description="form of timestamps that are text, or integers with digits of a date, as %d/%m/%Y or %Y%m%d; null: "
+        "ISO 8601, YYYYMMDD or years, whichever fits all",
+    )
     time_unit: TimeUnit = Field(
         "auto",
         description="length of a snapshot: hour, day, week, month, year, or an integer step for integer timestamps; "
@@ -77,6 +109,10 @@ class DataConfig(Section):
 
 class PrepareConfig(Section):
     buckets: int = Field(64, ge=1, le=4096, description="stored parts of the graph, divided among the workers")
+    duplicates: Literal["merge", "refuse"] = Field(
+        "merge",
+        description="rows that repeat a fact of the same snapshot: merge them, or refuse them as bad rows",
+    )
     max_bad_fraction: Share = Field(0.0, description="share of rows that may be quarantined; above it the stage fails")
     memory_gib: float | None = Field(
         None,
@@ -216,9 +252,13 @@ class EmbedConfig(Section):
 
 class PredictConfig(Section):
     queries: str | None = Field(
-        None, description="Parquet file, folder, glob or URI; null: the test queries of the last snapshot"
+        None,
+        description="Parquet or CSV file, folder, glob or URI; null: what comes next for the active pairs of "
+        "subject and relation",
     )
     top_k: Positive = Field(10, description="answers to each query")
+    strict: bool = Field(False, description="refuse the queries if one of them cannot be answered")
+    out: str | None = Field(None, description="also write the predictions to this file, .parquet or .csv")
 
 
 class Config(Section):

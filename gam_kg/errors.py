@@ -4,9 +4,17 @@ The command line prints these without a traceback and exits with a non-zero stat
 is a defect of gam-kg and is printed with its traceback.
 """
 
+from typing import ClassVar
+
 
 class GamKGError(Exception):
-    """Base of every error a user can cause and mend."""
+    """Base of every error a user can cause and mend.
+
+    Attributes:
+        status: Exit status of a command that ends with it.
+    """
+
+    status: ClassVar[int] = 1
 
 
 class ConfigError(GamKGError):
@@ -27,3 +35,17 @@ class EvaluationError(GamKGError):
 
 class MemoryPlanError(GamKGError):
     """Training as configured would need more memory than there is."""
+
+
+class OutputError(GamKGError):
+    """A file or folder cannot be written: no space, no permission, or something else is in its place."""
+
+
+class RunInUseError(GamKGError):
+    """Another process is writing into the run's folder."""
+
+
+class ConnectionLostError(GamKGError):
+    """The connection to a job was lost; the job itself may go on."""
+
+    status: ClassVar[int] = 4

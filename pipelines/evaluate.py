@@ -10,6 +10,7 @@ from gam_kg.artifacts import Content
 from gam_kg.config import EvaluateConfig
 from gam_kg.inference.evaluation import count_ticks, evaluate_run
 from gam_kg.inference.trained_run import TrainedRun
+from gam_kg.parquet import write_table
 from pipelines.progress import counted
 from pipelines.stages import Stage, Task
 from pipelines.workers import OnEvent, on_ranks
@@ -39,7 +40,7 @@ def evaluate_worker(run: TrainedRun, settings: dict[str, Any], on_event: OnEvent
     found = evaluate_run(run, config, counted(lambda done: on_event((done, total))))
     if run.graph.partition.rank == 0:
         (folder / "metrics.json").write_text(json.dumps(found.metrics, indent=2), encoding="utf-8")
-        pq.write_table(found.ranks, folder / "ranks.parquet", compression="zstd")
+        write_table(found.ranks, folder / "ranks.parquet")
 
 
 evaluate = Stage(

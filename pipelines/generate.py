@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.data
 
 from gam_kg.artifacts import Content, Manifest, read_manifest, write_artifact
@@ -19,6 +18,7 @@ from gam_kg.config import SplitConfig
 from gam_kg.errors import ArtifactError, ConfigError
 from gam_kg.ingest.splits import Timeline, choose_boundaries
 from gam_kg.ingest.time_axis import TimeAxis, TimestampRange
+from gam_kg.parquet import open_writer
 from gam_kg.synthetic.generator import FACTS, World
 from gam_kg.synthetic.groups import SyntheticConfig, plan_groups
 from gam_kg.synthetic.optimum import Optimum
@@ -123,7 +123,7 @@ def _part_writer(config: SyntheticConfig, folder: Path) -> Callable[[pa.Table], 
     def step(parts: pa.Table) -> pa.Table:
         (part,), world = parts.to_pylist(), World(config)
         optimum, seen = Optimum.empty(config.snapshots), np.zeros(config.entities, bool)
-        with pq.ParquetWriter(folder / f"part-{part['index']:05d}.parquet", FACTS, compression="zstd") as writer:
+        with open_writer(folder / f"part-{part['index']:05d}.parquet", FACTS) as writer:
             for group in plan_groups(config)[part["start"] : part["stop"]]:
                 made = world.generate(group)
                 optimum = optimum.merge(Optimum.of(made, config.snapshots))

@@ -9,6 +9,7 @@ from gam_kg.config import Config
 from gam_kg.errors import DataError
 from gam_kg.inference.predict import EncodedQueries, answer_queries, encode_queries
 from gam_kg.inference.trained_run import TrainedRun
+from gam_kg.parquet import write_table
 from pipelines.progress import counted, progress
 from pipelines.sources import Sources
 from pipelines.stages import Stage, Task
@@ -27,7 +28,7 @@ def _write(task: Task) -> Content:
     steps = len(run.graph.times) + len(np.unique(queries.snapshot))
     with progress("predict", steps) as advance:
         answers = answer_queries(run, queries, task.config.predict.top_k, counted(advance))
-    pq.write_table(answers, task.folder / "predictions.parquet", compression="zstd")
+    write_table(answers, task.folder / "predictions.parquet")
     return {"num_queries": len(queries)}
 
 

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import ray.data
 from ray.data import Dataset
@@ -29,6 +28,7 @@ from gam_kg.ingest.splits import Extremes, choose_boundaries, count_splits, merg
 from gam_kg.ingest.time_axis import TimeAxis, TimestampRange
 from gam_kg.ingest.timestamps import TimeKind
 from gam_kg.ingest.vocabulary import Vocabulary, entity_table, relation_table, vocabulary_hash
+from gam_kg.parquet import write_table
 from gam_kg.schemas import SNAPSHOTS
 from pipelines import prepare_steps as steps
 from pipelines.memory import Room
@@ -131,7 +131,7 @@ def _make_graph(found: _Input, staging: Path, room: Room) -> Content:
     snapshots, counts = totals.timeline.counts()
     timeline = pa.table([snapshots, counts], schema=SNAPSHOTS)
     for name, table in {"entities": entities, "relations": relations, "snapshots": timeline}.items():
-        pq.write_table(table, staging / f"{name}.parquet", compression="zstd")
+        write_table(table, staging / f"{name}.parquet")
     num_anchored = _write_buckets(merged.facts, names, found.config.prepare.buckets, staging / "anchored")
     num_facts = int(counts.sum())
     assert num_anchored == 2 * num_facts, f"{num_anchored} anchored facts written, 2 * {num_facts} expected"

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 
 from gam_kg.config import ColumnsConfig
@@ -24,6 +23,7 @@ from gam_kg.ingest.splits import Extremes, Timeline, split_extremes
 from gam_kg.ingest.time_axis import TimestampRange
 from gam_kg.ingest.validation import DUPLICATE, quarantine, validate
 from gam_kg.ingest.vocabulary import Vocabulary, merge_tallies, partition_tally
+from gam_kg.parquet import write_table
 from gam_kg.schemas import QUARANTINE
 from pipelines.sources import RowGroup, Sources
 
@@ -152,7 +152,7 @@ def write_bucket(rows: pa.Table, folder: Path) -> pa.Table:
     """All BUCKETED rows of a bucket → its sorted file; returns the number of rows."""
     bucket = folder / f"bucket={rows['bucket'][0].as_py():03d}"
     bucket.mkdir(parents=True, exist_ok=True)
-    pq.write_table(sort_anchored(rows), bucket / "part-0.parquet", compression="zstd", row_group_size=ROW_GROUP_ROWS)
+    write_table(sort_anchored(rows), bucket / "part-0.parquet", row_group_size=ROW_GROUP_ROWS)
     return pa.table({"rows": pa.array([len(rows)], pa.int64())})
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import ClassVar, NoReturn
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gam_kg.config import Config
 from gam_kg.errors import DataError
+from gam_kg.parquet import open_writer
 from gam_kg.schemas import QUARANTINE
 
 
@@ -37,7 +37,7 @@ class Quarantine:
     def write(self, tables: Iterable[pa.Table]) -> None:
         """Write the rows as they come, and count them by reason."""
         counts: Counter[str] = Counter()
-        with pq.ParquetWriter(self._file, QUARANTINE, compression="zstd") as writer:
+        with open_writer(self._file, QUARANTINE) as writer:
             for table in tables:
                 if len(table):
                     writer.write_table(table.cast(QUARANTINE))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gam_kg.errors import ArtifactError
 from gam_kg.graph.snapshot import lexical_order
+from gam_kg.parquet import open_file
 from gam_kg.schemas import ANCHORED
 
 SLAB_ROWS = 262_144
@@ -155,7 +156,7 @@ def row_groups(path: Path) -> Iterator[pa.Table]:
     try:
         for group in range(pq.read_metadata(path).num_row_groups):
             # Opened anew for each: iterating over a whole file would keep it open and all its row groups in memory.
-            with pq.ParquetFile(path) as file:
+            with open_file(path) as file:
                 rows = file.read_row_group(group, columns=ANCHORED.names)
             yield rows
     except (OSError, pa.ArrowInvalid) as error:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from pandas.util import hash_array
 from torch import Tensor
@@ -18,6 +17,7 @@ from gam_kg.graph.anchored import anchored_facts, buckets_of_rank
 from gam_kg.graph.fact_source import FactSource, MemoryFacts, Rows, StoredFacts, count_rows, prefetch
 from gam_kg.graph.partition import Partition
 from gam_kg.graph.snapshot import Snapshot
+from gam_kg.parquet import read_table
 from gam_kg.schemas import SPLITS
 
 _MIX = 0x1E3779B97F4A7C15  # an odd number; products wrap around
@@ -75,9 +75,9 @@ class TemporalGraph:
         manifest = read_manifest(path, "graph")
         content = manifest.content
         partition = Partition(content["num_entities"], content["buckets"], rank, world_size)
-        timeline = pq.read_table(path / "snapshots.parquet")
+        timeline = read_table(path / "snapshots.parquet")
         snapshots, num_facts = (timeline[name].to_numpy() for name in ("snapshot", "num_facts"))
-        first = pq.read_table(path / "entities.parquet", columns=["first_snapshot"])["first_snapshot"].to_numpy()
+        first = read_table(path / "entities.parquet", columns=["first_snapshot"])["first_snapshot"].to_numpy()
         entity_tie, relation_tie = (_name_hashes(read_names(path, kind)) for kind in ("entity", "relation"))
         graph = cls(
             partition,
@@ -189,7 +189,7 @@ class TemporalGraph:
 def read_names(path: Path, kind: str) -> pa.ChunkedArray:
     """Names of a `graph/` artifact's entities (kind "entity") or relations ("relation"), in the order of their ids."""
     plural = {"entity": "entities", "relation": "relations"}[kind]
-    return pq.read_table(path / f"{plural}.parquet", columns=[kind])[kind]
+    return read_table(path / f"{plural}.parquet", columns=[kind])[kind]
 
 
 def _bucket_files(path: Path, partition: Partition, num_facts: int) -> list[list[Path]]:

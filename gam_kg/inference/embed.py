@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from gam_kg.inference.trained_run import MEMORY, TrainedRun
 from gam_kg.nn.recurrence import Memory
+from gam_kg.parquet import open_writer, read_table
 from gam_kg.schemas import embedding_schema
 from gam_kg.train.checkpoint import save_rows
 from gam_kg.train.evaluate import Tick
@@ -43,7 +43,7 @@ def write_embeddings(
 
 def read_vectors(path: Path) -> np.ndarray:
     """The `embedding` column of an embeddings file, float32 (num_rows, dim)."""
-    column = pq.read_table(path, columns=["embedding"])["embedding"].combine_chunks()
+    column = read_table(path, columns=["embedding"])["embedding"].combine_chunks()
     return column.flatten().to_numpy().reshape(len(column), -1)
 
 
@@ -68,7 +68,7 @@ def _relation_columns(run: TrainedRun) -> list[pa.Array]:
 def _write(path: Path, kind: str, groups: Iterable[list[pa.Array]], dim: int) -> None:
     schema = embedding_schema(kind, dim)
     options: dict[str, Any] = {"use_dictionary": False, "use_byte_stream_split": ["embedding.list.element"]}
-    with pq.ParquetWriter(path, schema, compression="zstd", **options) as writer:
+    with open_writer(path, schema, **options) as writer:
         for columns in groups:
             writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=_ROW_GROUP)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import HistoryConfig
 from gam_kg.graph.fact_source import count_rows, row_groups
 from gam_kg.graph.name_words import NameWords
 from gam_kg.graph.temporal_graph import read_names
+from gam_kg.parquet import read_table
 from gam_kg.schemas import ANCHORED
 
 MAX_ROWS = 3_000_000  # anchored facts to read: a few seconds
@@ -82,10 +82,10 @@ def count_graph(path: Path, max_rows: int = MAX_ROWS) -> GraphCounts:
     """
     content = read_manifest(path, "graph").content
     num_entities, num_relations, buckets = (content[name] for name in ("num_entities", "num_relations", "buckets"))
-    timeline = pq.read_table(path / "snapshots.parquet")
+    timeline = read_table(path / "snapshots.parquet")
     times, num_facts = _column(timeline, "snapshot"), _column(timeline, "num_facts")
     train, valid = (int(np.searchsorted(times, content[name])) for name in ("valid_start", "test_start"))
-    entities = pq.read_table(path / "entities.parquet", columns=["degree", "first_snapshot"])
+    entities = read_table(path / "entities.parquet", columns=["degree", "first_snapshot"])
     rows, read, bucket_rows = _read_buckets(path / "anchored", buckets, max_rows)
     share = len(rows) / max(1, bucket_rows.sum())
 
