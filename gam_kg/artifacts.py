@@ -1,28 +1,44 @@
 """Artifacts: a folder of files that is either whole, with a `manifest.json`, or absent.
 
-`write_artifact` writes the files into a temporary folder, the manifest last, and renames the folder. A reader opens the
-manifest first and refuses a folder that has none, is of another kind or schema version, or was made from other inputs.
+`write_artifact` writes the files into a temporary folder, the manifest last, and renames the folder. The manifest has
+the size and the digest of every file. A reader opens the manifest first and refuses a folder that has none, is of
+another kind or schema version, was made from other inputs, or has other files than were written.
 """
 
-import glob
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+import stat
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from gam_kg.errors import ArtifactError
+from gam_kg.output import flush_all, replacing
 from gam_kg.schemas import SCHEMA_VERSION
 
 MANIFEST = "manifest.json"
-_REDO = "redo the stage with --force"
+LOGS = ("metrics.jsonl",)
+"""Files that tell how long something took: verified as all others are, but no part of what an artifact is."""
+
+_VERBS = {
+    "graph": "prepare",
+    "checkpoint": "train",
+    "training": "train",
+    "evaluation": "evaluate",
+    "embeddings": "embed",
+    "predictions": "predict",
+    "synthetic": "generate",
+}
+_READ = (".parquet", ".safetensors")  # found by their endings, so that one too many would be read
+_MOST_JSON_BYTES = 2**28
 
 Content = dict[str, Any]
+Files = dict[str, dict[str, Any]]
+"""Path in a folder → `bytes` and `sha256` of the file."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,10 @@ class Manifest:
         inputs: Name → id of each artifact (or hash of each file) that it was made from.
         config: The settings that it was made with.
         content: Counts and facts about the contents, by kind.
+        files: Size and digest of each file but the manifest.
+        sources: Configuration key → where the input files were and what they looked like, see `pipelines.inputs`.
+        schema_version: Version of the layout of artifacts.
+        versions: Package → the version that wrote it.
     """
 
     kind: str
@@ -42,6 +62,8 @@ class Manifest:
     inputs: dict[str, str]
     config: dict[str, Any]
     content: Content = field(default_factory=dict)
+    files: Files = field(default_factory=dict)
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -53,8 +75,10 @@ class Manifest:
 
     @property
     def id(self) -> str:
-        """Hash of everything except the package versions: what other artifacts refer to."""
-        return _digest({name: value for name, value in vars(self).items() if name != "versions"})
+        """Hash of everything except `sources`, `versions` and `LOGS`: what other artifacts refer to."""
+        files = {name: file for name, file in self.files.items() if name not in LOGS}
+        described = {name: value for name, value in vars(self).items() if name not in ("sources", "versions")}
+        return _digest(described | {"files": files})
 
 
 def write_artifact(path: Path, manifest: Manifest, write: Callable[[Path], Content]) -> Manifest:
@@ -73,96 +97,101 @@ def write_artifact(path: Path, manifest: Manifest, write: Callable[[Path], Conte
         return write_manifest(staging, replace(manifest, content=write(staging)))
 
 
-@contextmanager
-def replacing(path: Path) -> Generator[Path]:
-    """Replace a file or a folder by a whole one, or not at all.
-
-    Yields:
-        A path beside it, where nothing is. What the block makes there takes the place of `path` when the block ends
-        without an error, and is removed otherwise.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    recover(path)
-    staging = path.with_name(f".{path.name}.staging-{os.getpid()}")
-    _remove(staging)
-    try:
-        yield staging
-        put_in_place(staging, path)
-    finally:
-        _remove(staging)
-
-
-def put_in_place(staging: Path, path: Path) -> None:
-    """Rename a finished file or folder to `path`, in place of what is there."""
-    old = path.with_name(f".{path.name}.old-{os.getpid()}")
-    if staging.is_dir() and path.exists():  # a folder cannot be renamed over another
-        path.rename(old)
-    staging.replace(path)
-    _remove(old)
-
-
-def recover(path: Path) -> None:
-    """Put back or remove what writers that were killed have left beside `path`."""
-    for kind in ("old", "staging"):
-        for leftover in path.parent.glob(f".{glob.escape(path.name)}.{kind}-*"):
-            if _is_running(int(leftover.name.rpartition("-")[2])):
-                continue
-            if kind == "old" and not path.exists():
-                leftover.rename(path)
-            else:
-                _remove(leftover)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()
-
-
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
-    """Write the manifest, the last file of an artifact."""
-    values = {**vars(manifest), "versions": _versions(), "id": manifest.id}
-    with replacing(folder / MANIFEST) as staging, staging.open("w", encoding="utf-8") as file:
-        json.dump(values, file, indent=2, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
+    """Flush the files of an artifact to disk and write the manifest, the last of them.
+
+    Returns:
+        The manifest with the files.
+    """
+    manifest = replace(manifest, files=describe(folder, [path for path in _files(folder) if path.name != MANIFEST]))
+    flush_all(folder)
+    save_manifest(folder, replace(manifest, versions=_versions()))
     return manifest
 
 
+def save_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest as it is."""
+    values = {**vars(manifest), "id": manifest.id, "beside_id": _beside_id(manifest)}
+    with replacing(folder / MANIFEST) as staging:
+        staging.write_text(json.dumps(values, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def open_artifact(path: Path, kind: str, *, part: str = "", share: tuple[int, int] = (0, 1)) -> Manifest:
+    """Open an artifact whose files are those that were written, each to the last bit.
+
+    Args:
+        path: Its folder.
+        kind: Its kind.
+        part: How the names of the files that will be read begin; the others are not looked at.
+        share: (rank, world size) where each rank looks at some of the files, and together they look at all.
+
+    Raises:
+        ArtifactError: See `read_manifest`; or a file is missing, was added, or is not what was written.
+    """
+    manifest = read_manifest(path, kind)
+    names = [name for name in manifest.files if name.startswith(part)]
+    for name in changed_files(path, {name: manifest.files[name] for name in names[share[0] :: share[1]]}):
+        raise ArtifactError(f"{path / name} was changed or damaged after it was written; {redo(kind)}")
+    for file in _files(path):
+        if file.suffix in _READ and file.relative_to(path).as_posix() not in manifest.files:
+            raise ArtifactError(f"{file} is no file of this {kind} artifact; remove it, or {redo(kind)}")
+    return manifest
+
+
+def describe(folder: Path, paths: Sequence[Path]) -> Files:
+    """Size and digest of files in a folder, by their paths in it."""
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    with _threads() as threads:
+        return dict(zip(names, threads.map(_described, paths), strict=True))
+
+
+def changed_files(folder: Path, files: Files) -> list[str]:
+    """Those of the files that are missing or not as they were described."""
+    with _threads() as threads:
+        same = list(threads.map(lambda name: _is_as_described(folder / name, files[name]), files))
+    return [name for name, is_same in zip(files, same, strict=True) if not is_same]
+
+
+def read_json(path: Path, kind: str) -> Any:
+    """The values of a JSON file of an artifact of a kind.
+
+    Raises:
+        ArtifactError: The file is missing or damaged.
+    """
+    try:
+        return _load_json(path)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path} cannot be read ({error}); {redo(kind)}") from None
+
+
 def read_manifest(path: Path, kind: str) -> Manifest:
-    """Open an artifact.
+    """The manifest of an artifact, whose files are not looked at.
 
     Raises:
         ArtifactError: There is no finished artifact of this kind and schema version at `path`.
     """
+    file = path / MANIFEST
     try:
-        values = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        recorded, found = values.pop("id", None), values.get("schema_version")
+        values = _load_json(file)
+        recorded, found = [values.pop(name, None) for name in ("id", "beside_id")], values.get("schema_version")
         if found != SCHEMA_VERSION:
-            raise ArtifactError(f"{path}: schema version {found}, this gam-kg reads {SCHEMA_VERSION}; {_REDO}")
+            raise ArtifactError(f"{path}: schema version {found}, this gam-kg reads {SCHEMA_VERSION}; {redo(kind)}")
         manifest = Manifest(**values)
-    except FileNotFoundError:
-        raise ArtifactError(
-            f"{path}: no finished {kind} artifact (no {MANIFEST}); run the stage that makes it"
-        ) from None
-    except (json.JSONDecodeError, AttributeError, TypeError) as error:
-        raise ArtifactError(f"{path / MANIFEST} is damaged ({error}); {_REDO}") from None
+        same = [manifest.id, _beside_id(manifest)] == recorded and _is_well_formed(manifest)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(f"{path}: no finished {kind} artifact (no {MANIFEST}); make it: {command(kind)}") from None
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise ArtifactError(f"{file} is damaged ({error}); {redo(kind)}") from None
     if manifest.kind != kind:
         raise ArtifactError(f"{path}: found a {manifest.kind} artifact, expected {kind}")
-    if manifest.id != recorded:
-        raise ArtifactError(f"{path / MANIFEST} was changed after it was written; {_REDO}")
+    if not same:
+        raise ArtifactError(f"{file} was changed after it was written; {redo(kind)}")
     return manifest
+
+
+def redo(kind: str) -> str:
+    """What to do about a damaged artifact of a kind."""
+    return f"redo it: {command(kind)} --force"
 
 
 def require_same(name: str, found: str, expected: str, path: Path) -> None:
@@ -172,11 +201,63 @@ def require_same(name: str, found: str, expected: str, path: Path) -> None:
         ArtifactError: The two ids differ.
     """
     if found != expected:
-        raise ArtifactError(f"{path} was made from another {name} ({found}, here {expected}); redo its stage")
+        raise ArtifactError(
+            f"{path} was made from another {name} ({found}, here {expected}); make it anew: {command(path.name)}"
+        )
+
+
+def command(kind: str) -> str:
+    """The command that makes an artifact of a kind."""
+    return f"gam-kg {_VERBS.get(kind, kind)} {'OUT' if kind == 'synthetic' else 'CONFIG'}"
+
+
+def _load_json(path: Path) -> Any:
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_JSON_BYTES:
+        raise ValueError("it is no file of a JSON file's size")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of an artifact, sorted; hidden ones, as shared storage and file managers make them, are left out."""
+    found = [Path(inner, name) for inner, _, names in os.walk(folder) for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
+def _described(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _is_as_described(path: Path, described: dict[str, Any]) -> bool:
+    try:
+        found = path.stat()  # first, since reading what is no file, as a pipe, may never end
+        same_size = stat.S_ISREG(found.st_mode) and found.st_size == described["bytes"]
+        return same_size and _sha256(path) == described["sha256"]
+    except (OSError, ValueError, TypeError, KeyError):  # the description may be damaged too
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_well_formed(manifest: Manifest) -> bool:
+    texts, tables = (manifest.kind, manifest.key), (manifest.inputs, manifest.config, manifest.content, manifest.files)
+    files = [isinstance(file, dict) and {"bytes", "sha256"} <= file.keys() for file in manifest.files.values()]
+    return all(isinstance(one, str) for one in texts) and all(isinstance(one, dict) for one in tables) and all(files)
 
 
 def _digest(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _beside_id(manifest: Manifest) -> str:
+    return _digest({"sources": manifest.sources, "versions": manifest.versions})
 
 
 def _versions() -> dict[str, str]:

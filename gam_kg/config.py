@@ -5,106 +5,17 @@ overrides. `python -m gam_kg.config > configs/base.yaml` writes every key with i
 """
 
 import sys
-from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from gam_kg.config_file import Section, apply_override, base_file, read_yaml, validated
+from gam_kg.config_file import Section, apply_override, base_file, read_yaml, require_own_folder, validated
+from gam_kg.config_types import Boundary, Count, LocalPath, Place, Positive, Probability, RunName, Share
+from gam_kg.data_config import DataConfig
+from gam_kg.text import user_path
 
-
-def _iso(value: object) -> object:
-    """YAML reads 2014-11-30 as a date; a boundary stays the text."""
-    return value.isoformat() if isinstance(value, date) else value
-
-
-Boundary = Annotated[int | str | None, BeforeValidator(_iso)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-Probability = Annotated[float, Field(ge=0, lt=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-TimeUnit = Literal["auto", "hour", "day", "week", "month", "year"] | Positive
 NumWorkers = Count | tuple[Positive, Positive]
-
-
-class ColumnsConfig(Section):
-    subject: str = Field("subject", description="subjects: strings or integers")
-    relation: str = Field("relation", description="relations: strings or integers")
-    object: str = Field("object", description="objects: strings or integers")
-    timestamp: str = Field("timestamp", description="integers, dates, timestamps or ISO 8601 strings")
-    end_timestamp: str = Field(
-        "end_timestamp",
-        description="optional; a fact with an end is in every snapshot from its start to its end, both included, and "
-        "one without an end is in its first snapshot only",
-    )
-    split: str = Field("split", description="optional; train, valid or test")
-
-
-class SplitConfig(Section):
-    """How time is divided: train < valid_start <= valid < test_start <= test."""
-
-    valid_start: Boundary = Field(None, description="first timestamp of validation, in the input's own form")
-    test_start: Boundary = Field(None, description="first timestamp of test, in the input's own form")
-    valid_fraction: float = Field(0.1, gt=0, lt=1, description="share of the facts, in time order, for validation")
-    test_fraction: float = Field(0.1, gt=0, lt=1, description="share of the facts, the last ones, for test")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if (self.valid_start is None) != (self.test_start is None):
-            raise ValueError("valid_start and test_start go together: set both or neither")
-        if self.valid_fraction + self.test_fraction >= 1:
-            raise ValueError("valid_fraction + test_fraction must be below 1")
-        return self
-
-
-class CsvConfig(Section):
-    """How text tables are read; each null is found in the file."""
-
-    separator: str | None = Field(
-        None, min_length=1, max_length=1, description='what separates cells, as "," or ";" or "\\t"; null: found'
-    )
-    decimal: Literal[".", ","] = Field(".", description="decimal sign of numbers")
-    quote: str | None = Field(
-        '"', min_length=1, max_length=1, description="what encloses cells that contain the separator; null: nothing"
-    )
-    encoding: str | None = Field(
-        None, description="latin-1, cp1252, utf-16, ...; null: UTF-8, or UTF-16 where the file begins with its mark"
-    )
-
-
-class DataConfig(Section):
-    facts: str | None = Field(None, description="Parquet file, folder, glob or URI of the facts")
-    import_from: str | None = Field(
-        None,
-        description="'lahman', a CSV/TSV file or a folder with train.txt; imported to `facts` where that is missing or "
-        "was imported from other content",
-    )
-    columns: ColumnsConfig = Field(ColumnsConfig(), description="names of the input's columns")
-    csv: CsvConfig = Field(CsvConfig(), description="how CSV and TSV files are read")
-    normalize_names: tuple[Literal["case", "blanks", "unicode"], ...] = Field(
-        (),
-        description="differences between names that do not count: case, blanks (how much white space), unicode (form); "
-        "white space and control characters around a name never count",
-    )
-    time_zone: str | None = Field(
-        None,
-        description="zone in which snapshots begin, as Europe/Berlin; null: the zone of the timestamp column, and UTC "
-        "where it has none",
-    )
-    time_format: str | None = Field(
-        None,
-        description="form of timestamps that are text, or integers with digits of a date, as %d/%m/%Y or %Y%m%d; null: "
-        "ISO 8601, YYYYMMDD or years, whichever fits all",
-    )
-    time_unit: TimeUnit = Field(
-        "auto",
-        description="length of a snapshot: hour, day, week, month, year, or an integer step for integer timestamps; "
-        "auto: a day, or the greatest step that divides every gap between integer timestamps",
-    )
-    split: SplitConfig = Field(
-        SplitConfig(), description="boundaries win over a split column, which wins over fractions of the facts"
-    )
 
 
 class PrepareConfig(Section):
@@ -183,9 +94,7 @@ class TrainConfig(Section):
         description="what an answer competes with: all entities; or sampled: some of the step's other answers, of the "
         "subject's history and of all entities, weighted to stand for the rest",
     )
-    num_negatives: Positive = Field(
-        1000, description="sampled: entities drawn per step, and at most as many of the step's other answers"
-    )
+    num_negatives: Positive = Field(1000, description="sampled: entities drawn per step, and at most as many answers")
     history_links: Positive = Field(
         16,
         description="sampled: past facts and paths per query, on average over a step, drawn anew each step; more "
@@ -202,9 +111,7 @@ class TrainConfig(Section):
     )
     patience: Positive = Field(2, description="epochs without a better validation MRR before training stops")
     checkpoint_steps: Count = Field(0, description="also checkpoint every so many steps; 0: at epoch ends only")
-    num_workers: NumWorkers = Field(
-        1, description="Ray Train workers; [1, 4]: as many as there is room for; 0: train in this process, without Ray"
-    )
+    num_workers: NumWorkers = Field(1, description="Ray Train workers; [1, 4]: as many as have room; 0: without Ray")
     use_gpu: bool = Field(False, description="a CUDA device for each worker")
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="of matrix products in training, float32 or bf16; evaluation is always float32"
@@ -245,25 +152,23 @@ class EvaluateConfig(Section):
 
 
 class EmbedConfig(Section):
-    at: Boundary = Field(
-        None, description="timestamp after whose facts entities are embedded; null: after the last fact"
-    )
+    at: Boundary = Field(None, description="timestamp after whose facts entities are embedded; null: the last fact's")
 
 
 class PredictConfig(Section):
-    queries: str | None = Field(
+    queries: Place = Field(
         None,
         description="Parquet or CSV file, folder, glob or URI; null: what comes next for the active pairs of "
         "subject and relation",
     )
     top_k: Positive = Field(10, description="answers to each query")
     strict: bool = Field(False, description="refuse the queries if one of them cannot be answered")
-    out: str | None = Field(None, description="also write the predictions to this file, .parquet or .csv")
+    out: LocalPath = Field(None, description="also write the predictions to this file, .parquet or .csv")
 
 
 class Config(Section):
-    name: str = Field("base", description="name of the run; where a file has none, the file's own name")
-    run_dir: str | None = Field(None, description="folder of the run; null: runs/<name>")
+    name: RunName = Field("base", description="name of the run; where a file has none, the file's own name")
+    run_dir: LocalPath = Field(None, description="folder of the run; null: runs/<name>")
     seed: Count = Field(0, description="seed of all random numbers")
     data: DataConfig = Field(DataConfig(), description="the facts, and how time is divided")
     prepare: PrepareConfig = Field(PrepareConfig(), description="facts → graph/")
@@ -276,7 +181,7 @@ class Config(Section):
     @property
     def run_path(self) -> Path:
         """Absolute folder of the run."""
-        return Path(self.run_dir or Path("runs") / self.name).absolute()
+        return user_path(self.run_dir or f"runs/{self.name}", "run_dir").absolute()
 
 
 def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
@@ -291,11 +196,15 @@ def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str
     """
     values: dict[str, Any] = {}
     if path is not None:
-        values = read_yaml(Path(path))
-        values.setdefault("name", Path(path).stem)
+        file = user_path(str(path), "CONFIG")
+        values = read_yaml(file)
+        values.setdefault("name", file.stem)
     for override in overrides:
         apply_override(values, override)
-    return validated(Config, values, path or "configuration")
+    config = validated(Config, values, path or "configuration")
+    if path is not None and not {"run_dir", "name"} & {override.partition("=")[0].strip() for override in overrides}:
+        require_own_folder(file, config.run_path)
+    return config
 
 
 if __name__ == "__main__":

@@ -1,16 +1,30 @@
 """Configuration as text: YAML files and `a.b=value` overrides are read, mistakes explained, and defaults written."""
 
+import re
+import reprlib
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from gam_kg.errors import ConfigError
+from gam_kg.text import user_path
 
 _COMMENT_COLUMN, _LINE_LENGTH = 29, 120
+_MOST_BYTES = 2**20
+_BRANCHES = ("int", "str", "constrained-int")  # of unions
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
 _HEADER = """\
 # Every key with its default and description; other files have only what differs.
 # Generated from gam_kg/config.py: python -m gam_kg.config > configs/base.yaml
@@ -20,7 +34,17 @@ _HEADER = """\
 class Section(BaseModel):
     """A part of a configuration: unknown keys are refused, values are validated and do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, coerce_numbers_to_str=True
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: Any, info: ValidationInfo) -> Any:
+        """Only a field that is true or false takes true and false, which would be 1 and 0 otherwise."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError(f"{str(value).lower()} is not allowed here")
+        return value
 
     def to_yaml(self) -> str:
         """All keys and values, without comments."""
@@ -28,6 +52,33 @@ class Section(BaseModel):
 
 
 AnySection = TypeVar("AnySection", bound=Section)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a value has one meaning: 010, 1_000, 12:30:00, no, 1.10 and 2014-11-30 are text.
+
+    YAML 1.1 reads them as 8, 1000, 45000, false, 1.1 and a date. Numbers with a fraction are read from the text by the
+    fields that have them. A key that is there twice is refused.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is there twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    ("int", r"[-+]?(0|[1-9][0-9]{0,999})", [*"-+0123456789"]),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def validated(section: type[AnySection], values: dict[str, Any], source: str | Path) -> AnySection:
@@ -51,10 +102,14 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path in seen:
         raise ConfigError(f"{path}: 'extends' comes back to this file; remove the circle")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        with path.open("rb") as file:
+            found = file.read(_MOST_BYTES + 1)
+        if len(found) > _MOST_BYTES:
+            raise ConfigError(f"{path} is no configuration: it has more than {_MOST_BYTES:,} bytes")
+        values = _load(found.decode("utf-8-sig")) or {}
     except OSError as error:
         raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} is not valid YAML in UTF-8: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values at the top, found {type(values).__name__}")
@@ -62,20 +117,33 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         return values
     if not isinstance(base, str):
         raise ConfigError(f"{path}: 'extends' must name a YAML file, found {base!r}")
-    inherited = read_yaml(path.parent / base, (*seen, path))
+    inherited = read_yaml(path.parent / user_path(base, f"{path}: extends"), (*seen, path))
     inherited.pop("name", None)  # each file has its own name
     return _merge(inherited, values)
+
+
+def require_own_folder(file: Path, run: Path) -> None:
+    """Refuse config.yaml of a run that was copied or moved, since it names the folder where the run was made.
+
+    Raises:
+        ConfigError: The file is in another run than the one that it names.
+    """
+    folder, named = file.parent.resolve(), run.resolve()
+    if file.name == "config.yaml" and (folder / "graph" / "manifest.json").exists() and named != folder:
+        raise ConfigError(f"{file} names another run folder, {named}; give run_dir={folder}, or run_dir={named}")
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
     """Set one `a.b=value` among the values.
 
     Raises:
-        ConfigError: It is no key and YAML value, or `a` has a value.
+        ConfigError: It is no key and value, or `a` has a value.
     """
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {override!r}: expected key=value, for instance train.epochs=3")
+    if not text:
+        raise ConfigError(f"override {override!r}: there is no value after =; write {override}null for none")
     *parents, last = key.strip().split(".")
     for parent in parents:
         child = values.setdefault(parent, {})
@@ -83,9 +151,31 @@ def apply_override(values: dict[str, Any], override: str) -> None:
             raise ConfigError(f"override {override!r}: {parent!r} has the value {child!r} and no keys of its own")
         values = child
     try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = _override_value(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from None
+    before = values.get(last)
+    values[last] = _merge(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+
+
+def _override_value(text: str) -> Any:
+    """A list, keys with values or quoted text as YAML has them; else a number, true, null, a date, or just text.
+
+    So a glob or a separator, to whose characters YAML gives a meaning, need no quotes.
+    """
+    stripped = text.strip() or text
+    if stripped.startswith(("[", "{")) or (stripped.startswith(('"', "'")) and len(stripped) > 1):
+        with suppress(yaml.YAMLError):  # as [x].csv
+            return _load(stripped)
+    if len(stripped) == 1 and not stripped.isalnum():
+        return stripped
+    loader = _Loader("")
+    tag = loader.resolve(yaml.ScalarNode, stripped, (True, False))
+    return loader.construct_object(yaml.ScalarNode(tag, stripped))
+
+
+def _load(text: str) -> Any:
+    return yaml.load(text, _Loader)  # a safe one
 
 
 def base_file(defaults: Section) -> str:
@@ -119,11 +209,13 @@ def _explain(error: ValidationError, section: type[Section], source: str | Path)
     lines = [f"{source}: {error.error_count()} problem(s)"]
     for problem in error.errors():
         # The branch of a union is in the location too: int, or literal[...].
-        parts = [str(part) for part in problem["loc"] if part not in ("int", "str") and "[" not in str(part)]
-        found = "" if isinstance(problem["input"], (dict, BaseModel)) else f" (found {problem['input']!r})"
+        parts = [str(part) for part in problem["loc"] if part not in _BRANCHES and "[" not in str(part)]
+        found = "" if isinstance(problem["input"], (dict, BaseModel)) else f" (found {_SHORT.repr(problem['input'])})"
         message = problem["msg"].removeprefix("Value error, ") + found
         if problem["type"] == "extra_forbidden":
             message = f"unknown key; {_allowed_keys(problem['loc'], section)}"
+        elif problem["type"] == "model_type":
+            message = f"expected keys with values{found}"
         lines.append("  " + ": ".join([*filter(None, [".".join(parts)]), message]))
     return "\n".join(lines)
 

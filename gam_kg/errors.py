@@ -4,7 +4,19 @@ The command line prints these without a traceback and exits with a non-zero stat
 is a defect of gam-kg and is printed with its traceback.
 """
 
+import errno
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_OF_THE_MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE),
+    *(errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE),
+}
+_IN_PLACE = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 
 
 class GamKGError(Exception):
@@ -49,3 +61,64 @@ class ConnectionLostError(GamKGError):
     """The connection to a job was lost; the job itself may go on."""
 
     status: ClassVar[int] = 4
+
+
+@contextmanager
+def writing(path: Path) -> Generator[None]:
+    """Report that a file or folder cannot be written, while the block writes it or a file beside it named by it.
+
+    Raises:
+        OutputError: No space, no permission, a read-only disk, or something else is in its place.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {*_NO_SPACE, errno.EROFS} or _concerns(error, path):
+            raise OutputError(_cannot_write(error, path)) from error
+        raise
+
+
+@contextmanager
+def exit_status(say: Callable[[str], None]) -> Generator[None]:
+    """End the process without a traceback where the block ends with an error of the user or of the machine.
+
+    Args:
+        say: Shows what is wrong.
+
+    Raises:
+        SystemExit: With the status that `gam-kg --help` says.
+    """
+    try:
+        yield
+    except GamKGError as error:
+        say(str(error))
+        sys.exit(error.status)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        say(f"{error.filename or 'the output'}: {error.strerror or error}")
+        sys.exit(1)
+
+
+def _concerns(error: OSError, path: Path) -> bool:
+    """Whether the error is about the path, what is in it, a folder above it, or a file beside it named by it."""
+    beside = path.with_name(f".{path.name}.")
+    if not isinstance(error.filename, str):  # Arrow names files in its messages only
+        return any(str(one) in str(error) for one in (path, beside))
+    named, path, beside = (one.absolute() for one in (Path(error.filename), path, beside))
+    return named in (path, *path.parents) or str(named).startswith((f"{path}/", f"{path}.", str(beside)))
+
+
+def _cannot_write(error: OSError, path: Path) -> str:
+    named = error.filename if isinstance(error.filename, str) else path
+    if error.errno in _NO_SPACE:
+        advice = "free space, or choose a place on another disk (run_dir for a run)"
+    elif error.errno in _IN_PLACE:
+        advice = (
+            "something else is in its place or above it: move that away, or choose another place (run_dir for a run)"
+        )
+    else:
+        advice = "choose a place that can be written (run_dir for a run)"
+    return f"cannot write {named}: {error.strerror or error}; {advice}"

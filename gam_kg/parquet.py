@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from gam_kg.errors import ArtifactError
 
+_READ: dict[str, Any] = {"page_checksum_verification": True, "coerce_int96_timestamp_unit": "us"}
 _WRITE: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 
 
@@ -25,6 +26,8 @@ def write_table(table: pa.Table, path: Path, **options: Any) -> None:
 def open_file(source: Any, **options: Any) -> pq.ParquetFile:
     """Open a Parquet file (path or file object) whose pages are verified where they have checksums.
 
+    INT96 timestamps become microseconds: nanoseconds in int64 reach from 1677 to 2262 only, and wrap around beyond.
+
     Args:
         source: Path or file object.
         options: Those of `pyarrow.parquet.ParquetFile`.
@@ -32,7 +35,7 @@ def open_file(source: Any, **options: Any) -> pq.ParquetFile:
     Raises:
         OSError, pyarrow.ArrowInvalid: It is no Parquet file or is damaged; also while it is read.
     """
-    return pq.ParquetFile(source, page_checksum_verification=True, **options)
+    return pq.ParquetFile(source, **(_READ | options))
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

@@ -4,8 +4,9 @@ from collections.abc import Collection
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
+MODEL = "gam_lstm"
 SPLITS = ("train", "valid", "test")
 SETTINGS = ("single_step", "multi_step")
 FILTERS = ("time_aware", "raw")
@@ -37,10 +38,19 @@ RANKS = table_schema(
     | {"object_id": _INT, "object": _TEXT, "stratum": _WORD}
 )
 
+# What a query may come to; the first is the only good one.
+STATUSES = ("answered", "missing", "both_sides", "unknown_name", "unreadable_timestamp", "before_first_fact")
+
+_QUERY = {"subject": _TEXT, "relation": _TEXT, "object": _TEXT, "timestamp": _TEXT}
+_ANSWER = {"snapshots_beyond_last_fact": _INT, "position": pa.int32(), "answer_id": _INT, "answer": _TEXT} | {
+    "score": pa.float32(),
+    "probability": pa.float32(),
+    "times_seen": _INT,
+    "last_seen": _TEXT,
+}
+# One row an answer; a query without answers has one row. Columns of the query file that are not ours follow.
 PREDICTIONS = table_schema(
-    {"query_id": _INT, "subject": _TEXT, "relation": _TEXT, "object": _TEXT, "timestamp": _TEXT}
-    | {"position": pa.int32(), "answer_id": _INT, "answer": _TEXT, "score": pa.float32(), "probability": pa.float32()},
-    nullable=("subject", "object"),
+    {"query_id": _INT, **_QUERY, "status": _WORD, "reason": _TEXT, **_ANSWER}, nullable=(*_QUERY, "reason", *_ANSWER)
 )
 
 

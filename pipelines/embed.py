@@ -1,4 +1,4 @@
-"""The embed stage: `graph/` + `checkpoint/` → `embeddings/` as of a timestamp, in Parquet."""
+"""The embed stage: `graph/` + `checkpoint/` → `embeddings/` after the facts of a timestamp, in Parquet."""
 
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from gam_kg.ingest.time_axis import TimeAxis
 from pipelines.progress import counted
 from pipelines.stages import Stage, Task
 from pipelines.workers import OnEvent, on_ranks
+from pipelines.workflow import EMBEDDINGS
 
 
 def _write(task: Task) -> Content:
@@ -26,8 +27,8 @@ def _write(task: Task) -> Content:
     last = snapshot_at(axis, config.embed.at, graph["last_snapshot"])
     on_ranks(config, embed_worker, {"last": last, "folder": str(task.folder), "anew": task.force}, "embed")
     return {
-        "as_of": axis.label(last),
-        "as_of_snapshot": last,
+        "after": axis.label(last),
+        "after_snapshot": last,
         "dim": task.read["checkpoint"].config["model"]["dim"],
         "num_entities": graph["num_entities"],
         "num_relations": graph["num_relations"],
@@ -50,8 +51,9 @@ def embed_worker(run: TrainedRun, settings: dict[str, Any], on_event: OnEvent) -
 
 
 embed = Stage(
-    "embeddings",
-    settings=lambda config: {"embed": config.embed.model_dump(mode="json")},
+    EMBEDDINGS,
     write=_write,
-    summary=lambda _, content: f"{content['num_entities']} entities as of {content['as_of']}",
+    summary=lambda _, content: (
+        f"{content['num_entities']:,} entities and {content['num_relations']:,} relations, after {content['after']}"
+    ),
 )

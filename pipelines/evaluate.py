@@ -14,6 +14,7 @@ from gam_kg.parquet import write_table
 from pipelines.progress import counted
 from pipelines.stages import Stage, Task
 from pipelines.workers import OnEvent, on_ranks
+from pipelines.workflow import EVALUATION
 
 
 def _write(task: Task) -> Content:
@@ -44,8 +45,7 @@ def evaluate_worker(run: TrainedRun, settings: dict[str, Any], on_event: OnEvent
 
 
 evaluate = Stage(
-    "evaluation",
-    settings=lambda config: {"evaluate": config.evaluate.model_dump(mode="json")},
+    EVALUATION,
     write=_write,
     summary=lambda _, content: f"{content['num_queries']} queries ranked",
 )

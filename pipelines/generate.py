@@ -14,7 +14,7 @@ import pyarrow as pa
 import ray.data
 
 from gam_kg.artifacts import Content, Manifest, read_manifest, write_artifact
-from gam_kg.config import SplitConfig
+from gam_kg.data_config import SplitConfig
 from gam_kg.errors import ArtifactError, ConfigError
 from gam_kg.ingest.splits import Timeline, choose_boundaries
 from gam_kg.ingest.time_axis import TimeAxis, TimestampRange
@@ -43,16 +43,14 @@ def generate(out: Path, config: SyntheticConfig, *, force: bool = False) -> Mani
         The manifest.
 
     Raises:
-        ConfigError: `out` is there already, or cannot be written.
+        ConfigError: `out` is there already.
+        OutputError: `out` cannot be written.
     """
     out = out.expanduser().absolute()  # tasks have other working directories
     _require_free(out, force=force)
     manifest = Manifest.of(KIND, {}, config.model_dump())
-    try:
-        with ray_session():
-            return write_artifact(out, manifest, lambda staging: _write(staging, config))
-    except OSError as error:
-        raise ConfigError(f"OUT: cannot write {out}: {error.strerror or error}") from None
+    with ray_session():
+        return write_artifact(out, manifest, lambda staging: _write(staging, config))
 
 
 def summary_lines(out: Path, manifest: Manifest) -> list[str]:

@@ -1,6 +1,7 @@
 """The plan verb: what training will take, computed from the prepared `graph/` before any training."""
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,19 @@ from typing import Any
 import torch
 from rich.text import Text
 
+from gam_kg.artifacts import read_manifest
 from gam_kg.config import Config
-from gam_kg.errors import ArtifactError, MemoryPlanError
+from gam_kg.errors import MemoryPlanError
 from gam_kg.plan.counts import GraphCounts, count_graph
 from gam_kg.plan.plan import Planner
+from gam_kg.run_config import require_same_settings
+from gam_kg.run_folder import graph_to_train
 from gam_kg.train.run import threads
+from pipelines.inputs import notices
 from pipelines.progress import results
 from pipelines.report import show_table
-from pipelines.stages import artifact_path
 
+logger = logging.getLogger("gam_kg")
 _USABLE_SHARE = 0.95  # Ray stops a worker when more of the machine's memory is used
 # A worker's imports of Ray Train; and driver, services and helpers of a Ray beside one worker, measured on two cores.
 _RAY_WORKER_BYTES, _RAY_MACHINE_BYTES = 50 * 2**20, 1770 * 2**20
@@ -40,12 +45,15 @@ def plan(config: Config, workers: list[int], *, memory_gib: float | None = None,
 
     Raises:
         ArtifactError: There is no finished `graph/`.
+        ConfigError: Settings, or facts, differ from those that it was made with.
         MemoryPlanError: The configured training does not fit.
     """
     base = resident_bytes()  # the same libraries as a worker's, before anything is read
-    path = artifact_path(config, "graph")
-    if not (path / "manifest.json").exists():
-        raise ArtifactError(f"{path}: there is no prepared graph to plan for; run `gam-kg prepare` first")
+    path = graph_to_train(config.run_path)
+    graph = read_manifest(path, "graph")
+    require_same_settings("plan", config, {path: graph})
+    for notice in notices(config, graph):
+        logger.warning("warning: %s", notice)
     torch.set_num_threads(threads(config))
     found = _plan(config, count_graph(path), workers, base, memory_gib)
     if as_json:

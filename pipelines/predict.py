@@ -1,65 +1,114 @@
-"""The predict stage: a Parquet of queries → `predictions/`, from the run's artifacts alone."""
+"""The predict stage: files of queries → `predictions/`, from the run's artifacts alone."""
+
+import logging
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gam_kg.artifacts import Content
 from gam_kg.config import Config
 from gam_kg.errors import DataError
-from gam_kg.inference.predict import EncodedQueries, answer_queries, encode_queries
+from gam_kg.inference.predict import answer_queries, prediction_table
+from gam_kg.inference.queries import EncodedQueries, QueryRows, read_queries
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.parquet import write_table
+from gam_kg.schemas import STATUSES
+from pipelines.prediction_file import NAME, write_out
 from pipelines.progress import counted, progress
-from pipelines.sources import Sources
+from pipelines.query_files import read_query_files
 from pipelines.stages import Stage, Task
 from pipelines.workers import open_run
+from pipelines.workflow import PREDICTIONS
+
+logger = logging.getLogger("gam_kg")
+
+_MOST_ACTIVE = 10_000
+_SHOWN = 5
 
 
 def _write(task: Task) -> Content:
-    """predictions.parquet: `top_k` answers to each query; by default to those of the last snapshot, from before it.
+    """predictions.parquet: `top_k` answers to each query; by default what comes next for the active pairs.
 
     Raises:
-        DataError: The queries cannot be read, or have names that are not in the graph.
+        DataError: The queries cannot be read, none of them can be answered, or one cannot and `predict.strict` is set.
     """
-    table = _read(task.sources) if task.sources else None
-    run = open_run(task.config)
-    queries = _last_queries(run) if table is None else encode_queries(run, table)
+    config, sources = task.config, task.sources
+    if sources is None:
+        run = open_run(config)
+        rows = QueryRows.of(run, _next_of_active(run))
+    else:
+        tables = read_query_files(sources, config.data)  # before the slow part: a mistake is reported at once
+        run = open_run(config)
+        rows = read_queries(run, pa.concat_tables(tables), config.data.columns)
+        _check(rows, [(name, len(table)) for name, table in zip(sources.names, tables, strict=True)], config)
+    queries = rows.encoded
+    _log_beyond(run, queries)
     steps = len(run.graph.times) + len(np.unique(queries.snapshot))
     with progress("predict", steps) as advance:
-        answers = answer_queries(run, queries, task.config.predict.top_k, counted(advance))
-    write_table(answers, task.folder / "predictions.parquet")
-    return {"num_queries": len(queries)}
+        answers = answer_queries(run, queries, config.predict.top_k, counted(advance))
+    write_table(prediction_table(run, rows, answers), task.folder / NAME)
+    return {"num_queries": len(rows), "status": rows.counts}
 
 
-def _last_queries(run: TrainedRun) -> EncodedQueries:
-    queries = run.graph.snapshot(run.graph.end - 1).queries
-    times = np.full(len(queries), queries.time)
-    return EncodedQueries(queries.subject.cpu().numpy(), queries.relation.cpu().numpy(), times)
+def _next_of_active(run: TrainedRun) -> EncodedQueries:
+    """(s, r, ?) in the snapshot after the last fact, for the pairs that have a fact in the last snapshot."""
+    last, end = run.graph.snapshot(run.graph.end - 1).queries, run.graph.end
+    subject, relation = (column.cpu().numpy() for column in (last.subject, last.relation))
+    pairs = np.flatnonzero(relation < len(run.relations))
+    active = f"{len(pairs):,}", run.axis.label(end - 1)
+    logger.info(
+        "predict: what comes in %s, for the %s pairs of subject and relation with a fact in %s",
+        run.axis.label(end),
+        *active,
+    )
+    if len(pairs) > _MOST_ACTIVE:
+        logger.warning(
+            "predict: only for the first %s of them, whose subjects have most facts; predict.queries names others",
+            f"{_MOST_ACTIVE:,}",
+        )
+        pairs = pairs[:_MOST_ACTIVE]  # ids descend by the number of facts, and queries are sorted by them
+    return EncodedQueries(subject[pairs], relation[pairs], np.full(len(pairs), end))
 
 
-def _read(sources: Sources) -> pa.Table:
-    tables = []
-    for path, name in zip(sources.paths, sources.names, strict=True):
-        try:
-            tables.append(pq.read_table(path, filesystem=sources.filesystem, partitioning=None))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"predict.queries: {name} is no readable Parquet file ({error})") from None
-    try:
-        return pa.concat_tables(tables)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"predict.queries: the files differ in their columns ({error})") from None
+def _log_beyond(run: TrainedRun, queries: EncodedQueries) -> None:
+    beyond = queries.snapshot - (run.graph.end - 1)
+    if (beyond > 1).any():
+        logger.info(
+            "predict: queries more than one snapshot beyond the last fact (%s): %s; the farthest is about %s, %s "
+            "beyond it; nothing is known of the time between",
+            *(run.axis.label(run.graph.end - 1), f"{(beyond > 1).sum():,}"),
+            *(run.axis.label(int(queries.snapshot.max())), f"{beyond.max():,}"),
+        )
 
 
-def _sources(config: Config) -> Sources | None:
-    queries = config.predict.queries
-    return None if queries is None else Sources.find(queries, "predict.queries")
+def _check(rows: QueryRows, files: list[tuple[str, int]], config: Config) -> None:
+    """Refuse queries of which none can be answered; where `predict.strict` is set, also if one cannot."""
+    bad = np.flatnonzero(~rows.answered)
+    if not len(rows):
+        raise DataError(f"predict.queries={config.predict.queries}: there are no rows")
+    if not len(bad) or (len(bad) < len(rows) and not config.predict.strict):
+        return
+    ends = np.cumsum([length for _, length in files])
+    lines = []
+    for row in bad[:_SHOWN].tolist():
+        file = int(np.searchsorted(ends, row, side="right"))
+        name, length = files[file]
+        lines.append(f"  {name}, row {row - ends[file] + length}: {rows.reason[row]} ({STATUSES[rows.status[row]]})")
+    if len(bad) > _SHOWN:
+        lines.append(f"  and {len(bad) - _SHOWN:,} more")
+    if len(bad) == len(rows):
+        found = f"none of the {len(rows):,} queries can be answered"
+    else:
+        found = f"{len(bad):,} of the {len(rows):,} queries cannot be answered, and predict.strict allows none such"
+    raise DataError("\n".join([f"{found}; rows are counted from 0:", *lines]))
 
 
-predict = Stage(
-    "predictions",
-    settings=lambda config: {"predict": {"top_k": config.predict.top_k}},
-    files=_sources,
-    write=_write,
-    summary=lambda _, content: f"{content['num_queries']} queries answered",
-)
+def _summary(_: Path, content: Content) -> str:
+    counts = dict(content["status"])
+    answered = counts.pop(STATUSES[0], 0)
+    left = "".join(f", {count:,} {name}" for name, count in counts.items())
+    return f"{answered:,} of {content['num_queries']:,} queries answered{left}"
+
+
+predict = Stage(PREDICTIONS, write=_write, summary=_summary, deliver=write_out)

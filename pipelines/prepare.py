@@ -9,10 +9,10 @@ write the buckets into the run's folder, which on a cluster must therefore be sh
 import itertools
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,21 +21,27 @@ import ray.data
 from ray.data import Dataset
 
 from gam_kg.artifacts import Content
-from gam_kg.config import ColumnsConfig, Config
+from gam_kg.config import Config
+from gam_kg.data_config import ColumnsConfig
 from gam_kg.errors import DataError
 from gam_kg.ingest.merging import merge_facts
 from gam_kg.ingest.splits import Extremes, choose_boundaries, count_splits, merge_extremes
 from gam_kg.ingest.time_axis import TimeAxis, TimestampRange
-from gam_kg.ingest.timestamps import TimeKind
+from gam_kg.ingest.time_notes import Notes, decide_kind, decide_unit, report_zone, require_one_clock, require_used
+from gam_kg.ingest.time_types import time_form
+from gam_kg.ingest.timestamps import ZONED, TimeKind
+from gam_kg.ingest.validation import RENAMED
 from gam_kg.ingest.vocabulary import Vocabulary, entity_table, relation_table, vocabulary_hash
 from gam_kg.parquet import write_table
 from gam_kg.schemas import SNAPSHOTS
 from pipelines import prepare_steps as steps
 from pipelines.memory import Room
+from pipelines.prepare_report import report_look_alikes, summarise, warn_of_quality
 from pipelines.quarantine import Quarantine
 from pipelines.ray_session import ray_session, starts_here
-from pipelines.sources import RowGroup, Sources
+from pipelines.sources import RowGroup
 from pipelines.stages import Stage, Task
+from pipelines.workflow import GRAPH
 
 # Intervals beyond this are open ends written as a far date, or a time unit too fine for the data.
 MAX_SNAPSHOTS_PER_FACT = 100_000
@@ -51,22 +57,16 @@ Summary = TypeVar("Summary")
 
 @dataclass(frozen=True)
 class _Input:
-    """The checked input of one run of the stage."""
+    """The checked input of one run of the stage; `kind` is what the schemas say of the timestamps."""
 
     config: Config
-    sources: Sources
+    reader: steps.Reader
     kind: TimeKind | None
     groups: tuple[RowGroup, ...]
 
     @property
     def num_rows(self) -> int:
         return sum(group.num_rows for group in self.groups)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """How tasks read it; boundaries win over a split column, whose values then do not matter."""
-        data = self.config.data
-        return {"sources": self.sources, "columns": data.columns, "use_split": data.split.valid_start is None}
 
     def items(self) -> Dataset:
         blocks = min(len(self.groups), -(-self.num_rows // _ROWS_A_BLOCK))
@@ -75,10 +75,10 @@ class _Input:
 
 @dataclass(frozen=True)
 class _Merged:
-    """Merged facts (MERGED), and the time axis and the extremes of the splits of the `num_good` rows they are from."""
+    """Merged facts (MERGED), and the time axis, the extremes of the splits and the notes of the rows they are from."""
 
     facts: Dataset
-    num_good: int
+    notes: Notes
     axis: TimeAxis
     extremes: Extremes
 
@@ -95,8 +95,12 @@ def _write(task: Task) -> Content:
     if config.data.import_from is not None:
         # Importers write the columns under their own names.
         config = config.model_copy(update={"data": config.data.model_copy(update={"columns": ColumnsConfig()})})
-    kind, groups = sources.check(config.data.columns)
-    found = _Input(config, sources, kind, groups)
+    data = config.data
+    time, groups = sources.check(data.columns)
+    kind, form = time_form(data, time)
+    # Boundaries win over a split column, whose values then do not matter.
+    reader = steps.Reader(sources, data.columns, form, data.normalize_names, data.split.valid_start is None)
+    found = _Input(config, reader, kind, groups)
     if not found.num_rows:
         raise DataError(f"data.facts={config.data.facts}: {len(sources.paths)} file(s) without a single row")
     limit = config.prepare.memory_gib
@@ -106,13 +110,7 @@ def _write(task: Task) -> Content:
     room = Room.of(limit)
     with ray_session(num_cpus=room.tasks, object_store_memory=room.store):
         content = _make_graph(found, task.folder, room)
-    if content["num_facts"] < 2 * content["num_snapshots"]:
-        logger.warning(
-            "%.1f facts a snapshot are few to learn from; a longer data.time_unit may be meant (now %s; a day is 86400 "
-            "where timestamps count seconds)",
-            content["num_facts"] / content["num_snapshots"],
-            content["time"]["unit"],
-        )
+    warn_of_quality(content)
     return content
 
 
@@ -121,11 +119,18 @@ def _make_graph(found: _Input, staging: Path, room: Room) -> Content:
     quarantine = Quarantine(staging / Quarantine.NAME, found.config, found.num_rows)
     merged = _merge(found, quarantine)
     totals = _totals(_each_block(merged.facts, steps.summarise_merged))
-    all_stored = merged.num_good == found.num_rows and not totals.duplicates
+    all_stored = merged.notes.num_rows == found.num_rows and not totals.duplicates
     quarantine.write([] if all_stored else _quarantined(found, totals.duplicates))
+    num_duplicates = sum(map(len, totals.duplicates.values()))
+    num_read = merged.notes.num_rows + sum(quarantine.counts.values()) - num_duplicates
+    if num_read != found.num_rows:
+        raise DataError(
+            f"data.facts={found.config.data.facts}: {num_read} rows were read, but the files promise "
+            f"{found.num_rows}; a file is damaged, or was changed meanwhile"
+        )
     quarantine.check()
     axis, split = merged.axis, found.config.data.split
-    boundaries = choose_boundaries(split, axis, totals.timeline, merged.extremes, found.sources.names)
+    boundaries = choose_boundaries(split, axis, totals.timeline, merged.extremes, found.reader.sources.names)
     entities, relations = entity_table(_tally(merged, room)), relation_table(totals.relations)
     names = Vocabulary.from_table(entities), Vocabulary.from_table(relations)
     snapshots, counts = totals.timeline.counts()
@@ -136,6 +141,7 @@ def _make_graph(found: _Input, staging: Path, room: Room) -> Content:
     num_facts = int(counts.sum())
     assert num_anchored == 2 * num_facts, f"{num_anchored} anchored facts written, 2 * {num_facts} expected"
     return {
+        "num_rows": found.num_rows,
         "num_facts": num_facts,
         "num_entities": len(entities),
         "num_relations": len(relations),
@@ -148,48 +154,70 @@ def _make_graph(found: _Input, staging: Path, room: Room) -> Content:
         "time": asdict(axis),
         "buckets": found.config.prepare.buckets,
         "vocabulary": vocabulary_hash(*names),
+        "left_out": found.reader.sources.num_left_out,
         "quarantined": quarantine.counts,
-        "merged_in_snapshot": totals.merged,
+        "merged": totals.merged - num_duplicates,
+        "names_changed": merged.notes.count(RENAMED),
+        "look_alikes": {vocabulary.kind: report_look_alikes(vocabulary) for vocabulary in names},
     }
 
 
 def _merge(found: _Input, quarantine: Quarantine) -> _Merged:
     """Read, validate and merge; on return the validated facts are freed, for the next step needs the memory."""
-    facts = _map(found.items(), partial(steps.read_facts, **found.options)).materialize()
-    known = [summary for summary in _each_block(facts, steps.summarise_facts) if summary.timestamps]
+    data, files = found.config.data, found.reader.sources.names
+    facts = _map(found.items(), partial(steps.read_facts, reader=found.reader)).materialize()
+    known = _summaries(facts)
     if not known:
         quarantine.write(_quarantined(found, {}))
-        quarantine.refuse("not one row of the facts can be used")
-    axis = _time_axis(found, known)
-    num_good = sum(summary.num_facts for summary in known)
-    partitions = -(-num_good // _ROWS_A_PARTITION)
+        quarantine.refuse_all()
+    assert found.kind is not None, "good rows have typed timestamps"
+    notes = Notes.merge(summary.notes for summary in known)
+    require_one_clock(notes, files)
+    report_zone(notes, data.time_zone, found.reader.form)
+    kind = decide_kind(found.kind, found.reader.form, notes, files)
+    if kind != found.kind:
+        facts = _map(facts, steps.read_date_digits).materialize()
+        known = _summaries(facts)
+    require_used(data.time_zone, kind)
+    unit = decide_unit(data.time_unit, kind, notes)
+    axis = _time_axis(kind, unit, found, known)
+    if data.time_zone is None and not notes.count(ZONED):
+        axis = replace(axis, zone=None)
+    partitions = -(-notes.num_rows // _ROWS_A_PARTITION)
     merged = (
         _map(facts, partial(steps.add_partition, partitions=partitions))
         .groupby("partition")
-        .map_groups(partial(merge_facts, axis=axis), batch_format="pyarrow")
+        .map_groups(
+            partial(merge_facts, axis=axis, list_duplicates=found.config.prepare.duplicates == "refuse"),
+            batch_format="pyarrow",
+        )
         .materialize()
     )
-    return _Merged(merged, num_good, axis, merge_extremes(summary.extremes for summary in known))
+    return _Merged(merged, notes, axis, merge_extremes(summary.extremes for summary in known))
 
 
-def _time_axis(found: _Input, known: list[steps.FactsSummary]) -> TimeAxis:
-    assert found.kind is not None, "good rows have typed timestamps"
+def _summaries(facts: Dataset) -> list[steps.FactsSummary]:
+    """Those of all blocks that have facts."""
+    return [summary for summary in _each_block(facts, steps.summarise_facts) if summary.timestamps]
+
+
+def _time_axis(kind: TimeKind, unit: int | str, found: _Input, known: list[steps.FactsSummary]) -> TimeAxis:
     ranges = [summary.timestamps for summary in known if summary.timestamps]
-    axis = TimeAxis.fit(found.kind, found.config.data.time_unit, TimestampRange.merge(ranges))
+    axis = TimeAxis.fit(kind, unit, TimestampRange.merge(ranges), found.reader.form)
     _, start, end, source, row = max(summary.longest for summary in known)
     first, last = axis.snapshot(np.array([start, end])).tolist()
     if last - first >= MAX_SNAPSHOTS_PER_FACT:
         raise DataError(
-            f"row {row} of {found.sources.names[source]} is valid from {axis.label(first)} to {axis.label(last)}, "
-            f"{last - first + 1} snapshots; at most {MAX_SNAPSHOTS_PER_FACT} are allowed. Use a longer data.time_unit "
-            f"(now {axis.unit}), or leave the end empty where it is not known"
+            f"row {row} of {found.reader.sources.names[source]} is valid from {axis.label(first)} to "
+            f"{axis.label(last)}, {last - first + 1} snapshots; at most {MAX_SNAPSHOTS_PER_FACT} are allowed. Use a "
+            f"longer data.time_unit (now {axis.unit}), or leave the end empty where it is not known"
         )
     return axis
 
 
 def _tally(merged: _Merged, room: Room) -> pa.Table:
     """TALLY of all entities. Tasks merge it, each the names of one hashed partition; here they are concatenated."""
-    partitions = min(-(-merged.num_good // _ROWS_A_PARTITION), _MOST_TALLIES)
+    partitions = min(-(-merged.notes.num_rows // _ROWS_A_PARTITION), _MOST_TALLIES)
     task = ray.remote(num_returns=partitions)(steps.tally_block)
     blocks = [task.remote(block, partitions) for block in merged.facts.to_arrow_refs()]
     parts = zip(*blocks, strict=True) if partitions > 1 else [blocks]
@@ -211,7 +239,7 @@ def _totals(summaries: Iterator[steps.MergedSummary]) -> steps.MergedSummary:
 
 def _quarantined(found: _Input, duplicates: dict[int, np.ndarray]) -> Iterator[pa.Table]:
     """Bad rows in the order of the input, read from it again: reading good input stores nothing of them."""
-    read = partial(steps.read_quarantine, **found.options, duplicate_rows=ray.put(duplicates))
+    read = partial(steps.read_quarantine, reader=found.reader, duplicate_rows=ray.put(duplicates))
     return iter(_map(found.items(), read).iter_batches(batch_size=None, batch_format="pyarrow"))
 
 
@@ -236,23 +264,9 @@ def _each_block(dataset: Dataset, summarise: Callable[[pa.Table], Summary]) -> I
         yield ray.get(summary)
 
 
-def _settings(config: Config) -> dict[str, Any]:
-    return {
-        "data": config.data.model_dump(mode="json", exclude={"facts", "import_from"}),
-        "prepare": config.prepare.model_dump(mode="json", exclude={"memory_gib"}),
-    }
-
-
-def _summary(_: Path, content: Content) -> str:
-    return ", ".join(f"{content[f'num_{name}']} {name}" for name in ("facts", "entities", "relations", "snapshots"))
-
-
 prepare = Stage(
-    "graph",
-    reads=(),
-    files=lambda config: Sources.find(config.data.facts),
-    settings=_settings,
+    GRAPH,
     write=_write,
-    summary=_summary,
+    summary=lambda _, content: summarise(content),
     finish=lambda config: (config.run_path / Quarantine.NAME).unlink(missing_ok=True),
 )

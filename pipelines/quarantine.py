@@ -8,11 +8,21 @@ from pathlib import Path
 from typing import ClassVar, NoReturn
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gam_kg.config import Config
 from gam_kg.errors import DataError
+from gam_kg.ingest.time_format import COMMON_FORMATS
+from gam_kg.ingest.time_notes import fitting_formats
+from gam_kg.ingest.validation import TIME_COLUMNS, UNPARSEABLE
 from gam_kg.parquet import open_writer
 from gam_kg.schemas import QUARANTINE
+from gam_kg.text import quoted
+
+_ADVICE = {
+    "unknown_split": "; allowed: train, valid, test; or divide by time, with data.split.valid_start and "
+    "data.split.test_start"
+}
 
 
 class Quarantine:
@@ -33,6 +43,7 @@ class Quarantine:
         self._config = config
         self._num_rows = num_rows
         self._examples: dict[str, str] = {}
+        self._formats = COMMON_FORMATS
 
     def write(self, tables: Iterable[pa.Table]) -> None:
         """Write the rows as they come, and count them by reason."""
@@ -43,6 +54,9 @@ class Quarantine:
                     writer.write_table(table.cast(QUARANTINE))
                     counts.update(table["reason"].to_pylist())
                     self._remember(table)
+                    unparseable = table.filter(pc.equal(table["reason"], UNPARSEABLE))
+                    for name in TIME_COLUMNS:
+                        self._formats = fitting_formats(unparseable[name], self._formats)
         self.counts = dict(sorted(counts.items()))
 
     def check(self) -> None:
@@ -59,6 +73,20 @@ class Quarantine:
                 f"Mend the input, or go on without these rows: prepare.max_bad_fraction={needed:g}",
             )
 
+    def refuse_all(self) -> NoReturn:
+        """Fail because not one row can be used, and say which formats most of the timestamps would fit.
+
+        Raises:
+            DataError: Always.
+        """
+        advice = "Mend the input"
+        if UNPARSEABLE in self.counts and self._formats:
+            fit = " or ".join(f"data.time_format={text}" for text in self._formats)
+            advice = f"Most of the timestamps that cannot be read fit {fit}" + (
+                "; say which one is meant" if len(self._formats) > 1 else ""
+            )
+        self.refuse("not one row of the facts can be used", advice)
+
     def refuse(self, problem: str, advice: str = "Mend the input") -> NoReturn:
         """Move the file to the run's folder and fail.
 
@@ -69,7 +97,10 @@ class Quarantine:
         moved.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(self._file, moved)
         lines = [f"{problem}:"]
-        lines += [f"  {reason}: {count}; {self._examples[reason]}" for reason, count in self.counts.items()]
+        lines += [
+            f"  {reason}: {count}; {self._examples[reason]}{_ADVICE.get(reason, '')}"
+            for reason, count in self.counts.items()
+        ]
         raise DataError("\n".join([*lines, f"All of them are in {moved}. {advice}"]))
 
     def _remember(self, table: pa.Table) -> None:
@@ -77,5 +108,5 @@ class Quarantine:
             row = table.slice(table["reason"].index(reason).as_py(), 1).to_pylist()[0]
             values = {name: value for name, value in row.items() if name not in ("file", "row", "reason")}
             optional = {name for name in ("end_timestamp", "split") if values[name] is None}
-            shown = ", ".join(f"{name}={value!r}" for name, value in values.items() if name not in optional)
+            shown = ", ".join(f"{name}={quoted(value)}" for name, value in values.items() if name not in optional)
             self._examples[reason] = f"for instance row {row['row']} of {row['file']}: {shown}"

@@ -2,17 +2,18 @@
 
 import json
 import logging
-from importlib.util import find_spec
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from gam_kg.artifacts import Content, Manifest
+from gam_kg.artifacts import Content, Manifest, open_artifact, read_json, read_manifest
 from gam_kg.config import Config
 from gam_kg.inference.report import draw, metrics_table, strata_table, time_table, traffic_table, write_html
+from gam_kg.text import printable
 from pipelines.progress import results
-from pipelines.stages import Stage, Task, artifact_path
+from pipelines.stages import Stage, Task
+from pipelines.workflow import REPORT
 
 logger = logging.getLogger("gam_kg")
 
@@ -20,8 +21,8 @@ logger = logging.getLogger("gam_kg")
 def _write(task: Task) -> Content:
     """report.html, and report.png with the `report` extra."""
     config, metrics = task.config, read_metrics(task.config)
-    log = artifact_path(config, "checkpoint") / "metrics.jsonl"
-    epochs = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    log = config.run_path / "checkpoint" / "metrics.jsonl"
+    epochs = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]  # verified by the stage
     if task.manifest.config["picture"]:
         draw(metrics, epochs, task.folder / "report.png")
     else:
@@ -32,41 +33,57 @@ def _write(task: Task) -> Content:
     tables.append(time_table(epochs))
     if epochs[-1]["traffic"]:
         tables.append(traffic_table(epochs))
-    write_html(task.folder / "report.html", f"gam-kg: {config.name}", _summary(task.read), tables)
+    write_html(task.folder / "report.html", f"gam-kg: {config.name}", [*_summary(task.read), *_notices(task)], tables)
     return {}
 
 
 report = Stage(
-    "report",
-    reads=("graph", "checkpoint", "evaluation"),
-    settings=lambda config: {"name": config.name, "picture": find_spec("matplotlib") is not None},
+    REPORT,
     write=_write,
     summary=lambda path, _: str(path / "report.html"),
 )
 
 
 def read_metrics(config: Config) -> dict[str, Any]:
-    """The metrics tree of the run's evaluation."""
-    return json.loads((artifact_path(config, "evaluation") / "metrics.json").read_text(encoding="utf-8"))
+    """The metrics tree of the run's evaluation.
+
+    Raises:
+        ArtifactError: It is missing or damaged.
+    """
+    path = config.run_path / "evaluation"
+    open_artifact(path, "evaluation", part="metrics.json")
+    return read_json(path / "metrics.json", "evaluation")
 
 
 def show_metrics(config: Config) -> None:
-    """Print the metrics of each evaluated split."""
+    """Print the metrics of each evaluated split, and what a reader of them must know."""
     metrics = read_metrics(config)
+    for notice in read_manifest(config.run_path / "evaluation", "evaluation").content.get("notices", ()):
+        results.print(Text(f"note: {printable(notice)}"), soft_wrap=True)
     for split in config.evaluate.splits:
         show_table(config.name, *metrics_table(metrics, split))
 
 
 def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     """Print a table; the first column has names, the others numbers."""
-    # Names are text: rich must not read their brackets.
-    results.print(Text(title), soft_wrap=True)
+    results.print(_shown(title), soft_wrap=True)
     table = Table()
     for index, name in enumerate(header):
-        table.add_column(Text(name), justify="left" if index == 0 else "right")
+        table.add_column(_shown(name), justify="left" if index == 0 else "right")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(_shown, row))
     results.print(table)
+
+
+def _shown(name: str) -> Text:
+    """Text of one line: rich must not read the brackets of names, nor a terminal their control characters."""
+    return Text(printable(name).replace("\n", "\\n"))
+
+
+def _notices(task: Task) -> list[str]:
+    """Those of this run of the stage, and those that the artifacts which it reads were made with."""
+    earlier = (notice for manifest in task.read.values() for notice in manifest.content.get("notices", ()))
+    return [f"Note: {notice}." for notice in dict.fromkeys((*task.notices, *earlier))]
 
 
 def _summary(manifests: dict[str, Manifest]) -> list[str]:

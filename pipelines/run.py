@@ -6,25 +6,26 @@ from pathlib import Path
 
 from gam_kg.config import Config
 from gam_kg.errors import ConfigError
-from gam_kg.importers.dispatch import import_facts, is_import_of
-from pipelines.embed import embed
-from pipelines.evaluate import evaluate
-from pipelines.predict import predict
-from pipelines.prepare import prepare
-from pipelines.ray_session import ray_session
-from pipelines.report import report, show_metrics
-from pipelines.stages import write_config
-from pipelines.train import train
+from gam_kg.importers.dispatch import import_facts, import_state
+from gam_kg.run_folder import remove_finished_training
+from gam_kg.text import is_uri, user_path
+from pipelines.prediction_file import write_out
+from pipelines.report import show_metrics
+from pipelines.stages import owned, record_sources
+from pipelines.workflow import PREDICTIONS, finished
 
 logger = logging.getLogger("gam_kg")
 
 
-def run(config: Config, *, force: bool = False) -> Path:
+def run(config: Config, *, force: bool = False, take_over: bool = False) -> Path:
     """Facts → graph → checkpoint → evaluation, embeddings, predictions, report.
+
+    A finished run starts no Ray.
 
     Args:
         config: The run's configuration.
         force: Redo every stage.
+        take_over: Work in a run folder whose owner, on another machine, gives no sign of life.
 
     Returns:
         The run folder.
@@ -32,8 +33,30 @@ def run(config: Config, *, force: bool = False) -> Path:
     Raises:
         GamKGError: A stage fails; the artifacts of the stages before it remain.
     """
-    write_config(config)
-    import_if_missing(config, force=force)
+    PREDICTIONS.files(config)  # a mistake in what is read last is refused before the work of hours
+    with owned(config, "run", take_over=take_over):
+        import_if_missing(config, force=force)
+        if not force and (found := finished(config)):
+            for path, situation in found.items():
+                record_sources(path, situation)
+            logger.info("finished: up to date (--force redoes every stage)")
+            remove_finished_training(config.run_path)
+            write_out(config)
+        else:
+            _run_stages(config, force=force)
+        show_metrics(config)
+    return config.run_path
+
+
+def _run_stages(config: Config, *, force: bool) -> None:
+    from pipelines.embed import embed
+    from pipelines.evaluate import evaluate
+    from pipelines.predict import predict
+    from pipelines.prepare import prepare
+    from pipelines.ray_session import ray_session
+    from pipelines.report import report
+    from pipelines.train import train
+
     limited = config.prepare.memory_gib is not None
     if limited:  # in a Ray of its own, started with the limit
         prepare(config, force=force)
@@ -46,23 +69,32 @@ def run(config: Config, *, force: bool = False) -> Path:
             train(config, force=force)
         for stage in (embed, evaluate, predict, report):
             stage(config, force=force)
-    show_metrics(config)
-    return config.run_path
 
 
 def import_if_missing(config: Config, *, force: bool = False) -> None:
-    """Import `data.import_from` to `data.facts` where that file is not there yet, or is of another source.
+    """Import `data.import_from` to `data.facts` where that is not there yet, or is not of what the source has now.
 
     Raises:
-        ConfigError: `data.facts` is missing or a URI.
+        ConfigError: `data.facts` is not set, a URI, or a file that is no import.
+        DataError: The source cannot be imported.
     """
     data = config.data
     if data.import_from is None:
         return
-    if data.facts is None or "://" in data.facts:
+    if data.facts is None or is_uri(data.facts):
         raise ConfigError(f"data.facts={data.facts}: data.import_from needs a local file to write the facts to")
-    if not force and is_import_of(Path(data.facts), data.import_from):
+    facts = user_path(data.facts, "data.facts")
+    state = import_state(facts, data.import_from, data)
+    if state == "foreign":
+        raise ConfigError(
+            f"data.facts={data.facts} exists and was not imported from anything; an import of {data.import_from} would "
+            "replace it: name another file, or drop data.import_from"
+        )
+    if state == "gone":
+        logger.warning("warning: %s is gone; %s, imported from it, is used", data.import_from, data.facts)
         return
-    summary = import_facts(data.import_from, Path(data.facts), data.columns)
+    if state == "current" and not force:
+        return
+    summary = import_facts(data.import_from, facts, data)
     for line in summary.lines():
         logger.info(line)

@@ -1,37 +1,34 @@
 """A stage makes one artifact from other artifacts or files. `Stage` runs any of them."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from gam_kg.artifacts import Content, Manifest, read_manifest, require_same, write_artifact
+from gam_kg.artifacts import Content, read_manifest, save_manifest, write_artifact
 from gam_kg.config import Config
-from gam_kg.errors import ArtifactError
-from pipelines.sources import Sources
+from gam_kg.errors import DataError, OutputError, writing
+from gam_kg.output import remove
+from gam_kg.run_config import CONFIG, mend_config, write_config
+from gam_kg.run_folder import place_to_write, settle, waiting
+from gam_kg.run_lock import run_lock
+from pipelines.inputs import record, waiting_notice
+from pipelines.workflow import Description, Situation
 
 logger = logging.getLogger("gam_kg")
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(Situation):
     """One run of a stage.
 
     Attributes:
-        config: The run's configuration.
         folder: Empty folder for the files of the artifact.
-        manifest: The artifact's manifest, still without content.
-        read: Kind → manifest of each artifact that the stage reads.
-        sources: The input files, if the stage reads some.
         force: Whether the user requires that the stage is redone.
     """
 
-    config: Config
     folder: Path
-    manifest: Manifest
-    read: dict[str, Manifest]
-    sources: Sources | None
     force: bool
 
 
@@ -40,74 +37,103 @@ class Stage:
     """How one artifact of a run is made.
 
     Attributes:
-        kind: The artifact, and its folder in the run.
-        reads: Kinds of the artifacts that it is made from.
-        settings: Configuration → the settings that it depends on, as plain values.
+        about: What it makes, and from what.
         write: Writes the files and returns the content of the manifest.
         summary: (folder, content) → the artifact in a line.
-        files: Configuration → the input files that it is made from, if any.
-        finish: Called when the artifact is in place.
+        finish: Called when a new artifact is in place.
+        deliver: Called when the artifact is in place, also when it already was.
     """
 
-    kind: str
-    settings: Callable[[Config], dict[str, Any]]
+    about: Description
     write: Callable[[Task], Content]
     summary: Callable[[Path, Content], str]
-    reads: tuple[str, ...] = ("graph", "checkpoint")
-    files: Callable[[Config], Sources | None] = lambda _: None
     finish: Callable[[Config], None] = lambda _: None
+    deliver: Callable[[Config], None] = lambda _: None
 
-    def __call__(self, config: Config, *, force: bool = False) -> Path:
+    def __call__(self, config: Config, *, force: bool = False, take_over: bool = False) -> Path:
         """Make the artifact, unless it is there already, made from the same inputs with the same settings.
 
         Args:
             config: The run's configuration.
             force: Make it in any case.
+            take_over: Work in a run folder whose owner, on another machine, gives no sign of life.
 
         Returns:
             The folder of the artifact.
 
         Raises:
             ArtifactError: An artifact that it is made from is missing, or they do not belong together.
+            ConfigError: Settings differ from those that these artifacts were made with.
+            OutputError: The run folder cannot be written.
+            RunInUseError: Another process writes into the run folder.
             GamKGError: What the stage itself refuses.
         """
-        path = artifact_path(config, self.kind)
-        read = _read_manifests(config, self.reads)
-        sources = self.files(config)
-        inputs = {kind: manifest.id for kind, manifest in read.items()} | (sources.hashes() if sources else {})
-        manifest = Manifest.of(self.kind, inputs, self.settings(config))
-        if not force and _is_current(path, manifest):
-            logger.info("%s: up to date, skipped (--force redoes it)", self.kind)
+        kind, run = self.about.kind, config.run_path
+        with owned(config, self.about.verb, take_over=take_over):
+            found = Situation.of(self.about, config)
+            for notice in found.notices:
+                logger.warning("warning: %s", notice)
+            if "checkpoint" in self.about.reads and (notice := waiting_notice(run)):
+                logger.warning("warning: %s", notice)
+            if not force and (current := found.current(logger.warning)):
+                record_sources(current, found)
+                logger.info("%s: up to date, skipped (--force redoes it)", kind)
+                if current == run / kind:
+                    remove(waiting(run, kind))
+                else:
+                    logger.info(waiting_notice(run))
+                if not (run / CONFIG).exists():  # a process was killed before it was written
+                    write_config(config)
+                self.deliver(config)
+                return current
+            found.require_whole()
+            path = place_to_write(run, kind)
+            written = write_artifact(path, found.manifest, lambda folder: self._write(found, folder, force=force))
+            settle(run)
+            write_config(config)
+            self.finish(config)
+            self.deliver(config)
+            path = path if path.exists() else run / kind
+            logger.info("%s: %s", kind, self.summary(path, written.content))
+            if path != run / kind:
+                logger.info(waiting_notice(run))
             return path
-        written = write_artifact(
-            path, manifest, lambda folder: self.write(Task(config, folder, manifest, read, sources, force))
-        )
-        self.finish(config)
-        logger.info("%s: %s", self.kind, self.summary(path, written.content))
-        return path
+
+    def _write(self, found: Situation, folder: Path, *, force: bool) -> Content:
+        content = self.write(Task(**vars(found), folder=folder, force=force))
+        if record(found.config, found.stage.keys, found.sources) != found.manifest.sources:
+            raise DataError(f"{' or '.join(found.stage.keys)}: files changed while they were read; run it again")
+        return content | ({"notices": list(found.notices)} if found.notices else {})
 
 
-def artifact_path(config: Config, kind: str) -> Path:
-    """Folder of one artifact of the run."""
-    return config.run_path / kind
+@contextmanager
+def owned(config: Config, verb: str, *, take_over: bool = False) -> Generator[None]:
+    """Own the run's folder while the block writes into it.
 
-
-def write_config(config: Config) -> None:
-    """Write the resolved configuration beside the artifacts."""
-    config.run_path.mkdir(parents=True, exist_ok=True)
-    (config.run_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-
-
-def _read_manifests(config: Config, kinds: tuple[str, ...]) -> dict[str, Manifest]:
-    read = {kind: read_manifest(artifact_path(config, kind), kind) for kind in kinds}
-    for kind, manifest in read.items():
-        for name in manifest.inputs.keys() & read.keys():
-            require_same(name, manifest.inputs[name], read[name].id, artifact_path(config, kind))
-    return read
-
-
-def _is_current(path: Path, manifest: Manifest) -> bool:
+    Raises:
+        OutputError: It cannot be written.
+        RunInUseError: Another process writes into it.
+    """
+    run = config.run_path
+    is_new = not run.exists()
     try:
-        return read_manifest(path, manifest.kind).key == manifest.key
-    except ArtifactError:
-        return False
+        with run_lock(run, verb, take_over=take_over), writing(run / verb):
+            settle(run)
+            mend_config(run)
+            yield
+    except Exception as error:
+        if "No space left on device" in str(error) and not isinstance(error, OutputError):  # as other libraries say it
+            raise OutputError(f"cannot write {run}: no space left on its disk ({error}); free space") from error
+        raise
+    finally:
+        if is_new:  # nothing was made, because of a mistake
+            with suppress(OSError):
+                run.rmdir()
+
+
+def record_sources(current: Path, found: Situation) -> None:
+    """Record where the input files are now, if equal ones were moved or written anew."""
+    made = read_manifest(current, found.stage.kind)
+    if made.sources != found.manifest.sources:
+        save_manifest(current, replace(made, sources=found.manifest.sources))
+        write_config(found.config)

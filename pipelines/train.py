@@ -14,10 +14,10 @@ from ray.train import Checkpoint, CheckpointConsistencyMode
 from gam_kg.artifacts import Content
 from gam_kg.config import Config
 from gam_kg.distributed.communicator import Communicator
+from gam_kg.run_folder import remove_finished_training
 from gam_kg.train.run import (
     LocalCheckpoints,
     Write,
-    checkpoint_settings,
     compute_device,
     describe_checkpoint,
     threads,
@@ -26,8 +26,9 @@ from gam_kg.train.run import (
 )
 from gam_kg.train.training_log import TrainingLog
 from pipelines.progress import console, progress
-from pipelines.stages import Stage, Task, artifact_path
+from pipelines.stages import Stage, Task
 from pipelines.workers import OnEvent, Worker, enter, run_workers
+from pipelines.workflow import CHECKPOINT
 
 logger = logging.getLogger("gam_kg")
 
@@ -44,7 +45,7 @@ def _write(task: Task) -> Content:
         shutil.rmtree(storage, ignore_errors=True)
     log = training_log(config, anew=not storage.exists())
     logger.info("training on %d facts, validating on %d", splits["train"], splits["valid"])
-    graph_path = artifact_path(config, "graph")
+    graph_path = task.paths["graph"]
     with ExitStack() as stack:
         on_event = stack.enter_context(log)
         if config.train.most_workers:
@@ -125,10 +126,9 @@ def _training_folder(config: Config) -> Path:
 
 
 train = Stage(
-    "checkpoint",
-    reads=("graph",),
-    settings=checkpoint_settings,
+    CHECKPOINT,
     write=_write,
     summary=lambda _, content: describe_checkpoint(content),
     finish=lambda config: shutil.rmtree(_training_folder(config), ignore_errors=True),
+    deliver=lambda config: remove_finished_training(config.run_path),
 )

@@ -3,7 +3,6 @@
 import os
 import queue
 import shutil
-import socket
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -14,15 +13,16 @@ from uuid import uuid4
 import ray
 import ray.train
 import torch
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch.config import _TorchBackend
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gam_kg.config import Config
 from gam_kg.distributed.communicator import Communicator
-from gam_kg.distributed.process_group import backend
+from gam_kg.distributed.process_group import join, listen
 from gam_kg.errors import ConfigError
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.train.run import compute_device, threads
@@ -30,8 +30,6 @@ from pipelines.progress import progress
 from pipelines.ray_session import ray_session
 
 _POLL_SECONDS = 0.5
-# How long a collective waits for the other ranks before its worker counts as failed.
-_COLLECTIVE_SECONDS = 1800
 
 OnEvent = Callable[[Any], None]
 Worker = Callable[[dict[str, Any]], None]
@@ -67,13 +65,12 @@ def run_workers(
             scaling_config=ScalingConfig(
                 num_workers=train.num_workers, use_gpu=train.use_gpu, resources_per_worker=resources
             ),
-            torch_config=TorchConfig(backend(train.use_gpu), timeout_s=_COLLECTIVE_SECONDS),
+            torch_config=_RanksConfig(),
             run_config=RunConfig(
                 name=storage.name,
                 storage_path=str(storage.parent),
                 failure_config=FailureConfig(max_failures=train.max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=1),
-                worker_runtime_env={"env_vars": _worker_environment()},
             ),
         )
         with _forwarding(events, on_event):
@@ -100,6 +97,10 @@ def on_ranks(config: Config, work: OnRun, settings: dict[str, Any], description:
         if config.train.most_workers <= 1:
             work(open_run(config), settings, on_event)
             return
+        for leftover in config.run_path.glob(
+            f".{description}-*"
+        ):  # of a process that was killed; the run is this one's
+            shutil.rmtree(leftover, ignore_errors=True)
         storage = config.run_path / f".{description}-{uuid4().hex[:8]}"
         try:
             settings = {"work": work, "settings": settings}
@@ -109,13 +110,13 @@ def on_ranks(config: Config, work: OnRun, settings: dict[str, Any], description:
 
 
 def open_run(config: Config) -> TrainedRun:
-    """The run's graph and model, on the configured device and threads.
+    """The run's graph and model, whose files the stage has verified, on the configured device and threads.
 
     Raises:
         ArtifactError: `graph/` or `checkpoint/` is missing, or they do not belong together.
     """
     torch.set_num_threads(threads(config))
-    return TrainedRun.load(config.run_path, compute_device(config))
+    return TrainedRun.load(config.run_path, compute_device(config), verified=True)
 
 
 def enter(settings: dict[str, Any]) -> tuple[Config, Communicator, torch.device, OnEvent]:
@@ -140,8 +141,36 @@ def enter(settings: dict[str, Any]) -> tuple[Config, Communicator, torch.device,
 
 def _on_run_worker(settings: dict[str, Any]) -> None:
     config, communicator, device, on_event = enter(settings)
-    run = TrainedRun.load(config.run_path, device, communicator)
+    run = TrainedRun.load(config.run_path, device, communicator, verified=True)
     settings["work"](run, settings["settings"], on_event)
+
+
+class _RanksConfig(TorchConfig):
+    """In place of Ray's process group, whose store listens at all addresses of rank 0's machine."""
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        return _RanksBackend
+
+
+class _RanksBackend(_TorchBackend):
+    """Makes the process group anew whenever Ray Train starts workers, at the address that rank 0's node has in Ray."""
+
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        address, port, listener = worker_group.execute_single(0, _listen)
+        ranks, use_gpu = len(worker_group), worker_group.get_resources_per_worker().get("GPU", 0) > 0
+        joining = [
+            worker_group.execute_single_async(
+                rank, join, address, port, rank, ranks, use_gpu=use_gpu, listener=None if rank else listener
+            )
+            for rank in range(ranks)
+        ]
+        ray.get(joining)
+
+
+def _listen() -> tuple[str, int, int]:
+    address = ray.util.get_node_ip_address()
+    return address, *listen(address)
 
 
 @contextmanager
@@ -156,6 +185,8 @@ def _forwarding(events: Queue, on_event: OnEvent) -> Generator[None]:
             except queue.Empty:
                 if stop.is_set():
                     return
+            except RayError:  # the queue has gone with Ray, whose own error is raised elsewhere
+                return
             else:
                 on_event(event)
 
@@ -183,10 +214,3 @@ def _check_room(config: Config, resources: dict[str, int]) -> None:
 def _here() -> NodeAffinitySchedulingStrategy:
     """On this node: where the driver is lost, the queue is of no use."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-
-
-def _worker_environment() -> dict[str, str]:
-    """On a Ray that is on loopback alone, ranks are too."""
-    local = all(node["NodeManagerAddress"] == "127.0.0.1" for node in ray.nodes() if node["Alive"])
-    interfaces = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
-    return {"GLOO_SOCKET_IFNAME": interfaces[0]} if local and interfaces else {}

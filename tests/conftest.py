@@ -1,5 +1,7 @@
 """Shared by all tests: one local Ray for the whole run, and reproducible property tests."""
 
+import logging
+
 import pytest
 from hypothesis import settings
 from ranks import RankPool
@@ -9,6 +11,17 @@ from pipelines.ray_session import ray_session
 # Shared machines stall for longer than hypothesis' default deadline of 200 ms.
 settings.register_profile("gam_kg", deadline=None, derandomize=True)
 settings.load_profile("gam_kg")
+
+
+@pytest.fixture(autouse=True)
+def _logging():
+    """What a test, or a command that it calls, changes of logging ends with it."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    logging.getLogger("gam_kg").setLevel(logging.WARNING)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

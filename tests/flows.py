@@ -29,3 +29,22 @@ def write_facts(path, num_days=24, seed=0):
     facts["timestamp"] = pd.Timestamp("2020-01-01") + pd.to_timedelta(facts["timestamp"], unit="D")
     facts.to_parquet(path)
     return facts
+
+
+def with_run_dir(config, path, **sections):
+    """The configuration with another run folder, and other values in some sections."""
+    values = config.model_dump(mode="json")
+    values["run_dir"] = str(path)
+    for name, section in sections.items():
+        if isinstance(section, dict):
+            values[name] |= section
+        else:
+            values[name] = section
+    return type(config).model_validate(values)
+
+
+def link(config, other, *names):
+    """Give another run some of the artifacts of a run."""
+    other.run_path.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (other.run_path / name).symlink_to(config.run_path / name)

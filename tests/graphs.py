@@ -102,6 +102,7 @@ def write_graph(
         "num_relations": graph.num_relations,
         "valid_start": graph.valid_start,
         "test_start": graph.test_start,
+        "quarantined": {},
         "vocabulary": vocabulary_hash(*vocabulary),
         "time": asdict(TimeAxis("integer", 1, 0)),
     }

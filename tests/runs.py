@@ -10,11 +10,11 @@ from pydantic import BaseModel
 from gam_kg.artifacts import Manifest, read_manifest, write_artifact
 from gam_kg.config import Config
 from gam_kg.distributed.communicator import Communicator
+from gam_kg.run_config import checkpoint_settings
 from gam_kg.train.position import Progress
 from gam_kg.train.run import (
     LocalCheckpoints,
     Write,
-    checkpoint_settings,
     train_graph,
     write_checkpoint,
 )

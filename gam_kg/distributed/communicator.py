@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from gam_kg.distributed.traffic import Traffic
+from gam_kg.errors import GamKGError
+
+Result = TypeVar("Result")
 
 # torch 2.13 has renamed these two.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -53,6 +57,26 @@ class Communicator:
         """Wait until all ranks are here."""
         if self.world_size > 1:
             dist.barrier()
+
+    def together(self, work: Callable[[], Result]) -> Result:
+        """Do what may fail on one rank alone; where it does, all ranks fail. A collective.
+
+        Raises:
+            GamKGError: That of this rank, or one that says that another rank has failed.
+        """
+        error = result = None
+        try:
+            result = work()
+        except GamKGError as found:
+            error = found
+        failed = torch.tensor([error is not None], dtype=torch.int64)
+        if self.world_size > 1:
+            dist.all_reduce(failed)
+        if error is not None:
+            raise error
+        if failed.item():
+            raise GamKGError("another rank has failed; its message says why")
+        return cast("Result", result)
 
     def gather(self, value: Tensor, purpose: str) -> Tensor:
         """Rows of all ranks, (num_rows, ...), one rank after another; each may have any number of rows."""

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from gam_kg.artifacts import redo
 from gam_kg.errors import ArtifactError
 from gam_kg.graph.snapshot import lexical_order
 from gam_kg.parquet import open_file
@@ -159,8 +160,8 @@ def row_groups(path: Path) -> Iterator[pa.Table]:
             with open_file(path) as file:
                 rows = file.read_row_group(group, columns=ANCHORED.names)
             yield rows
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ArtifactError(f"{path}: cannot be read ({error}); redo prepare --force") from None
+    except (OSError, pa.ArrowException) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error}); {redo('graph')}") from None
 
 
 def count_rows(paths: Sequence[Path]) -> int:
@@ -171,8 +172,8 @@ def count_rows(paths: Sequence[Path]) -> int:
     """
     try:
         return sum(pq.read_metadata(path).num_rows for path in paths)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ArtifactError(f"{paths[0].parent}: cannot be read ({error}); redo prepare --force") from None
+    except (OSError, pa.ArrowException) as error:
+        raise ArtifactError(f"{paths[0].parent}: cannot be read ({error}); {redo('graph')}") from None
 
 
 def prefetch(items: Iterator[Item]) -> Iterator[Item]:

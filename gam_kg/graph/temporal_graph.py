@@ -11,7 +11,7 @@ import torch
 from pandas.util import hash_array
 from torch import Tensor
 
-from gam_kg.artifacts import Manifest, read_manifest
+from gam_kg.artifacts import Manifest, read_manifest, redo
 from gam_kg.errors import ArtifactError
 from gam_kg.graph.anchored import anchored_facts, buckets_of_rank
 from gam_kg.graph.fact_source import FactSource, MemoryFacts, Rows, StoredFacts, count_rows, prefetch
@@ -198,7 +198,7 @@ def _bucket_files(path: Path, partition: Partition, num_facts: int) -> list[list
     files = [sorted((path / "anchored" / f"bucket={bucket:03d}").glob("*.parquet")) for bucket in buckets]
     found = count_rows([file for bucket in files for file in bucket]) if partition.world_size == 1 else 2 * num_facts
     if found != 2 * num_facts:
-        raise ArtifactError(f"{path}/anchored: {found} rows, the manifest counts {2 * num_facts}; redo prepare --force")
+        raise ArtifactError(f"{path}/anchored: {found} rows, the manifest counts {2 * num_facts}; {redo('graph')}")
     return files
 
 

@@ -138,6 +138,20 @@ class HistoryIndex:
         place, known = self.by_relation.find(relation, row)
         return torch.where(known, self._answers.count[place].long(), 0) if len(self._answers.keys) else place
 
+    def times_seen(self, subject: Tensor, relation: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+        """In how many past snapshots facts were seen, and in which of them last (-1: never), int64 (num_facts,) each.
+
+        Args:
+            subject: int64 (num_facts,).
+            relation: int64 (num_facts,), also inverse ones.
+            row: Rows of the objects in the shard, int64 (num_facts,).
+        """
+        place, known = self.by_query.find(subject * self.num_relations + relation, row)
+        if not len(self.facts.keys):
+            return place, torch.full_like(place, -1)
+        count, last = self.facts.count[place].long(), self.facts.last[place]
+        return torch.where(known, count, 0), torch.where(known, last, -1)
+
     def sum(self, value: Tensor) -> Tensor:
         """Sum over the shards; in place, and returned."""
         return value

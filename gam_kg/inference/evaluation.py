@@ -12,10 +12,9 @@ from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.metrics.baselines import Baseline, StrictRecurrency, build_baselines
 from gam_kg.metrics.strata import Strata
 from gam_kg.metrics.tree import setting_metrics
-from gam_kg.schemas import DIRECTIONS, FILTERS, RANKS, STRATA
+from gam_kg.schemas import DIRECTIONS, FILTERS, MODEL, RANKS, STRATA
 from gam_kg.train.evaluate import AnswerRanks, ModelScorer, Scorer, Tick, rank_split, roll
 
-MODEL = "gam_lstm"
 _MAX_SCORES = 4_000_000
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gam_kg.inference.evaluation import MODEL
-from gam_kg.schemas import STRATA
+from gam_kg.schemas import MODEL, STRATA
+from gam_kg.text import printable
 
 _LABELS = {
     MODEL: "GAM_LSTM",
@@ -137,16 +137,20 @@ def write_html(
     path: Path, title: str, summary: Sequence[str], tables: Sequence[tuple[list[str], list[list[str]]]]
 ) -> None:
     """Write a page with the summary lines, the tables and, where it is, the picture `report.png` beside it."""
-    parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title>", _STYLE]
-    parts.append(f"<h1>{escape(title)}</h1>" + "".join(f"<p>{escape(line)}</p>" for line in summary))
+    parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>{_text(title)}</title>", _STYLE]
+    parts.append(f"<h1>{_text(title)}</h1>" + "".join(f"<p>{_text(line)}</p>" for line in summary))
     for header, rows in tables:
-        head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        head = "".join(f"<th>{_text(cell)}</th>" for cell in header)
+        body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
         parts.append(f"<table><tr>{head}</tr>{body}</table>")
     if path.with_name("report.png").exists():
         parts.append('<img src="report.png" alt="training, comparison, strata and curve over time">')
     parts.append("</html>")
     path.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _text(found: str) -> str:
+    return escape(printable(found))
 
 
 _STYLE = (

@@ -5,9 +5,11 @@ import pyarrow as pa
 import torch
 
 from gam_kg.errors import ConfigError
-from gam_kg.inference.predict import EncodedQueries, answer_queries
+from gam_kg.inference.predict import answer_queries, prediction_table
+from gam_kg.inference.queries import EncodedQueries, QueryRows
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.ingest.time_axis import TimeAxis
+from gam_kg.ops.finite import require_finite
 
 
 def nearest_entities(run: TrainedRun, name: str, at: str | int | None = None, top_k: int = 10) -> pa.Table:
@@ -23,14 +25,16 @@ def nearest_entities(run: TrainedRun, name: str, at: str | int | None = None, to
         Columns entity_id, entity, cosine, last_seen (null: never), best first.
 
     Raises:
+        EvaluationError: A vector is not finite.
         DataError: The name is unknown; the message has the closest names.
         ConfigError: `at` is no timestamp of the graph, or before the first fact.
     """
-    entity = int(run.entities.encode([name])[0])
+    entity = int(run.entities.encode(run.spelt(pa.array([name])))[0])
     memory = run.memory_before(snapshot_at(run.axis, at, run.graph.end - 1) + 1)
     with torch.no_grad():
         vectors = run.sharded.entity_vectors(memory)
     cosine = vectors @ vectors[entity]
+    require_finite(cosine, "vectors of the entities")
     cosine[entity] = -torch.inf
     best = torch.topk(cosine, min(top_k, len(vectors) - 1))
     found = best.indices.cpu().numpy()
@@ -47,13 +51,14 @@ def nearest_entities(run: TrainedRun, name: str, at: str | int | None = None, to
 def query_answers(
     run: TrainedRun, subject: str, relation: str, at: str | int | None = None, top_k: int = 10
 ) -> pa.Table:
-    """The best answers to (subject, relation, ?) at a timestamp, from the facts before it; see `answer_queries`.
+    """The best answers to (subject, relation, ?) at a timestamp, from the facts before it; see `prediction_table`.
 
     The default of `at` is the snapshot after the last fact; raises what `nearest_entities` raises.
     """
-    ids = run.entities.encode([subject]), run.relations.encode([relation])
+    names = zip((run.entities, run.relations), (subject, relation), strict=True)
+    ids = (vocabulary.encode(run.spelt(pa.array([name]))) for vocabulary, name in names)
     queries = EncodedQueries(*ids, np.array([snapshot_at(run.axis, at, run.graph.end)]))
-    return answer_queries(run, queries, top_k)
+    return prediction_table(run, QueryRows.of(run, queries), answer_queries(run, queries, top_k))
 
 
 def snapshot_at(axis: TimeAxis, at: str | int | None, default: int) -> int:

@@ -1,7 +1,7 @@
 """A finished run, opened for queries: model, history, names and the memory before any snapshot."""
 
+import logging
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,19 +10,21 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from gam_kg.artifacts import Manifest, read_manifest, require_same
+from gam_kg.artifacts import MANIFEST, Manifest, open_artifact, read_manifest, redo, require_same
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.distributed.snapshots import read_snapshots
-from gam_kg.errors import ArtifactError
+from gam_kg.errors import ArtifactError, GamKGError
 from gam_kg.graph.message_graph import MessageGraph
 from gam_kg.graph.snapshot import Snapshot
 from gam_kg.graph.temporal_graph import TemporalGraph, read_names
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import build_history
+from gam_kg.ingest.names import clean_names
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.ingest.vocabulary import Vocabulary, vocabulary_hash
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
+from gam_kg.ops.finite import require_finite
 from gam_kg.train.checkpoint import load_model, load_rows
 from gam_kg.train.evaluate import ModelScorer, Tick, roll
 from gam_kg.train.step import ShardedModel
@@ -30,6 +32,8 @@ from gam_kg.train.step_batch import to_device
 
 MEMORY = "memory"
 """Files of the memory in `embeddings/`."""
+
+logger = logging.getLogger("gam_kg")
 
 
 @dataclass(frozen=True)
@@ -56,16 +60,31 @@ class TrainedRun:
 
     @classmethod
     def load(
-        cls, path: Path, device: torch.device | str = "cpu", communicator: Communicator | None = None
+        cls,
+        path: Path,
+        device: torch.device | str = "cpu",
+        communicator: Communicator | None = None,
+        *,
+        verified: bool = False,
     ) -> "TrainedRun":
         """Open a run folder that has `graph/` and `checkpoint/`. A collective.
 
+        Args:
+            path: The folder.
+            device: Where to compute.
+            communicator: The ranks; None for a world of one.
+            verified: Whether the caller has just verified the files of both artifacts; else this does.
+
         Raises:
-            ArtifactError: One is missing or unfinished, or they do not belong together.
+            ArtifactError: One is missing, unfinished or damaged, or they do not belong together.
+            EvaluationError: A weight is NaN or infinite.
         """
         if not path.is_dir():
             raise ArtifactError(f"{path}: no such run folder; expected one that gam-kg run has made")
         communicator, graph_path = communicator or Communicator(), path / "graph"
+        for kind in () if verified else ("graph", "checkpoint"):
+            share = communicator.rank, communicator.world_size
+            communicator.together(lambda kind=kind, share=share: open_artifact(path / kind, kind, share=share))
         model, graph, graph_manifest, checkpoint_manifest = load_model(path / "checkpoint", graph_path, communicator)
         sharded, axis = ShardedModel(model.to(device), communicator), TimeAxis(**graph_manifest.content["time"])
         entities, relations = (Vocabulary(read_names(graph_path, kind), kind) for kind in ("entity", "relation"))
@@ -118,6 +137,11 @@ class TrainedRun:
         times = [time for time in self.graph.times if first <= time < end]
         return read_snapshots(self.graph, times, self.sharded.communicator)
 
+    def spelt(self, names: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+        """Names that a user gives, as the graph spells them: stripped, and folded where it was prepared so."""
+        folds = self.graph_manifest.config.get("data", {}).get("normalize_names", ())
+        return clean_names(names, folds)
+
     def labels(self, snapshots: np.ndarray) -> pa.Array:
         """Snapshots as users write them, large_string; null for negative ones (never)."""
         distinct, index = np.unique(snapshots, return_inverse=True)
@@ -126,11 +150,33 @@ class TrainedRun:
 
     def _start(self, snapshot: int) -> tuple[Memory, int]:
         """The memory to start from, the stored one if that is before a snapshot, and the last snapshot in it."""
-        embeddings, after = self.path / "embeddings", snapshot
-        with suppress(ArtifactError):
-            manifest = read_manifest(embeddings, "embeddings")
-            require_same("checkpoint", manifest.inputs["checkpoint"], self.checkpoint_manifest.id, embeddings)
-            after = manifest.content["as_of_snapshot"]
-        if after >= snapshot:
-            return self.model.empty_memory(), -1
-        return Memory(**load_rows(embeddings, MEMORY, self.graph.partition, self.device)), after
+        try:
+            stored = self.sharded.communicator.together(lambda: self._stored(snapshot))
+        except GamKGError as error:
+            logger.warning("memory is computed from the first fact, since the stored one cannot be used: %s", error)
+            stored = None
+        return stored or (self.model.empty_memory(), -1)
+
+    def _stored(self, snapshot: int) -> tuple[Memory, int] | None:
+        """The memory in `embeddings/` and the last snapshot in it, if it is of this checkpoint and before a snapshot.
+
+        Raises:
+            ArtifactError: It is damaged or of another model.
+            EvaluationError: A number is NaN or infinite.
+        """
+        embeddings, communicator = self.path / "embeddings", self.sharded.communicator
+        if not (embeddings / MANIFEST).exists():
+            return None
+        manifest = read_manifest(embeddings, "embeddings")
+        after = manifest.content.get("after_snapshot", snapshot)
+        if manifest.inputs.get("checkpoint") != self.checkpoint_manifest.id or after >= snapshot:
+            return None
+        open_artifact(embeddings, "embeddings", part=MEMORY, share=(communicator.rank, communicator.world_size))
+        found, expected = load_rows(embeddings, MEMORY, self.graph.partition, self.device), self.model.empty_memory()
+        if {name: (value.shape, value.dtype) for name, value in found.items()} != {
+            name: (value.shape, value.dtype) for name, value in vars(expected).items()
+        }:
+            raise ArtifactError(f"{embeddings}: its memory is of another model; {redo('embeddings')}")
+        for name in ("hidden", "cell"):
+            require_finite(found[name], f"{embeddings}: {name} state of the memory")
+        return Memory(**found), after

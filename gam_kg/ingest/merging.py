@@ -1,4 +1,4 @@
-"""From validated rows to stored facts: exact duplicates found, facts of one snapshot merged, intervals written out.
+"""From validated rows to stored facts: duplicates found, facts of one snapshot merged, intervals written out.
 
 A stored fact is one (subject, relation, object) in one snapshot. Until the last step a run of snapshots is stored as
 its start and stop, so that a fact that holds for years costs one row.
@@ -29,38 +29,45 @@ MERGED = pa.schema(
 
 BUCKETED = ANCHORED.append(pa.field("bucket", pa.int32(), nullable=False))
 
-_CONTENT = [*NAME_COLUMNS, "timestamp", "end", "no_end"]
-
 
 def partition_of(table: pa.Table, partitions: int) -> np.ndarray:
     """A number in [0, partitions) for each row, the same for all rows with the same subject, relation and object."""
     return partition_by_hash(table.select(NAME_COLUMNS), partitions)
 
 
-def merge_facts(table: pa.Table, axis: TimeAxis) -> pa.Table:
-    """Find duplicates, and merge facts that one snapshot has more than once.
+def merge_facts(table: pa.Table, axis: TimeAxis, *, list_duplicates: bool = False) -> pa.Table:
+    """Merge rows of the same fact that are in the same snapshots.
+
+    A row is a duplicate if one other row of the same fact is in all the snapshots that it is in, however precise their
+    timestamps are; of rows in the same snapshots, all but the first by (source, row) are duplicates.
 
     Args:
         table: SOURCED_FACTS with all rows of each (subject, relation, object) in it.
         axis: The time axis.
+        list_duplicates: Also return the duplicates.
 
     Returns:
         A MERGED table: a row for each run of snapshots in which a fact holds, where `merged` is the number of
-        snapshots of raw facts that the run has more than once; and a row with null names for each exact duplicate
-        (same names, timestamp and end) except the first by (source, row).
+        duplicates in it; and, if they are to be listed, a row with null names for each duplicate.
     """
     codes = {name: table[name].combine_chunks().dictionary_encode().indices.to_numpy() for name in NAME_COLUMNS}
     facts = pd.DataFrame(codes)
-    facts["timestamp"], facts["no_end"] = table["timestamp"].to_numpy(), table["end"].is_null().to_numpy()
-    facts["end"] = pc.coalesce(table["end"], table["timestamp"]).to_numpy()
-    order = [table["row"].to_numpy(), table["source"].to_numpy(), *(facts[name] for name in reversed(_CONTENT))]
-    facts = facts.iloc[np.lexsort(order)]
-    repeated = facts.duplicated(_CONTENT)
-    runs = _runs(facts[~repeated], axis)
+    facts["start"] = axis.snapshot(table["timestamp"].to_numpy())
+    facts["stop"] = axis.snapshot(pc.coalesce(table["end"], table["timestamp"]).to_numpy())
+    order = [table["row"].to_numpy(), table["source"].to_numpy(), -facts["stop"], facts["start"]]
+    facts = facts.iloc[np.lexsort([*order, *(facts[name] for name in reversed(NAME_COLUMNS))])]
+    new = ~facts.duplicated([*NAME_COLUMNS])
+    reached = facts.groupby([*NAME_COLUMNS], sort=False)["stop"].cummax().shift(fill_value=0)
+    duplicate = ~new & (facts["stop"] <= reached)
+    facts = facts.assign(position=facts.index, merged=duplicate.astype(np.int64))
+    run = (new | (facts["start"] > reached)).cumsum()
+    runs = facts.groupby(run).agg({"position": "first", "start": "min", "stop": "max", "merged": "sum"})
     names = table.select(NAME_COLUMNS).take(pa.array(runs.pop("position")))
     merged = pa.table([*names.columns, *runs.to_numpy().T], names=[*NAME_COLUMNS, *runs.columns])
-    duplicate = table.select(["source", "row"]).take(pa.array(facts.index[repeated]))
-    return pa.concat_tables([merged, duplicate], promote_options="default").cast(MERGED)
+    listed = facts.index[duplicate] if list_duplicates else facts.index[:0]
+    return pa.concat_tables(
+        [merged, table.select(["source", "row"]).take(pa.array(listed, pa.int64()))], promote_options="default"
+    ).cast(MERGED)
 
 
 def stored(merged: pa.Table) -> pa.Table:
@@ -69,7 +76,7 @@ def stored(merged: pa.Table) -> pa.Table:
 
 
 def duplicates(merged: pa.Table) -> pa.Table:
-    """The (source, row) of the rows of a MERGED table that are duplicates."""
+    """The (source, row) of the duplicates that a MERGED table lists."""
     return merged.filter(pc.is_null(merged["subject"])).select(["source", "row"])
 
 
@@ -110,20 +117,6 @@ def sort_anchored(table: pa.Table) -> pa.Table:
     """ANCHORED rows by snapshot, then anchor, relation and other: one order, whatever order they came in."""
     keys = [(name, "ascending") for name in ANCHORED.names]
     return table.select(ANCHORED.names).sort_by(keys).combine_chunks().cast(ANCHORED)
-
-
-def _runs(facts: pd.DataFrame, axis: TimeAxis) -> pd.DataFrame:
-    """Runs of snapshots in which a fact holds, with the columns of MERGED and the `position` of a row of each.
-
-    `facts` are distinct and sorted by names and timestamp; their index is the position of the row.
-    """
-    start, stop = axis.snapshot(facts["timestamp"].to_numpy()), axis.snapshot(facts["end"].to_numpy())
-    facts = facts.assign(start=start, stop=stop, num_raw=stop - start + 1, position=facts.index)
-    reached = facts.groupby([*NAME_COLUMNS], sort=False)["stop"].cummax().shift(fill_value=0)
-    run = (~facts.duplicated([*NAME_COLUMNS]) | (facts["start"] > reached)).cumsum()
-    runs = facts.groupby(run).agg({"position": "first", "start": "min", "stop": "max", "num_raw": "sum"})
-    runs["merged"] = runs.pop("num_raw") - (runs["stop"] - runs["start"] + 1)
-    return runs
 
 
 def _num_snapshots(facts: pa.Table) -> np.ndarray:

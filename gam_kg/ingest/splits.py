@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gam_kg.config import SplitConfig
+from gam_kg.data_config import SplitConfig
 from gam_kg.errors import ConfigError, DataError
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.schemas import SPLITS
@@ -87,11 +87,12 @@ def choose_boundaries(
         (valid_start, test_start) in snapshots.
 
     Raises:
-        ConfigError: The configured boundaries cannot be read or are out of order.
+        ConfigError: The configured boundaries cannot be read, lie inside a snapshot or are out of order.
         DataError: The split column is out of order in time, or a part would be empty.
     """
     if config.valid_start is not None and config.test_start is not None:
-        boundaries = axis.parse(config.valid_start), axis.parse(config.test_start)
+        valid_start = axis.parse_start(config.valid_start, "data.split.valid_start")
+        boundaries = valid_start, axis.parse_start(config.test_start, "data.split.test_start")
         if boundaries[0] >= boundaries[1]:
             raise ConfigError(
                 f"data.split.valid_start={config.valid_start} must come before data.split.test_start="

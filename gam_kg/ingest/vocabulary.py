@@ -12,6 +12,7 @@ from pandas.util import hash_pandas_object
 
 from gam_kg.errors import DataError
 from gam_kg.schemas import ENTITIES, RELATIONS, table_schema
+from gam_kg.text import quoted
 
 TALLY = table_schema({"name": pa.large_string(), "count": pa.int64(), "first": pa.int64()})
 
@@ -57,16 +58,20 @@ class Vocabulary:
             DataError: Names that are not in the vocabulary; the message lists some, with the closest known names.
         """
         names = _large_strings(names)
-        requested = names.dictionary_encode()
+        ids = self.find(names)
+        if (ids < 0).any():
+            raise DataError(self._explain_unknown(pc.unique(names.filter(pa.array(ids < 0)))))
+        return ids
+
+    def find(self, names: pa.Array | pa.ChunkedArray | Sequence[str]) -> np.ndarray:
+        """Ids of names, -1 for those that are not in the vocabulary, and for nulls; int64, shape (len(names),)."""
+        requested = _large_strings(names).dictionary_encode()
         # The hash table is of the requested names, not of all known ones: those may be many more.
         found = pc.index_in(self.names, value_set=requested.dictionary)
         id_of_requested = np.full(len(requested.dictionary) + 1, -1)
         id_of_requested[found.drop_null().to_numpy()] = np.flatnonzero(found.is_valid())
         # Nulls read the last place, which no name has.
-        ids = id_of_requested[requested.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
-        if (ids < 0).any():
-            raise DataError(self._explain_unknown(pc.unique(names.filter(pa.array(ids < 0)))))
-        return ids
+        return id_of_requested[requested.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
 
     def decode(self, ids: np.ndarray | Sequence[int]) -> pa.Array:
         """Names of ids, large_string."""
@@ -86,9 +91,14 @@ class Vocabulary:
         shortlist = np.argsort(-likeness, kind="stable")[:_SHORTLIST]
         shortlist = shortlist[likeness[shortlist] > 0]
         texts = self._plain.take(pa.array(shortlist)).to_pylist()
-        ratios = np.array([difflib.SequenceMatcher(None, plain, text).ratio() for text in texts])
+        ratios = np.array(_ratios(plain, texts))
         best = np.lexsort((shortlist, -ratios))[:n]
         return self.decode(shortlist[best[ratios[best] >= _LEAST_LIKENESS]]).to_pylist()
+
+    def hint(self, name: str) -> str:
+        """The closest names as the end of a message, "; did you mean ...?"; empty where there are none."""
+        close = self.closest(name)
+        return f"; did you mean {', '.join(map(quoted, close))}?" if close else ""
 
     @cached_property
     def hash(self) -> str:
@@ -106,10 +116,10 @@ class Vocabulary:
 
     def _explain_unknown(self, unknown: pa.Array) -> str:
         lines = [f"{len(unknown)} unknown {self.kind} name(s), of {len(self)} known:"]
-        for name in unknown[:_NAMED_IN_ERRORS].to_pylist():
-            close = [] if name is None else self.closest(name)
-            hint = f"; did you mean {', '.join(map(repr, close))}?" if close else ""
-            lines.append("  a missing value (null)" if name is None else f"  {name!r}{hint}")
+        lines += [
+            "  a missing value (null)" if name is None else f"  {quoted(name)}{self.hint(name)}"
+            for name in unknown[:_NAMED_IN_ERRORS].to_pylist()
+        ]
         if len(unknown) > _NAMED_IN_ERRORS:
             lines.append(f"  and {len(unknown) - _NAMED_IN_ERRORS} more")
         return "\n".join(lines)
@@ -154,6 +164,16 @@ def entity_table(found: pa.Table) -> pa.Table:
 def relation_table(found: pa.Table) -> pa.Table:
     """The RELATIONS table of a TALLY; see `entity_table`."""
     return pa.table(entity_table(found).columns[: len(RELATIONS)], schema=RELATIONS)
+
+
+def _ratios(name: str, texts: Sequence[str]) -> list[float]:
+    """How alike a name and each text are, from 0 to 1; 0 for all below `_LEAST_LIKENESS`."""
+    matcher, ratios = difflib.SequenceMatcher(b=name), []
+    for text in texts:
+        matcher.set_seq1(text)  # what is known of the other stays
+        is_possible = min(matcher.real_quick_ratio(), matcher.quick_ratio()) >= _LEAST_LIKENESS
+        ratios.append(matcher.ratio() if is_possible else 0.0)
+    return ratios
 
 
 def _large_strings(names: pa.Array | pa.ChunkedArray | Sequence[str]) -> pa.Array:

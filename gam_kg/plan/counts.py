@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from gam_kg.artifacts import read_manifest
+from gam_kg.artifacts import open_artifact
 from gam_kg.config import HistoryConfig
 from gam_kg.graph.fact_source import count_rows, row_groups
 from gam_kg.graph.name_words import NameWords
@@ -80,7 +80,7 @@ def count_graph(path: Path, max_rows: int = MAX_ROWS) -> GraphCounts:
     Raises:
         ArtifactError: The artifact is missing, unfinished or damaged.
     """
-    content = read_manifest(path, "graph").content
+    content = open_artifact(path, "graph").content
     num_entities, num_relations, buckets = (content[name] for name in ("num_entities", "num_relations", "buckets"))
     timeline = read_table(path / "snapshots.parquet")
     times, num_facts = _column(timeline, "snapshot"), _column(timeline, "num_facts")

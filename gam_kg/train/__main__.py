@@ -1,4 +1,4 @@
-"""Training without Ray: `python -m gam_kg.train CONFIG [a.b=value ...]`, alone or under torchrun.
+"""Training without Ray: `python -m gam_kg.train CONFIG [a.b=value ...] [--take-over]`, alone or under torchrun.
 
 It reads the run's `graph/` and writes its `checkpoint/`, both in a folder that all ranks see:
 
@@ -10,14 +10,17 @@ from contextlib import ExitStack, nullcontext
 
 import torch
 
-from gam_kg.artifacts import Manifest, read_manifest, write_artifact
+from gam_kg.artifacts import Manifest, open_artifact, read_manifest, write_artifact
 from gam_kg.config import load_config
 from gam_kg.distributed.process_group import process_group
-from gam_kg.errors import ConfigError, GamKGError
+from gam_kg.errors import ConfigError, exit_status
 from gam_kg.progress import Advance, progress_lines
+from gam_kg.run_config import checkpoint_settings, require_same_settings, write_config
+from gam_kg.run_folder import graph_to_train, place_to_write, settle
+from gam_kg.run_lock import run_lock
+from gam_kg.text import printable
 from gam_kg.train.run import (
     LocalCheckpoints,
-    checkpoint_settings,
     compute_device,
     describe_checkpoint,
     threads,
@@ -31,20 +34,34 @@ def main(arguments: list[str]) -> None:
     """Train; rank 0 shows progress, logs it and writes the artifact.
 
     Args:
-        arguments: The configuration file, then overrides.
+        arguments: The configuration file, then overrides; `--take-over` replaces a stale lock of the run.
 
     Raises:
-        GamKGError: The configuration, the graph or the checkpoint cannot be used, or the loss is not finite.
+        GamKGError: The configuration, the graph or the checkpoint cannot be used, another process writes into the run,
+            or the loss is not finite.
     """
+    take_over = "--take-over" in arguments
+    arguments = [argument for argument in arguments if argument != "--take-over"]
     if not arguments:
         raise ConfigError("give a configuration file: python -m gam_kg.train CONFIG [a.b=value ...]")
     config = load_config(arguments[0], arguments[1:])
     torch.set_num_threads(threads(config))
     compute_device(config)
-    graph_path = config.run_path / "graph"
-    manifest = Manifest.of("checkpoint", {"graph": read_manifest(graph_path, "graph").id}, checkpoint_settings(config))
+    run = config.run_path
+    read_manifest(graph_to_train(run), "graph")  # first, since the lock makes the folder of the run
     with process_group(use_gpu=config.train.use_gpu) as (communicator, device), ExitStack() as stack:
-        checkpoints = LocalCheckpoints(config.run_path / "training" / manifest.key, communicator)
+
+        def enter() -> None:
+            if communicator.rank == 0:
+                stack.enter_context(run_lock(run, "train", take_over=take_over))
+                settle(run)
+
+        communicator.together(enter)
+        graph_path, share = graph_to_train(run), (communicator.rank, communicator.world_size)
+        graph = communicator.together(lambda: open_artifact(graph_path, "graph", share=share))
+        require_same_settings("train", config, {graph_path: graph})
+        manifest = Manifest.of("checkpoint", {"graph": graph.id}, checkpoint_settings(config))
+        checkpoints = LocalCheckpoints(run / "training" / manifest.key, communicator)
         latest, log = checkpoints.latest(), None
         if communicator.rank == 0:
             log = stack.enter_context(TrainingLog(config, anew=latest is None, open_progress=_lines, print_line=_print))
@@ -58,8 +75,10 @@ def main(arguments: list[str]) -> None:
             save=checkpoints.save,
         )
         if communicator.rank == 0:
-            path = config.run_path / "checkpoint"
+            path = place_to_write(run, "checkpoint")
             written = write_artifact(path, manifest, lambda folder: write_checkpoint(folder, checkpoints.path))
+            settle(run)
+            write_config(config)
             _print(f"checkpoint: {describe_checkpoint(written.content)}")
 
 
@@ -72,7 +91,5 @@ def _print(line: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_status(lambda message: _print(f"error: {printable(message)}")):
         main(sys.argv[1:])
-    except GamKGError as error:
-        sys.exit(f"error: {error}")

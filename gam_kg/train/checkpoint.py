@@ -9,15 +9,16 @@ A training checkpoint is a folder from which trainers on any number of ranks con
     best-*.safetensors                     the weights of the best epoch so far
     position.json                          where training stands
     words.json                             the words of names that have weights; `train.run` adds it
+    digests-00000-of-00002.json            size and digest of the files of rank 0, by which damage is found
 
 The `checkpoint/` artifact of a run holds the best weights only, under the names of weights, with the words of names and
 the metrics of the epochs.
 """
 
 import json
+import os
 import re
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,20 +27,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gam_kg.artifacts import Manifest, read_manifest, require_same
+from gam_kg.artifacts import Files, Manifest, changed_files, describe, read_json, read_manifest, redo, require_same
 from gam_kg.config import ModelConfig
 from gam_kg.distributed.communicator import Communicator
-from gam_kg.errors import ArtifactError
+from gam_kg.errors import ArtifactError, writing
 from gam_kg.graph.name_words import NameWords
 from gam_kg.graph.partition import Partition
 from gam_kg.graph.temporal_graph import TemporalGraph, read_names
 from gam_kg.nn.model import ENTITY, GAMLSTM
 from gam_kg.nn.recurrence import Memory
+from gam_kg.ops.finite import require_finite
+from gam_kg.output import flush
 from gam_kg.train.position import Position
 from gam_kg.train.trainer import Trainer
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.(safetensors|json)$")
+_DIGESTS = "digests"
 
 
 def save(trainer: Trainer, folder: Path) -> None:
@@ -57,7 +61,7 @@ def save(trainer: Trainer, folder: Path) -> None:
                 own[f"{name}.{key}"] = value
     save_rows(own, folder, "training", partition)
     if partition.rank == 0:
-        save_file(shared, folder / "optimizer.safetensors")
+        _save_file(shared, folder / "optimizer.safetensors")
         (folder / "position.json").write_text(json.dumps(asdict(trainer.position), indent=2), encoding="utf-8")
 
 
@@ -66,13 +70,13 @@ def load(trainer: Trainer, folder: Path) -> None:
 
     Raises:
         ArtifactError: The checkpoint is of another model or incomplete.
+        EvaluationError: A weight is NaN or infinite.
     """
     model, partition, device = trainer.model, trainer.model.partition, trainer.memory.hidden.device
     weights = _weights_for(model, folder)
     own = load_rows(folder, "training", partition, device)
-    with _complete(folder):
-        shared = load_file(folder / "optimizer.safetensors", device=str(device))
-        position = json.loads((folder / "position.json").read_text(encoding="utf-8"))
+    shared = _load_file(folder / "optimizer.safetensors", device)
+    position = read_json(folder / "position.json", "training")
     model.load_state_dict(weights)
     step = next((value for name, value in shared.items() if name.endswith(".step")), None)
     if step is not None:
@@ -86,12 +90,50 @@ def load(trainer: Trainer, folder: Path) -> None:
         trainer.best_weights = load_weights(folder, partition, prefix="best-", device=device)
 
 
+def seal(folder: Path, partition: Partition) -> None:
+    """Flush the files that a rank has written to disk and write their digests, the last file of the rank's part."""
+    mine = f"-{partition.rank:05d}-of-{partition.world_size:05d}"
+    shared = [path for path in folder.iterdir() if not _SHARD.search(path.name)] if partition.rank == 0 else []
+    files = describe(folder, sorted([*folder.glob(f"*{mine}.safetensors"), *shared]))
+    for name in files:
+        flush(folder / name)
+    path = folder / f"{_DIGESTS}{mine}.json"
+    path.write_text(json.dumps(files, indent=2), encoding="utf-8")
+    flush(path)
+    flush(folder)
+
+
+def require_undamaged(folder: Path, communicator: Communicator | None = None) -> None:
+    """Refuse a training checkpoint whose files are not those that its ranks wrote. A collective; ranks share the files.
+
+    Raises:
+        ArtifactError: A file is missing or damaged.
+    """
+    communicator = communicator or Communicator()
+
+    def look() -> None:
+        files: Files = {}
+        for path in _shards(folder, _DIGESTS, "json"):
+            found = read_json(path, "training")
+            if not isinstance(found, dict):
+                raise _incomplete(path, "it has no digests")
+            files |= found
+        for path in folder.glob("[!.]*"):
+            if path.name not in files and not path.name.startswith(_DIGESTS):
+                raise _incomplete(path, "it has no digest")
+        mine = sorted(files)[communicator.rank :: communicator.world_size]
+        for name in changed_files(folder, {name: files[name] for name in mine}):
+            raise ArtifactError(f"{folder / name} was changed or damaged after it was written; {redo('training')}")
+
+    communicator.together(look)
+
+
 def save_weights(weights: Mapping[str, Tensor], folder: Path, partition: Partition, prefix: str = "") -> None:
     """Write a rank's weights: its rows, and on rank 0 the weights that are the same on all ranks."""
     save_rows({ENTITY: weights[ENTITY]}, folder, f"{prefix}entities", partition)
     if partition.rank == 0:
         shared = {name: value.contiguous() for name, value in weights.items() if name != ENTITY}
-        save_file(shared, folder / f"{prefix}model.safetensors")
+        _save_file(shared, folder / f"{prefix}model.safetensors")
 
 
 def load_weights(
@@ -102,8 +144,7 @@ def load_weights(
     Raises:
         ArtifactError: A file is missing or damaged.
     """
-    with _complete(folder):
-        shared = load_file(folder / f"{prefix}model.safetensors", device=str(device))
+    shared = _load_file(folder / f"{prefix}model.safetensors", device)
     return {**shared, **load_rows(folder, f"{prefix}entities", partition, device)}
 
 
@@ -111,7 +152,7 @@ def save_rows(rows: Mapping[str, Tensor], folder: Path, name: str, partition: Pa
     """Write rows of a rank's entities with their ids, as `<name>-<rank>-of-<world_size>.safetensors`."""
     tensors = {key: value.detach().contiguous() for key, value in rows.items()}
     file = f"{name}-{partition.rank:05d}-of-{partition.world_size:05d}.safetensors"
-    save_file({"entity_id": partition.ids, **tensors}, folder / file)
+    _save_file({"entity_id": partition.ids, **tensors}, folder / file)
 
 
 def load_rows(folder: Path, name: str, partition: Partition, device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -121,22 +162,23 @@ def load_rows(folder: Path, name: str, partition: Partition, device: torch.devic
         ArtifactError: A file is missing or damaged, or the files lack an entity.
     """
     rows: dict[str, Tensor] = {}
-    found = 0
+    missing, found = torch.ones(partition.num_rows, dtype=torch.bool), 0
     for path in _shards(folder, name):
-        with _complete(folder):
-            shard = load_file(path)
-        ids = shard.pop("entity_id")
+        shard = _load_file(path)
+        ids = shard.pop("entity_id", torch.zeros(0))
+        if any(value.shape[:1] != ids.shape for value in shard.values()) or not _are_ids(ids, partition.num_entities):
+            raise _incomplete(path, "it has no rows by entity id")
         if torch.equal(ids, partition.ids):
             # Copies, since what is loaded may be a view of the file, which may be gone before all of it is read.
             return {key: value.to(device, copy=True) for key, value in shard.items()}
         owned = partition.owns(ids)
         place = partition.rows(ids[owned])
-        found += len(place)
+        missing[place], found = False, found + len(place)
         for key, value in shard.items():
             if key not in rows:
                 rows[key] = value.new_empty(partition.num_rows, *value.shape[1:])
             rows[key][place] = value[owned]
-    if found != partition.num_rows:
+    if missing.any() or found != partition.num_rows:
         raise _incomplete(folder, f"{name}: rows of {found} entities, {partition.num_rows} expected")
     return {key: value.to(device) for key, value in rows.items()}
 
@@ -160,41 +202,61 @@ def load_model(
     words = None
     if config.name_words:
         names = read_names(graph_path, "entity").to_pylist()
-        words = NameWords.of(names, words=tuple(json.loads((checkpoint / "words.json").read_text(encoding="utf-8"))))
+        words = NameWords.of(names, words=tuple(read_json(checkpoint / "words.json", "checkpoint")))
     model = GAMLSTM(config, graph.num_relations, graph.trained, words, partition=graph.partition, seed=None)
     model.load_state_dict(_weights_for(model, checkpoint))
     return model.eval(), graph, graph_manifest, manifest
 
 
-def _shards(folder: Path, name: str) -> list[Path]:
+def _shards(folder: Path, name: str, ending: str = "safetensors") -> list[Path]:
     """The files of all ranks, which are of one number of ranks."""
-    found = {path: _SHARD.search(path.name) for path in sorted(folder.glob(f"{name}-*-of-*.safetensors"))}
+    found = {path: _SHARD.search(path.name) for path in sorted(folder.glob(f"{name}-*-of-*.{ending}"))}
     numbers = [(int(match[1]), int(match[2])) for match in found.values() if match]
     if not numbers or numbers != [(rank, numbers[0][1]) for rank in range(numbers[0][1])]:
         raise _incomplete(folder, f"{name}: files {', '.join(path.name for path in found) or 'none'}")
     return list(found)
 
 
-@contextmanager
-def _complete(folder: Path) -> Generator[None]:
-    """Report a file that is missing or damaged."""
+def _are_ids(ids: Tensor, num_entities: int) -> bool:
+    return ids.dtype == torch.int64 and bool(((ids >= 0) & (ids < num_entities)).all())
+
+
+def _save_file(tensors: dict[str, Tensor], path: Path) -> None:
+    with writing(path):
+        try:
+            save_file(tensors, path)
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+
+
+def _load_file(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     try:
-        yield
-    except (FileNotFoundError, SafetensorError) as error:
-        raise _incomplete(folder, error) from None
+        return load_file(path, device=str(device))
+    except (OSError, SafetensorError) as error:
+        raise _incomplete(path, error) from None
 
 
-def _incomplete(folder: Path, reason: object) -> ArtifactError:
-    return ArtifactError(f"{folder}: the checkpoint is incomplete ({reason}); train again with --force")
+def _incomplete(path: Path, reason: object) -> ArtifactError:
+    return ArtifactError(f"{path}: the checkpoint is incomplete or damaged ({reason}); {redo('checkpoint')}")
 
 
 def _weights_for(model: GAMLSTM, folder: Path) -> dict[str, Tensor]:
     weights, expected = load_weights(folder, model.partition), model.state_dict()
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    required = {name: tuple(value.shape) for name, value in expected.items()}
+    found, required = ({name: value.shape for name, value in one.items()} for one in (weights, expected))
     differing = sorted(name for name in found.keys() | required.keys() if found.get(name) != required.get(name))
     if differing:
         raise ArtifactError(
             f"{folder}: the checkpoint is of another model; weights that differ: {', '.join(differing)}"
         )
+    require_finite_weights(weights, folder)
     return weights
+
+
+def require_finite_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Refuse weights of which one is NaN or infinite, with an EvaluationError."""
+    for name, value in weights.items():
+        if value.is_floating_point():
+            require_finite(value, f"{folder}: weights {name}")

@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
-from gam_kg.artifacts import Content
+from gam_kg.artifacts import Content, read_json
 from gam_kg.config import Config
 from gam_kg.distributed.communicator import Communicator
-from gam_kg.errors import ConfigError
+from gam_kg.errors import ConfigError, writing
 from gam_kg.graph.name_words import NameWords
 from gam_kg.graph.temporal_graph import TemporalGraph, read_names
+from gam_kg.output import flush, remove
+from gam_kg.run_lock import require_lock
 from gam_kg.train import checkpoint
 from gam_kg.train.position import Progress
 from gam_kg.train.trainer import Trainer
 
 WORDS = "words.json"
-# What changes how training is done but not what comes out.
-_OPERATIONAL = {"num_workers", "use_gpu", "threads", "max_failures", "checkpoint_steps", "max_logits"}
 
 Write = Callable[[Path], None]
 Save = Callable[[Write, dict[str, Any]], None]
@@ -62,12 +63,15 @@ def train_graph(
         words = NameWords.of(read_names(graph_path, "entity").to_pylist(), known=graph.trained.tolist())
     trainer = Trainer(config, graph, words, device=device, communicator=communicator)
     if latest is not None:
+        checkpoint.require_undamaged(latest, communicator)
         checkpoint.load(trainer, latest)
 
     def write(folder: Path) -> None:
-        checkpoint.save(trainer, folder)
-        if communicator.rank == 0:
-            (folder / WORDS).write_text(json.dumps(words.words if words else []), encoding="utf-8")
+        with writing(folder):
+            checkpoint.save(trainer, folder)
+            if communicator.rank == 0:
+                (folder / WORDS).write_text(json.dumps(words.words if words else []), encoding="utf-8")
+            checkpoint.seal(folder, graph.partition)
 
     for event in trainer.run():
         on_event(event)
@@ -96,28 +100,31 @@ class LocalCheckpoints:
         return self.path if self.path.exists() else None
 
     def save(self, write: Write, _: dict[str, Any]) -> None:
-        """Write a checkpoint. A collective."""
-        if self._communicator.rank == 0:
-            shutil.rmtree(self._incoming, ignore_errors=True)
+        """Write a checkpoint. A collective.
+
+        Raises:
+            OutputError: It cannot be written.
+            RunInUseError: The run's lock is lost.
+        """
+        together, is_first = self._communicator.together, self._communicator.rank == 0
+        together(self._make_room if is_first else lambda: None)
+        together(lambda: write(self._incoming))
+        together(self._put_in_place if is_first else lambda: None)
+
+    def _make_room(self) -> None:
+        with writing(self._incoming):
+            remove(self._incoming)
             self._incoming.mkdir(parents=True)
-        self._communicator.barrier()
-        write(self._incoming)
-        self._communicator.barrier()
-        if self._communicator.rank == 0:
-            shutil.rmtree(self._old, ignore_errors=True)
+
+    def _put_in_place(self) -> None:
+        with writing(self.path.parent):
+            require_lock(self.path)
+            remove(self._old)
             if self.path.exists():
                 self.path.rename(self._old)
             self._incoming.rename(self.path)
-            shutil.rmtree(self._old, ignore_errors=True)
-
-
-def checkpoint_settings(config: Config) -> dict[str, Any]:
-    """The settings that `checkpoint/` depends on."""
-    return {
-        "seed": config.seed,
-        "model": config.model.model_dump(mode="json"),
-        "train": config.train.model_dump(mode="json", exclude=_OPERATIONAL),
-    }
+            flush(self.path.parent)
+            remove(self._old)
 
 
 def write_checkpoint(folder: Path, trained: Path) -> Content:
@@ -126,10 +133,16 @@ def write_checkpoint(folder: Path, trained: Path) -> Content:
     Args:
         folder: Where to write.
         trained: The last training checkpoint.
+
+    Raises:
+        ArtifactError: The training checkpoint is damaged.
+        EvaluationError: A weight is NaN or infinite.
     """
-    position = json.loads((trained / "position.json").read_text(encoding="utf-8"))
+    checkpoint.require_undamaged(trained)
+    position = read_json(trained / "position.json", "training")
     best = position["metrics"][position["best_epoch"] - 1]
     for weights in trained.glob("best-*.safetensors"):
+        checkpoint.require_finite_weights(load_file(weights), trained)
         shutil.copy(weights, folder / weights.name.removeprefix("best-"))
     shutil.copy(trained / WORDS, folder)
     lines = (json.dumps(metrics) + "\n" for metrics in position["metrics"])

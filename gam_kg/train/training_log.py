@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Self
 
 from gam_kg.config import Config
-from gam_kg.errors import ArtifactError
+from gam_kg.errors import ArtifactError, writing
 from gam_kg.progress import Advance
 from gam_kg.train.position import Progress
 from gam_kg.train.run import describe
@@ -40,7 +40,8 @@ class TrainingLog:
             )
         if anew:
             shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        with writing(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -49,7 +50,15 @@ class TrainingLog:
         self._epoch.close()
 
     def __call__(self, event: Progress) -> None:
-        """Log an event and show it."""
+        """Log an event and show it.
+
+        Raises:
+            OutputError: The log cannot be written.
+        """
+        with writing(self._folder):
+            self._log(event)
+
+    def _log(self, event: Progress) -> None:
         if event.snapshot is not None:
             self._append("steps.jsonl", {"epoch": event.epoch, **event.snapshot})
         if event.metrics is None:

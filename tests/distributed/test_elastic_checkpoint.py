@@ -5,11 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from graphs import NAMES, graph_of, random_facts, tiny_config
+from graphs import NAMES, NUM_SNAPSHOTS, graph_of, random_facts, tiny_config, write_graph
+from runs import train_run
 
+from gam_kg.artifacts import Manifest, write_artifact
 from gam_kg.distributed.communicator import Communicator
-from gam_kg.errors import ArtifactError
+from gam_kg.errors import ArtifactError, GamKGError
 from gam_kg.graph.name_words import NameWords
+from gam_kg.inference.embed import write_embeddings
+from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.train import checkpoint
 from gam_kg.train.run import LocalCheckpoints
 from gam_kg.train.trainer import Trainer
@@ -89,3 +93,51 @@ def test_a_checkpoint_between_its_two_names_is_found(tmp_path: Path) -> None:
     latest = LocalCheckpoints(tmp_path, Communicator()).latest()
     assert latest is not None
     assert (latest / "part").read_text() == "whole"
+
+
+def errors_of_damage(communicator: Communicator, folder: Path, run: Path) -> list[str]:
+    """What a rank says of a training checkpoint, and of a run; "" if nothing."""
+    found = []
+    for work in (
+        lambda: checkpoint.require_undamaged(folder, communicator),
+        lambda: TrainedRun.load(run, communicator=communicator).memory_before(NUM_SNAPSHOTS),
+    ):
+        try:
+            work()
+            found.append("")
+        except GamKGError as error:
+            found.append(str(error))
+        communicator.barrier()
+    return found
+
+
+def damage(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_ranks_end_where_one_finds_damage(rank_pool, tmp_path: Path, rank: int) -> None:
+    run = tmp_path / "run"
+    write_graph(run / "graph", graph_of(random_facts(3, 100), buckets=3), buckets=3)
+    train_run(run, tiny_config(epochs=1))
+    loaded = TrainedRun.load(run)
+    inputs = {"checkpoint": loaded.checkpoint_manifest.id}
+
+    def embed(staging: Path) -> dict[str, int]:
+        write_embeddings(loaded, 3, staging)
+        return {"after_snapshot": 3}
+
+    write_artifact(run / "embeddings", Manifest.of("embeddings", inputs, {}), embed)
+    folder = run / "training" / "checkpoint"
+    assert rank_pool.run(2, errors_of_damage, folder, run) == [["", ""]] * 2
+    damage(next((run / "embeddings").glob("memory-*")))
+    assert rank_pool.run(2, errors_of_damage, folder, run) == [["", ""]] * 2, "memory is made anew on all ranks"
+    # Files are shared out in the order of their names: each rank looks at every second one.
+    damage(sorted(folder.glob("*.safetensors"))[rank])
+    found = rank_pool.run(2, errors_of_damage, folder, run)
+    assert "was changed or damaged" in found[rank][0]
+    assert found[1 - rank][0] == "another rank has failed; its message says why"
+    damage(sorted((run / "checkpoint").glob("*.safetensors"))[0])
+    assert all(one[1] for one in rank_pool.run(2, errors_of_damage, folder, run))

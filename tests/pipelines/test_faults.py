@@ -25,8 +25,9 @@ from gam_kg.config import Config, EvaluateConfig, load_config
 from gam_kg.graph.partition import Partition
 from gam_kg.graph.snapshot import Snapshot
 from gam_kg.metrics.baselines import Popularity
+from gam_kg.run_config import checkpoint_settings
 from gam_kg.train.checkpoint import load_rows, load_weights
-from gam_kg.train.run import checkpoint_settings, write_checkpoint
+from gam_kg.train.run import write_checkpoint
 from gam_kg.train.trainer import Trainer
 from pipelines.evaluate import evaluate, evaluate_worker
 from pipelines.prepare import prepare

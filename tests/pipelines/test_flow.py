@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from flows import SMALL, write_facts
+from flows import link, with_run_dir, write_facts
 
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import EvaluateConfig, load_config
@@ -22,6 +22,7 @@ from gam_kg.inference import embed as inference_embed
 from gam_kg.inference import trained_run
 from gam_kg.inference.embed import read_vectors
 from gam_kg.inference.evaluation import evaluate_run
+from gam_kg.inference.report import write_html
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.schemas import DIRECTIONS, FILTERS, PREDICTIONS, SETTINGS, STRATA
 from gam_kg.train import checkpoint
@@ -35,23 +36,6 @@ from pipelines.run import run
 from pipelines.train import train
 
 pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, local_ray):
-    folder = tmp_path_factory.mktemp("flow")
-    facts = write_facts(folder / "facts.parquet")
-    config = load_config(None, [f"data.facts={folder / 'facts.parquet'}", f"run_dir={folder / 'run'}", *SMALL])
-    run(config)
-    return config, facts
-
-
-def with_run_dir(config, path, **sections):
-    values = config.model_dump(mode="json")
-    values["run_dir"] = str(path)
-    for name, section in sections.items():
-        values[name] |= section
-    return type(config).model_validate(values)
 
 
 def test_run_leaves_every_artifact(finished):
@@ -219,6 +203,7 @@ def test_predictions_are_the_models_best(finished, tmp_path):
     frame = found.to_pandas()
     assert frame["query_id"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert frame["timestamp"].tolist()[::4] == ["2020-01-20", "2020-01-25", "2020-02-15"]
+    assert frame["snapshots_beyond_last_fact"].tolist()[::4] == [0, 1, 22]
     assert frame["object"].tolist()[4] == "place 3"
     assert frame["subject"].isna().tolist() == [False] * 4 + [True] * 4 + [False] * 4
     loaded = TrainedRun.load(config.run_path)
@@ -236,22 +221,37 @@ def test_predictions_are_the_models_best(finished, tmp_path):
     np.testing.assert_allclose(frame["probability"].to_numpy()[:4], scores.softmax(0)[best.indices].numpy(), rtol=1e-4)
 
 
+def test_a_run_predicts_what_comes_next_for_the_pairs_of_the_last_day(finished):
+    config, facts = finished
+    found = pq.read_table(config.run_path / "predictions" / "predictions.parquet").to_pandas()
+    last = facts[facts["timestamp"] == facts["timestamp"].max()]
+    assert set(zip(found["subject"], found["relation"], strict=True)) == set(
+        zip(last["subject"], last["relation"], strict=True)
+    )
+    assert set(found["timestamp"]) == {"2020-01-25"}
+    seen = facts.assign(day=facts["timestamp"].dt.strftime("%Y-%m-%d")).groupby(["subject", "relation", "object"])[
+        "day"
+    ]
+    times, last_seen = seen.nunique().to_dict(), seen.max().to_dict()
+    for row in found.itertuples():
+        fact = row.subject, row.relation, row.answer
+        assert row.times_seen == times.get(fact, 0)
+        assert (row.last_seen if row.times_seen else None) == last_seen.get(fact)
+
+
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("change", "message"),
     [
-        ({"subject": ["person 99"], "relation": ["visits"]}, "person 9"),
-        ({"subject": ["person 1"], "relation": ["visit"]}, "did you mean 'visits'"),
-        ({"subject": ["person 1"], "relation": ["visits"], "object": ["place 1"]}, "row 0.*both"),
-        ({"relation": ["visits"]}, "row 0.*neither"),
-        ({"subject": ["person 1"]}, "no column 'relation'"),
-        ({"subject": ["person 1"], "relation": ["visits"], "timestamp": ["soon"]}, "row 0.*soon"),
-        ({"subject": ["person 1"], "relation": ["visits"], "timestamp": ["1990-01-01"]}, "before the first fact"),
-        ({"subject": [1.5], "relation": ["visits"]}, "'subject' is double"),
+        ({"subject": ["person 99"]}, "row 0: unknown entity 'person 99'; did you mean 'person 9'"),
+        ({"timestamp": ["soon"]}, "row 0: soon cannot be read.*ISO 8601 without a time zone, as 2020-01-01"),
+        ({"timestamp": ["1990-01-01"]}, "row 0: 1990-01-01 is before the first fact"),
+        ({"subject": [1.5]}, "'subject' is double"),
+        ({"time": ["2020-01-05"]}, "'time' looks like the timestamp"),
     ],
 )
-def test_bad_queries_are_explained(finished, tmp_path, rows, message):
+def test_queries_without_an_answer_are_explained(finished, tmp_path, change, message):
     config, _ = finished
-    pq.write_table(pa.table(rows), tmp_path / "queries.parquet")
+    pq.write_table(pa.table({"subject": ["person 1"], "relation": ["visits"]} | change), tmp_path / "queries.parquet")
     again = with_run_dir(config, tmp_path / "run", predict={"queries": str(tmp_path / "queries.parquet")})
     link(config, again, "graph", "checkpoint")
     with pytest.raises(DataError, match=message):
@@ -368,6 +368,8 @@ def test_search_shows_tables(finished):
     done = gam_kg("search", str(config.run_path), "--query", "person 1", "visits", "--top-k", "3")
     assert done.returncode == 0
     assert done.stdout.count("place") + done.stdout.count("person") == 1 + 3, "the title and three answers"
+    assert "1 snapshot(s) beyond the last fact (2020-01-24)" in done.stdout
+    assert "times seen" in done.stdout
     done = gam_kg("search", str(config.run_path), "--like", "place 2", "--at", "2020-01-12", "--top-k", "4")
     assert done.returncode == 0
     assert "2020-01-12" in done.stdout
@@ -379,6 +381,20 @@ def test_names_with_brackets_are_shown_as_they_are(capsys):
     shown = capsys.readouterr().out
     for name in ("[/] Police [red] (Japan)", "a [link=x]b", "[/bold]"):
         assert name in shown
+
+
+def test_control_characters_of_names_do_not_reach_a_terminal_or_a_page(capsys, tmp_path):
+    name = "a\x1b[2J\x07b\u202e\nc"
+    show_table(f"nearest to {name}", [name], [[name]])
+    shown = capsys.readouterr().out
+    assert shown.count(r"a\x1b[2J\x07b\u202e\nc") == 3
+    assert not set(shown) & set("\x1b\x07\u202e")
+    script = f"<script>alert('{name}')</script>&\ud800"
+    write_html(tmp_path / "report.html", script, [script], [([script], [[script]])])
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("&lt;script&gt;alert(&#x27;a\\x1b") == 5
+    assert "<script" not in page
+    assert not set(page) & set("\x1b\x07\u202e")
 
 
 def test_a_report_refuses_an_evaluation_of_other_weights(finished, tmp_path):
@@ -393,12 +409,6 @@ def test_a_report_refuses_an_evaluation_of_other_weights(finished, tmp_path):
 def gam_kg(*arguments):
     command = [sys.executable, "-m", "pipelines", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
-def link(config, other, *names):
-    other.run_path.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (other.run_path / name).symlink_to(config.run_path / name)
 
 
 def assert_same_weights(config, other, **tolerance):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import load_config
-from gam_kg.errors import ConfigError
+from gam_kg.errors import ConfigError, OutputError
 from gam_kg.synthetic.generator import FACTS, World
 from gam_kg.synthetic.groups import SyntheticConfig, plan_groups
 from gam_kg.synthetic.optimum import Optimum
@@ -68,7 +68,7 @@ def test_prepare_takes_it_as_it_is_and_divides_time_as_the_manifest_says(made, t
     graph = prepare(load_config(overrides=[f"data.facts={out}", f"run_dir={tmp_path}"]))
     content = read_manifest(graph, "graph").content
     assert content["quarantined"] == {}
-    assert content["merged_in_snapshot"] == 0
+    assert content["merged"] == 0
     for name in ("num_facts", "num_entities", "num_relations", "num_snapshots", "valid_start", "test_start"):
         assert content[name] == manifest.content[name], name
     assert content["splits"]["test"] == manifest.content["optimum"]["test"]["all"]["facts"]
@@ -104,7 +104,7 @@ def test_nothing_is_replaced_but_a_generated_graph_and_only_when_forced(made, tm
         for force in (False, True):
             with pytest.raises(ConfigError, match=r"OUT: .*is there"):
                 generate(mine, CONFIG, force=force)
-    with pytest.raises(ConfigError, match="OUT: cannot write"):
+    with pytest.raises(OutputError, match="cannot write"):
         generate(tmp_path / "mine" / "thesis.txt" / "facts", CONFIG)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 

@@ -67,7 +67,14 @@ def test_without_a_graph_it_names_the_command_to_run(
     config = tmp_path / "none.yaml"
     config.write_text(f"run_dir: {tmp_path}\n", encoding="utf-8")
     assert status(monkeypatch, str(config)) == 1
-    assert "run `gam-kg prepare` first" in capsys.readouterr().err
+    assert "make it: gam-kg prepare CONFIG" in capsys.readouterr().err
+
+
+def test_settings_of_another_graph_are_refused(
+    run: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert status(monkeypatch, *run, "data.time_unit=week") == 1
+    assert "data.time_unit=week, but graph/ was made with auto" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("workers", ["0", "two", "1,,2"])

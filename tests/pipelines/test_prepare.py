@@ -1,10 +1,12 @@
 import hashlib
+import logging
 import shutil
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -44,6 +46,25 @@ def run(tmp_path):
         return prepare(config, force=force)
 
     return run
+
+
+class Messages(logging.Handler):
+    """Ray Data silences the handlers of pytest."""
+
+    text = ""
+
+    def emit(self, record):
+        self.text += record.getMessage() + "\n"
+
+
+@pytest.fixture
+def messages():
+    logger, handler = logging.getLogger("gam_kg"), Messages()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler
+    logger.setLevel(logging.NOTSET)
+    logger.removeHandler(handler)
 
 
 def content(graph):
@@ -103,14 +124,16 @@ def test_the_graph_holds_every_fact_in_both_directions(run):
     assert found["num_facts"] == len(expected) == sum(found["splits"].values())
     assert (found["num_entities"], found["num_relations"]) == (len(entities), len(relations))
     assert (found["num_snapshots"], found["first_snapshot"], found["last_snapshot"]) == (12, 0, 11)
-    assert found["time"] == {"kind": "integer", "unit": 5, "origin": 0}
+    assert found["time"] == {"kind": "integer", "unit": 5, "origin": 0, "zone": None, "format": None}
     for split, inside in {
         "train": lambda at: at < found["valid_start"],
         "valid": lambda at: found["valid_start"] <= at < found["test_start"],
         "test": lambda at: at >= found["test_start"],
     }.items():
         assert found["splits"][split] == sum(inside(at) for *_, at in expected) > 0
-    assert (found["quarantined"], found["merged_in_snapshot"]) == ({}, 0)
+    counts = {"num_rows": len(facts), "quarantined": {}, "merged": 0, "names_changed": 0}
+    assert {name: found[name] for name in counts} == counts
+    assert found["look_alikes"] == {"entity": 0, "relation": 0}
     assert pq.read_table(graph / "quarantine.parquet").equals(QUARANTINE.empty_table())
 
 
@@ -132,7 +155,7 @@ def test_the_same_facts_give_the_same_bytes_in_any_order_and_any_files(run, tmp_
     (tmp_path / "parts" / "_ignored.parquet").unlink()
     assert digests(run(f"{tmp_path}/parts/**/*.parquet", name="glob")) == expected
     assert digests(run(f"file://{tmp_path}/parts", name="uri")) == expected
-    assert digests(run(f"file://{tmp_path}/parts/*.parquet", name="uri_glob")) == expected
+    assert digests(run(f"file://{tmp_path}/parts/**/*.parquet", name="uri_glob")) == expected
 
 
 @pytest.mark.parametrize(
@@ -141,7 +164,9 @@ def test_the_same_facts_give_the_same_bytes_in_any_order_and_any_files(run, tmp_
         (pa.array([10, 20, 40, 45], pa.int16()), "auto", "integer", 4),
         (pa.array([10, 20, 40, 45]), "20", "integer", 2),
         (pa.array([date(2020, 1, 30), date(2020, 1, 31), date(2020, 2, 1), date(2020, 3, 1)]), "month", "timestamp", 3),
-        (pa.array(["2020-01-01", "2020-01-02T23:59", "2020-01-03", "2020-01-03T01:00Z"]), "day", "timestamp", 3),
+        (pa.array(["2020-01-01", "2020-01-02T23:59", "2020-01-03", "2020-01-03T01:00"]), "day", "timestamp", 3),
+        (pa.array([20191231, 20200101, 20200229, 20200301], pa.int32()), "auto", "timestamp", 4),
+        (pa.array(["1998", "1998", "2000", "2001"]), "auto", "timestamp", 3),
         (pa.array([datetime(2020, 1, 1, hour, tzinfo=UTC) for hour in (0, 1, 3, 23)]), "hour", "timestamp", 4),
     ],
 )
@@ -180,7 +205,7 @@ BAD = [
 
 def test_bad_rows_fail_the_stage_and_are_listed(run, tmp_path):
     with pytest.raises(DataError) as error:
-        run(facts_of(BAD))
+        run(facts_of(BAD), "prepare.duplicates=refuse")
     message = str(error.value)
     moved = tmp_path / "run" / "quarantine.parquet"
     for words in (
@@ -205,27 +230,97 @@ def test_bad_rows_fail_the_stage_and_are_listed(run, tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["quarantine.parquet"]
 
 
-def test_bad_rows_within_the_limit_are_quarantined(run, tmp_path):
+def test_bad_rows_within_the_limit_are_quarantined(run, tmp_path, messages):
     with pytest.raises(DataError):
-        run(facts_of(BAD), "prepare.max_bad_fraction=0.62")
-    graph = run(facts_of(BAD), "prepare.max_bad_fraction=0.625")
-    assert content(graph)["quarantined"] == {
-        "duplicate": 2,
-        "empty_relation": 1,
-        "null_subject": 1,
-        "null_timestamp": 1,
-    }
-    assert len(pq.read_table(graph / "quarantine.parquet")) == 5
+        run(facts_of(BAD), "prepare.max_bad_fraction=0.37")
+    graph = run(facts_of(BAD), "prepare.max_bad_fraction=0.375")
+    found = content(graph)
+    assert found["quarantined"] == {"empty_relation": 1, "null_subject": 1, "null_timestamp": 1}
+    assert (found["num_rows"], found["merged"]) == (8, 2)
+    assert "3 of 8 rows of the facts (38%) could not be used" in messages.text
+    assert len(pq.read_table(graph / "quarantine.parquet")) == 3
     assert stored_facts(graph) == {("a", "r", "b", 0), ("a", "r", "b", 1), ("a", "r", "b", 2)}
     assert not (tmp_path / "run" / "quarantine.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    "times", [[1, 1, 8, 15, 15], ["2020-01-01", "2020-01-01T05:00", *["2020-01-08", "2020-01-15"] * 2][:5]]
+)
+def test_the_same_fact_twice_in_a_snapshot_is_one_whatever_its_clock(run, times):
+    facts = facts_of([("a", "r", "b", at) for at in times])
+    graph = run(facts)
+    assert len(stored_facts(graph)) == 3
+    assert (content(graph)["merged"], content(graph)["quarantined"]) == (2, {})
+    with pytest.raises(DataError, match=r"2 of 5 rows(.|\n)*duplicate: 2; for instance row 1 of"):
+        run(facts, "prepare.duplicates=refuse", name="refused")
 
 
 def test_the_first_of_the_same_rows_over_all_files_is_stored(run, tmp_path):
     (tmp_path / "parts").mkdir()
     pq.write_table(facts_of(BAD[:1] + BAD[5:7]), tmp_path / "parts" / "a.parquet")
     pq.write_table(facts_of(BAD[:1]), tmp_path / "parts" / "b.parquet")
-    graph = run(tmp_path / "parts", "prepare.max_bad_fraction=0.5")
+    graph = run(tmp_path / "parts", "prepare.max_bad_fraction=0.5", "prepare.duplicates=refuse")
     assert pq.read_table(graph / "quarantine.parquet")["file"].to_pylist() == [str(tmp_path / "parts" / "b.parquet")]
+
+
+def test_names_are_stripped_and_look_alikes_are_shown_or_folded(run, messages):
+    rows = [
+        (" Ann\n", "likes", "bob", 1),
+        ("ann", "Likes", "Bob", 2),
+        ("ann", "likes", "\ufeffbob", 3),
+        ("", "x", "y", 4),
+    ]
+    graph = run(facts_of(rows), "prepare.max_bad_fraction=0.25")
+    assert stored_facts(graph) == {("Ann", "likes", "bob", 0), ("ann", "Likes", "Bob", 1), ("ann", "likes", "bob", 2)}
+    found = content(graph)
+    assert (found["names_changed"], found["look_alikes"]) == (2, {"entity": 2, "relation": 1})
+    assert "data.normalize_names=[case, blanks, unicode]" in messages.text
+    assert "'Ann', 'ann'" in messages.text or "'ann', 'Ann'" in messages.text
+    folded = run(facts_of(rows), "prepare.max_bad_fraction=0.25", "data.normalize_names=[case]")
+    assert stored_facts(folded) == {("ann", "likes", "bob", at) for at in range(3)}
+    assert content(folded)["look_alikes"] == {"entity": 0, "relation": 0}
+
+
+def test_days_are_those_of_the_zone_which_the_manifest_names(run, tmp_path, messages):
+    hours = [
+        datetime(2024, 3, 30, 22, tzinfo=UTC),
+        datetime(2024, 3, 30, 23, tzinfo=UTC),
+        datetime(2024, 3, 31, 22, tzinfo=UTC),
+    ]
+    rows = [("a", "r", "b", at) for at in hours]
+    zoned = facts_of(rows).set_column(3, "timestamp", pa.array(hours, pa.timestamp("us", "Europe/Berlin")))
+    boundaries = "data.split.valid_start=2024-03-31", "data.split.test_start=2024-04-01"
+    found = content(run(zoned, *boundaries))
+    assert (found["time"]["zone"], found["num_snapshots"]) == ("Europe/Berlin", 3)
+    assert found["splits"] == {"train": 1, "valid": 1, "test": 1}
+    assert "time unit day, zone Europe/Berlin" in messages.text
+    texts = facts_of([("a", "r", "b", at.isoformat()) for at in hours])
+    with pytest.raises(DataError, match="fill 2 snapshot"):
+        run(texts, name="texts")  # in UTC
+    assert content(run(texts, *boundaries, "data.time_zone=Europe/Berlin", name="texts"))["splits"] == found["splits"]
+    with pytest.raises(DataError, match="with and without a time zone"):
+        run(facts_of([("a", "r", "b", "2024-03-30T22:00Z"), ("a", "r", "b", "2024-03-31")]), name="mixed")
+    plain = facts_of([("a", "r", "b", f"2024-03-{day}") for day in (29, 30, 31)])
+    assert content(run(plain, name="plain"))["time"]["zone"] is None
+    in_utc = ["data.split.valid_start=2024-03-30T00:00Z", "data.split.test_start=2024-03-31"]
+    with pytest.raises(ConfigError, match="those of the facts have none"):
+        run(plain, *in_utc, name="instant")
+    assert content(run(plain, *in_utc, "data.time_zone=UTC", name="instant"))["time"]["zone"] == "UTC"
+
+
+def test_a_format_is_suggested_and_then_read(run):
+    texts = facts_of([("a", "r", "b", text) for text in ("31/01/2024", "1/02/2024 ", "02/02/2024", "?")])
+    with pytest.raises(DataError, match=r"Most of the timestamps that cannot be read fit data\.time_format=%d/%m/%Y$"):
+        run(texts)
+    texts = texts.slice(0, 3)
+    graph = run(
+        texts, "data.time_format=%d/%m/%Y", "data.split.valid_start=1/2/2024", "data.split.test_start=2024-02-02"
+    )
+    assert {at for *_, at in stored_facts(graph)} == {0, 1, 2}
+    assert content(graph)["time"]["format"] == "%d/%m/%Y"
+    either = facts_of([("a", "r", "b", text) for text in ("01/02/2024", "02/02/2024", "03/02/2024")])
+    with pytest.raises(DataError, match=r"=%d/%m/%Y or data\.time_format=%m/%d/%Y; say which"):
+        run(either, name="either")
 
 
 def test_no_good_row_at_all_fails_whatever_the_limit(run):
@@ -241,7 +336,7 @@ def test_intervals_hold_in_every_snapshot_of_theirs_and_meetings_are_merged(run)
     graph = run(facts, "data.time_unit=10", "data.split.valid_start=30", "data.split.test_start=40")
     assert stored_facts(graph) == {("a", "r", "b", at) for at in range(4)} | {("a", "r", "c", 1), ("c", "q", "c", 4)}
     found = content(graph)
-    assert found["merged_in_snapshot"] == 2  # a r b in snapshot 2, a r c in snapshot 1
+    assert found["merged"] == 1  # a r c in snapshot 1; a r b from 20 on adds a snapshot
     assert found["splits"] == {"train": 4, "valid": 1, "test": 1}
     assert (found["num_facts"], found["num_snapshots"]) == (6, 5)
     entities = pq.read_table(graph / "entities.parquet").to_pydict()
@@ -273,19 +368,20 @@ def test_a_failing_stage_leaves_the_graph_that_was_there(run, tmp_path):
     with pytest.raises(DataError, match="no facts in valid"):
         run(random_facts(), "data.split.valid_start=1000", "data.split.test_start=2000")
     assert digests(graph) == before
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["graph"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "graph"]
 
 
 def test_a_finished_graph_stays_until_forced_or_changed(run, tmp_path):
     graph = run(random_facts())
-    written = (graph / "manifest.json").stat().st_mtime_ns, digests(graph)
 
     def state():
-        return (graph / "manifest.json").stat().st_mtime_ns, digests(graph)
+        return bucket_files(graph)[0].stat().st_mtime_ns, digests(graph)
 
+    written = state()
     shutil.copy(tmp_path / "run.parquet", tmp_path / "elsewhere.parquet")
     run(tmp_path / "elsewhere.parquet")
     assert state() == written
+    assert read_manifest(graph, "graph").sources["data.facts"]["given"] == str(tmp_path / "elsewhere.parquet")
     identity = read_manifest(graph, "graph").id
     run(tmp_path / "run.parquet", force=True)
     forced = state()
@@ -331,3 +427,32 @@ def test_files_that_disagree_are_refused(run, tmp_path):
     pq.write_table(facts_of([("a", "r", "b", 1)], split=["train"]), folder / "b.parquet")
     with pytest.raises(DataError, match=r"b.parquet has a split column 'split', .*a.parquet has none"):
         run(folder)
+
+
+def test_splits_in_names_of_folders_divide_time_and_files_left_out_are_counted(run, tmp_path):
+    facts = random_facts().sort_by("timestamp")
+    for split, low, high in (("train", 0, 25), ("valid", 25, 40), ("test", 40, 60)):
+        (tmp_path / "in" / f"split={split}").mkdir(parents=True)
+        part = facts.filter((pc.field("timestamp") >= low) & (pc.field("timestamp") < high))
+        pq.write_table(part, tmp_path / "in" / f"split={split}" / "000000_0")
+    (tmp_path / "in" / "_SUCCESS").touch()
+    (tmp_path / "in" / "more.csv").write_text("subject,relation\n")
+    found = content(run(tmp_path / "in"))
+    times = np.array(facts["timestamp"])
+    assert found["splits"] == {
+        "train": (times < 25).sum(), "valid": ((times >= 25) & (times < 40)).sum(), "test": (times >= 40).sum()
+    }  # fmt: skip
+    assert found["left_out"] == {"hidden": 1, "text table": 1}
+
+
+def test_timestamps_in_int96_are_those_in_int64(run, tmp_path):
+    facts = random_facts()
+    years = [datetime(1500 + 25 * (time // 5), 6, 1) for time in facts["timestamp"].to_pylist()]
+    facts = facts.set_column(3, "timestamp", pa.array(years, pa.timestamp("us")))
+    facts = facts.append_column("end_timestamp", pa.array([None, datetime(9999, 12, 31)] * 200)[: len(facts)])
+    pq.write_table(facts, tmp_path / "int96.parquet", use_deprecated_int96_timestamps=True, store_schema=False)
+    overrides = "data.time_unit=year", "prepare.max_bad_fraction=0"
+    expected = run(facts, *overrides, name="int64")
+    found = run(tmp_path / "int96.parquet", *overrides, name="int96")
+    assert digests(found) == digests(expected)
+    assert content(found)["time"] == content(expected)["time"]

@@ -1,8 +1,11 @@
+import os
+
 import pytest
 import ray
 from ray.data import DataContext
+from ray.train import ControllerError
 
-from gam_kg.errors import DataError, GamKGError
+from gam_kg.errors import ConfigError, DataError, GamKGError
 from pipelines.ray_session import ray_session
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -58,6 +61,18 @@ def test_errors_for_the_user_come_out_as_they_went_in():
     with pytest.raises(DataError) as error, ray_session():
         ray.data.range(2).map_batches(generator_failing_with(DataError("row 7 is bad"))).materialize()
     assert (type(error.value), str(error.value)) == (DataError, "row 7 is bad")
+
+
+def test_the_reason_why_workers_do_not_start_comes_out():
+    with pytest.raises(ConfigError, match=r"^no way to rank 0$"), ray_session():
+        raise ControllerError(ConfigError("no way to rank 0"))
+
+
+def test_a_local_ray_takes_a_token_of_its_own():
+    token = os.environ["RAY_AUTH_TOKEN"]
+    assert len(token) == 64
+    assert ray.get(ray.remote(lambda: os.environ["RAY_AUTH_TOKEN"]).remote()) == token
+    assert os.environ["RAY_AUTH_MODE"] == "token"
 
 
 def test_defects_keep_the_traceback_of_ray():

@@ -1,5 +1,6 @@
 """Jobs on a real cluster of one machine: a head with a dashboard on loopback and token authentication."""
 
+import asyncio
 import os
 import secrets
 import shlex
@@ -20,10 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from listeners import listeners_of
 from typer.testing import CliRunner
 
 from gam_kg.config import load_config
-from gam_kg.errors import ConfigError
+from gam_kg.errors import ConfigError, ConnectionLostError
 from pipelines.cli import app
 from pipelines.submit import follow, require_shared_paths, submit
 
@@ -229,6 +231,15 @@ def test_an_interrupt_leaves_the_job_running(cluster, config, tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_client_listens_nowhere(cluster, config, tmp_path):
+    folder = checkout(tmp_path / "checkout", "import time; time.sleep(3)")
+    with cluster.start(config, "--working-dir", folder) as watching:
+        assert listeners_of(watching, seconds=SECONDS_A_COMMAND) == set()
+    assert watching.returncode == 0
+
+
+@pytest.mark.ray
 @pytest.mark.parametrize("token", ["wrong", "missing", "not sent"])
 def test_a_refused_token_is_explained(cluster, config, tmp_path, token):
     path = tmp_path / "token"
@@ -253,7 +264,9 @@ def refusal(config, *overrides, address="http://127.0.0.1:1", **options):
     [
         ("run_dir=null", ["run_dir is not set", "runs/tiny", "absolute path", "share"]),
         ("run_dir=runs/tiny", ["run_dir=runs/tiny", "absolute path", "share"]),
-        ("run_dir=s3://bucket/run", ["run_dir=s3://bucket/run", "absolute path"]),
+        ("run_dir=s3://bucket/run", ["run_dir: a URI is not allowed", "s3://bucket/run"]),
+        ("run_dir=~/run", ["run_dir=~/run", "absolute path"]),
+        ("predict.out=answers.csv", ["predict.out=answers.csv", "absolute path"]),
         ("data.facts=null", ["data.facts is not set", "run needs it"]),
         ("data.facts=facts.parquet", ["data.facts=facts.parquet", "absolute path or a URI"]),
         ("data.import_from=folder", ["data.import_from=folder", "absolute path"]),
@@ -275,6 +288,13 @@ def test_an_address_where_nobody_answers_is_refused(config):
     assert "http://127.0.0.1:1: no Ray cluster answers" in message
     assert "expected the URL" in refusal(config, address="127.0.0.1:8265")
     assert "--working-dir" in refusal(config, working_dir=config.parent / "missing")
+
+
+def test_an_address_that_takes_connections_and_says_nothing_is_refused(config, monkeypatch):
+    monkeypatch.setattr("pipelines.submit._SECONDS_TO_ANSWER", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        assert f"{address}: no Ray cluster answers (no answer within" in refusal(config, address=address)
 
 
 def test_without_the_extra_it_is_named(config, monkeypatch):
@@ -315,8 +335,45 @@ def test_a_lost_connection_is_made_again_and_nothing_is_shown_twice(monkeypatch,
     monkeypatch.setattr("pipelines.submit._SECONDS_BETWEEN_TRIES", 0)
     assert follow(Client("one\ntwo\nthree\n", [4, 2, 9, 14], status=Ended("SUCCEEDED")), "job", "advice") == 0
     assert capsys.readouterr().out == "one\ntwo\nthree\n"
-    with pytest.raises(ConfigError, match=r"lost the connection to job job, which may go on \(WebSocket.*\)\nadvice"):
-        follow(Client("one", [3] + [0] * 50), "job", "advice")
+
+
+def test_a_connection_lost_for_good_has_a_status_of_its_own(monkeypatch):
+    monkeypatch.setattr("pipelines.submit._SECONDS_BETWEEN_TRIES", 0.01)
+    monkeypatch.setattr("pipelines.submit._SECONDS_TO_LOSE", 0.1)
+    message = r"lost the connection to job job, which may go on \(WebSocket.*\)\nadvice"
+    with pytest.raises(ConnectionLostError, match=message) as error:
+        follow(Client("one", [3] + [0] * 10_000), "job", "advice")
+    assert error.value.status not in (0, 1, 2, 3, 130)
+
+
+class SilentClient(Client):
+    """A cluster that shows a log and then says nothing more, as behind a network that has gone."""
+
+    def __init__(self, log, answers):
+        super().__init__(log, [len(log)])
+        self.answers = list(answers)
+
+    async def tail_job_logs(self, submission_id):
+        yield self.log
+        await asyncio.Event().wait()
+
+    def get_job_info(self, submission_id):
+        if not self.answers:
+            time.sleep(60)
+        ended = self.answers.pop(0)
+        return SimpleNamespace(status=Ended("SUCCEEDED") if ended else SimpleNamespace(is_terminal=lambda: False))
+
+
+def test_a_cluster_that_says_nothing_more_is_lost_and_a_quiet_job_is_not(monkeypatch, capsys):
+    monkeypatch.setattr("pipelines.submit._SECONDS_BETWEEN_TRIES", 0.01)
+    monkeypatch.setattr("pipelines.submit._SECONDS_TO_LOSE", -1)
+    monkeypatch.setattr("pipelines.submit._SECONDS_OF_SILENCE", 0.05)
+    monkeypatch.setattr("pipelines.submit._SECONDS_TO_ANSWER", 0.2)
+    with pytest.raises(ConnectionLostError, match="no answer within"):
+        follow(SilentClient("one", [False, False]), "job", "advice")
+    with pytest.raises(ConnectionLostError, match="the log does not end"):
+        follow(SilentClient("one", [False, True]), "job", "advice")
+    assert capsys.readouterr().out == "oneone"
 
 
 def test_the_exit_status_follows_the_job(capsys):

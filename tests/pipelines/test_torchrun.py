@@ -12,6 +12,7 @@ import yaml
 from flows import SMALL, write_facts
 
 from gam_kg.config import load_config
+from gam_kg.run_lock import run_lock
 from pipelines.prepare import prepare
 
 pytestmark = pytest.mark.ray
@@ -77,3 +78,12 @@ def test_mistakes_are_reported_without_a_traceback(prepared: Path) -> None:
         assert done.returncode == 1
         assert expected in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_all_ranks_end_where_another_process_owns_the_run(prepared: Path) -> None:
+    with run_lock(prepared.parent / "run", "prepare"):
+        done = train(torchrun(2), prepared)
+    assert done.returncode == 1
+    assert f"gam-kg prepare, process {os.getpid()} " in done.stderr
+    assert "error: another rank has failed" in done.stderr
+    assert done.stderr.count("Traceback") <= 1, "only torchrun itself shows one"

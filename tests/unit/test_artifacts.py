@@ -1,26 +1,27 @@
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from gam_kg.artifacts import (
     MANIFEST,
     Manifest,
-    put_in_place,
+    open_artifact,
     read_manifest,
-    recover,
-    replacing,
     require_same,
     write_artifact,
 )
 from gam_kg.errors import ArtifactError
+from gam_kg.output import put_in_place, recover, replacing
+from gam_kg.processes import Process
 from gam_kg.schemas import SCHEMA_VERSION
 
 CONTENT = {"num_facts": 10}
 FIRST = Manifest("graph", "key-1", {"facts": "abc"}, {"buckets": 2}, CONTENT)
 SECOND = replace(FIRST, key="key-2")
-NO_PROCESS = 2**22 + 1  # above the largest process id of Linux
+ENDED = replace(Process.current(), pid=2**22 + 1).tag  # above the largest process id of Linux
 
 
 def write(path, manifest, text="whole", name="rows.txt"):
@@ -37,10 +38,12 @@ def files_of(folder):
 
 def test_what_was_written_reads_back(tmp_path):
     path = tmp_path / "run" / "graph"
-    assert write(path, replace(FIRST, content={})) == FIRST
-    found = read_manifest(path, "graph")
-    assert replace(found, versions={}) == FIRST
-    assert found.id == FIRST.id
+    written = write(path, replace(FIRST, content={}))
+    assert replace(written, files={}) == FIRST
+    assert list(written.files) == ["rows.txt"]
+    found = open_artifact(path, "graph")
+    assert replace(found, versions={}) == written
+    assert found.id == written.id != FIRST.id
     assert found.versions["torch"] != "none"
     assert files_of(path) == [MANIFEST, "rows.txt"]
     assert files_of(path.parent) == ["graph"]
@@ -109,8 +112,8 @@ def test_a_first_artifact_that_fails_leaves_nothing_to_read(tmp_path):
 
 
 def test_files_of_an_earlier_crash_do_not_get_in(tmp_path):
-    for process in (os.getpid(), NO_PROCESS):
-        left = tmp_path / f".graph.staging-{process}"
+    for tag in (ENDED, replace(Process.current(), started=1).tag):
+        left = tmp_path / f".graph.staging-{tag}.0a1b2c3d"
         left.mkdir()
         (left / "rubbish.txt").touch()
     write(tmp_path / "graph", SECOND)
@@ -121,17 +124,56 @@ def test_files_of_an_earlier_crash_do_not_get_in(tmp_path):
 def test_what_a_killed_writer_had_moved_away_is_put_back(tmp_path):
     path = tmp_path / "graph"
     write(path, FIRST)
-    path.rename(tmp_path / f".graph.old-{NO_PROCESS}")
+    path.rename(tmp_path / f".graph.old-{ENDED}.0a1b2c3d")
     recover(path)
     assert read_manifest(path, "graph").key == "key-1"
     assert files_of(tmp_path) == ["graph"]
 
 
-def test_the_files_of_a_writer_at_work_are_left_alone(tmp_path):
-    other = tmp_path / f".graph.staging-{os.getppid()}"
+def test_of_two_that_were_moved_away_none_is_chosen(tmp_path):
+    for number in "12":
+        (tmp_path / f".graph.old-{ENDED}.{number * 8}").mkdir()
+    recover(tmp_path / "graph")
+    assert len(files_of(tmp_path)) == 2
+    assert not (tmp_path / "graph").exists()
+
+
+def parent():
+    """A process of this machine that is not this one and has not ended."""
+    stat = Path(f"/proc/{os.getppid()}/stat").read_text()
+    return replace(Process.current(), pid=os.getppid(), started=int(stat.rpartition(")")[2].split()[19]))
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        Process.current(),
+        parent(),
+        replace(Process.current(), host="elsewhere", pid=2**22 + 1),
+        replace(Process.current(), machine="0123456789ab", pid=2**22 + 1),
+        replace(Process.current(), machine="unknown", pid=2**22 + 1),
+    ],
+    ids=["this process", "parent", "another host", "another container", "unknown machine"],
+)
+@pytest.mark.parametrize("kind", ["staging", "old"])
+def test_the_files_of_a_writer_that_may_be_at_work_are_left_alone(tmp_path, process, kind):
+    other = tmp_path / f".graph.{kind}-{process.tag}.0a1b2c3d"
     other.mkdir()
+    recover(tmp_path / "graph")
+    assert files_of(tmp_path) == [other.name]
     write(tmp_path / "graph", FIRST)
     assert files_of(tmp_path) == [other.name, "graph"]
+
+
+@pytest.mark.parametrize(
+    "name", ["staging-foo", "old-abc", "old-12345", "staging-", "old-a.b.c.d", "staging-1.2.3.4.5"]
+)
+def test_foreign_names_are_no_leftovers(tmp_path, name):
+    foreign = tmp_path / f".graph.{name}"
+    foreign.mkdir()
+    recover(tmp_path / "graph")
+    write(tmp_path / "graph", FIRST)
+    assert files_of(tmp_path) == [foreign.name, "graph"]
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -139,7 +181,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     with replacing(path) as staging:
         staging.write_text("first")
         assert not path.exists()
-    (path.parent / f".{path.name}.staging-{NO_PROCESS}").write_text("of a killed writer")
+    (path.parent / f".{path.name}.staging-{ENDED}.0a1b2c3d").write_text("of a killed writer")
     with pytest.raises(RuntimeError), replacing(path) as staging:  # noqa: PT012
         staging.write_text("half")
         raise RuntimeError

@@ -73,6 +73,32 @@ def test_precedence_is_defaults_then_extended_file_then_file_then_overrides(tmp_
     assert found.model == ModelConfig(dim=8)
 
 
+@pytest.mark.parametrize("text", ["010", "1_000", "12:30:00", "0x10", "0b11", "1e3", "2024-01-31", "2024"])
+def test_a_timestamp_is_the_text_that_the_user_writes(tmp_path, text):
+    for config in (
+        load_config(None, [f"embed.at={text}"]),
+        load_config(write(tmp_path / "at.yaml", f"embed:\n  at: {text}")),
+    ):
+        assert str(config.embed.at) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["no", "on", "007", "7", "1.10", "2014-01-31", "a #b", "#1", "a: b", "*.csv", "[x].csv", "@x", "- x", "!x"]
+)
+def test_an_override_of_text_is_all_of_the_text(text):
+    assert load_config(None, [f"data.columns.subject={text}"]).data.columns.subject == text
+
+
+def test_numbers_lists_and_quoted_text_are_read_by_their_fields(tmp_path):
+    path = write(tmp_path / "run.yaml", "train: {learning_rate: 1e-3, epochs: 08}\nmodel: {dropout: .25}")
+    config = load_config(
+        path, ["train.weight_decay=2.5e-2", "data.csv.quote='", 'name="a b"', "train.num_workers=[1, 2]"]
+    )
+    assert (config.train.learning_rate, config.train.epochs, config.model.dropout) == (1e-3, 8, 0.25)
+    assert (config.train.weight_decay, config.data.csv.quote, config.name) == (0.025, "'", "a b")
+    assert config.train.num_workers == (1, 2)
+
+
 def test_overrides_are_read_as_yaml():
     found = load_config(
         None,
@@ -107,8 +133,12 @@ def test_a_date_boundary_keeps_its_text(value):
         ("modl.dim=4", ["modl", "unknown key", "model", "train"]),
         ("train.epochs=0", ["train.epochs", "greater than or equal to 1", "found 0"]),
         ("train.label_smoothing=1", ["train.label_smoothing", "less than 1", "found 1"]),
-        ("train.learning_rate=-0.5", ["train.learning_rate", "greater than 0", "found -0.5"]),
-        ("train.learning_rate=.nan", ["train.learning_rate", "finite", "nan"]),
+        ("train.learning_rate=-0.5", ["train.learning_rate", "greater than 0", "found '-0.5'"]),
+        ("train.learning_rate=nan", ["train.learning_rate", "finite", "nan"]),
+        ("train.epochs=[", ["train.epochs", "valid integer", "'['"]),
+        ("embed.at=true", ["embed.at", "true is not allowed here"]),
+        ("data.columns.object=subject", ["data.columns", "subject and object are the same column 'subject'"]),
+        ("data.columns.object=split", ["data.columns", "object and split are the same column 'split'"]),
         ("train.window=two", ["train.window", "valid integer", "'two'"]),
         ("prepare.buckets=5000", ["prepare.buckets", "less than or equal to 4096", "found 5000"]),
         ("prepare.max_bad_fraction=1.5", ["prepare.max_bad_fraction", "less than or equal to 1", "1.5"]),
@@ -138,7 +168,20 @@ def test_all_problems_are_reported_at_once_with_their_file(tmp_path):
     assert all(key in message for key in ("seed", "train.epochs", "news"))
 
 
-@pytest.mark.parametrize("override", ["train.epochs", "=3", "", "train.epochs=[", "seed.more=3"])
+@pytest.mark.parametrize(("text", "separator"), [(",", ","), ("|", "|"), ("\t", "\t"), ("\\t", "\t"), ("null", None)])
+def test_a_separator_is_read_as_written(text, separator):
+    assert load_config(None, [f"data.csv.separator={text}"]).data.csv.separator == separator
+
+
+def test_a_form_of_timestamps_is_read_as_written():
+    assert load_config(None, ["data.time_format=%d/%m/%Y"]).data.time_format == "%d/%m/%Y"
+
+
+def test_a_separator_that_is_the_quote_is_refused():
+    assert "must not be the quote" in refusal('data.csv.separator="')
+
+
+@pytest.mark.parametrize("override", ["train.epochs", "=3", "", "seed.more=3"])
 def test_an_override_that_cannot_be_read_is_refused(override):
     assert (override or "''") in refusal("seed=1", override)
 
@@ -150,10 +193,69 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
     assert "missing.yaml" in refusal(path=write(tmp_path / "lost.yaml", "extends: missing.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("seed: 1\nseed: 2", "key 'seed' is there twice"),
+        ("train: {epochs: 3, epochs: 3}", "key 'epochs' is there twice"),
+        ("x: " + "[" * 2000, "not valid YAML"),
+        ("seed: " + "9" * 5000, "seed"),
+        ("# " + "x" * 2**20, "more than 1,048,576 bytes"),
+        ("seed: yes", "seed"),
+        ("seed: true", "true is not allowed here"),
+        ("data: {split: {valid_start: false, test_start: 3}}", "false is not allowed here"),
+        ("train: {epochs: 1:30}", "'1:30'"),
+        ("train:", "train: expected keys with values"),
+        ("name: ''", "name"),
+        ("name: ..", "name"),
+        ("name: /etc", "name"),
+        ('name: "a\\0b"', "name"),
+        ("run_dir: ''", "run_dir"),
+        ('run_dir: "a\\0b"', "run_dir"),
+        ("data: {facts: ' '}", "data.facts"),
+        ("predict: {queries: ''}", "predict.queries"),
+    ],
+)
+def test_what_could_be_read_in_two_ways_or_in_none_is_refused(tmp_path, text, expected):
+    assert expected in refusal(path=write(tmp_path / "odd.yaml", text))
+
+
+def test_numbers_are_decimal_and_words_are_text(tmp_path):
+    text = "seed: 017\ndata: {columns: {subject: no, object: 1_0}, split: {valid_start: 010, test_start: 10:30}}"
+    found = load_config(write(tmp_path / "plain.yaml", text))
+    assert (found.seed, found.data.columns.subject, found.data.columns.object) == (17, "no", "1_0")
+    assert (found.data.split.valid_start, found.data.split.test_start) == ("010", "10:30")
+
+
+@pytest.mark.parametrize("text", ["*.parquet", "a #1.parquet", "a: b", "@x", "&x", "!x", "%x", "- x", "a\x1b"])
+def test_an_override_that_is_plain_text_is_that_text(text):
+    assert load_config(None, [f"data.facts={text}"]).data.facts == text
+
+
+def test_an_override_without_a_value_is_refused():
+    assert "write run_dir=null for none" in refusal("run_dir=")
+
+
+def test_keys_of_an_override_join_those_below():
+    found = load_config(None, ["train.epochs=3", "train={patience: 7}", "model={dim: 8}", "model={heads: 2}"])
+    assert (found.train.epochs, found.train.patience, found.model.dim, found.model.heads) == (3, 7, 8, 2)
+
+
 def test_files_that_extend_each_other_are_refused(tmp_path):
     write(tmp_path / "a.yaml", "extends: b.yaml")
     assert "circle" in refusal(path=write(tmp_path / "b.yaml", "extends: a.yaml"))
     assert "circle" in refusal(path=write(tmp_path / "self.yaml", "extends: self.yaml"))
+
+
+def test_the_config_of_a_run_that_was_copied_is_not_taken_for_the_original(tmp_path):
+    for run in (tmp_path / "run", tmp_path / "copy"):
+        (run / "graph").mkdir(parents=True)
+        write(run / "graph" / "manifest.json", "{}")
+        write(run / "config.yaml", yaml.safe_dump({"run_dir": str(tmp_path / "run")}))
+    copy = tmp_path / "copy"
+    assert load_config(tmp_path / "run" / "config.yaml").run_path == tmp_path / "run"
+    assert f"give run_dir={copy}" in refusal(path=copy / "config.yaml")
+    assert load_config(copy / "config.yaml", [f"run_dir={copy}"]).run_path == copy
 
 
 def test_a_config_does_not_change():

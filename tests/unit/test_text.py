@@ -1,18 +1,22 @@
 import pytest
 
 from gam_kg.errors import ConfigError
-from gam_kg.text import is_uri, printable, user_path
+from gam_kg.text import is_uri, printable, quoted, user_path
 
 
 def test_control_characters_are_shown_as_escapes_and_line_ends_stay():
-    assert printable("a\x1b[31mb\r\x07\u202ec\nå\x9b") == "a\\x1b[31mb\\r\\x07\\u202ec\nå\\x9b"
+    assert (
+        printable("a\x1b[31mb\r\x07\u202ec\nå\x9b\u2028\u200f") == "a\\x1b[31mb\\r\\x07\\u202ec\nå\\x9b\\u2028\\u200f"
+    )
 
 
 def test_a_lone_surrogate_can_be_printed():
     assert printable("a\ud800").encode() == b"a\\ud800"
 
 
-@pytest.mark.parametrize("path", ["s3://bucket/run", "file:///tmp/run", "gs://b", "HTTPS://h/p"])
+@pytest.mark.parametrize(
+    "path", ["s3://bucket/run", "file:///tmp/run", "file:/tmp/run", "s3:/bucket", "gs://b", "HTTPS://h/p"]
+)
 def test_a_uri_is_no_path_of_this_machine(path):
     assert is_uri(path)
     with pytest.raises(ConfigError, match=rf"^run_dir={path}: a URI is not allowed"):
@@ -25,3 +29,16 @@ def test_home_is_expanded(monkeypatch, tmp_path):
     assert str(user_path("facts:2.parquet", "data.facts")) == "facts:2.parquet"
     with pytest.raises(ConfigError, match="no such home folder"):
         user_path("~nobody-has-this-name/x", "data.facts")
+
+
+def test_quoted_values_are_short_and_printable():
+    assert quoted("a\x1b") == r"'a\x1b'"
+    assert quoted(None) == "None"
+    assert len(quoted("x" * 10**6)) == 101
+    assert quoted("é" * 3) == "'ééé'"
+
+
+@pytest.mark.parametrize("path", ["", " ", "a\0b"])
+def test_what_is_no_path_is_refused(path):
+    with pytest.raises(ConfigError, match=r"OUT=.*expected a path"):
+        user_path(path, "OUT")

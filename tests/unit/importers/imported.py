@@ -4,10 +4,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from gam_kg.errors import DataError
+from gam_kg.importers.dispatch import import_facts
 
 ENTITIES = "China\t0\nIran\t1\nCitizen (Nigeria)\t2\n"
 RELATIONS = "Make statement\t0\nConsult\t1\n"
 HEADER = "subject,relation,object,timestamp\n"
+
+
+def imported(source, out, data=None, prefix="data."):
+    return import_facts(str(source), out, data, prefix=prefix)
 
 
 def rows(path):

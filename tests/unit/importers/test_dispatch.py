@@ -5,7 +5,7 @@ import pytest
 from imported import HEADER, refused
 
 from gam_kg.config import load_config
-from gam_kg.errors import DataError
+from gam_kg.errors import OutputError
 from gam_kg.importers.dispatch import import_facts
 
 ROOT = Path(__file__).parents[3]
@@ -26,16 +26,17 @@ def test_a_table_is_imported(table, out):
 
 
 def test_other_things_are_refused(tmp_path, out):
-    (tmp_path / "facts.xlsx").touch()
-    for source in ("nowhere.csv", str(tmp_path / "facts.xlsx")):
-        message = refused(import_facts, source, out)
-        assert source in message
-        assert "lahman:YEAR" in message
+    message = refused(import_facts, "nowhere.csv", out)
+    assert "nowhere.csv" in message
+    assert "lahman:YEAR" in message
+    assert "URI" in refused(import_facts, "s3://bucket/facts.csv", out)
+    (tmp_path / "facts.xlsx").write_bytes(b"PK\x03\x04")
+    assert "workbook" in refused(import_facts, str(tmp_path / "facts.xlsx"), out)
     assert "no train.txt" in refused(import_facts, str(tmp_path), out)
 
 
 def test_an_out_that_is_a_folder_is_refused(table, tmp_path):
-    with pytest.raises(DataError, match="is a folder"):
+    with pytest.raises(OutputError, match="is a folder"):
         import_facts(str(table(HEADER + "s,r,o,5\n")), tmp_path)
 
 

@@ -37,43 +37,59 @@ def sourced(rows):
     subject, relation, object, timestamp, length = zip(*rows, strict=True) if rows else ((),) * 5
     ends = [None if more < 0 else at + more for at, more in zip(timestamp, length, strict=True)]
     numbers = list(range(len(rows)))
-    columns = [subject, relation, object, timestamp, ends, [None] * len(rows), numbers, [0] * len(rows)]
+    columns = [subject, relation, object, timestamp, ends, [None] * len(rows), numbers, *[[0] * len(rows)] * 2]
     return pa.table([pa.array(v, f.type) for v, f in zip(columns, SOURCED_FACTS, strict=True)], schema=SOURCED_FACTS)
 
 
 def brute_force(rows):
-    """(stored facts, raw fact-snapshots, duplicate rows), a snapshot at a time."""
-    seen, stored_facts, copies, raw = set(), set(), [], 0
-    for number, (subject, relation, object, at, more) in enumerate(rows):
-        key = (subject, relation, object, at, None if more < 0 else at + more)
-        if key in seen:
-            copies.append(number)
-            continue
-        seen.add(key)
-        snapshots = range(at // 3, (at + max(more, 0)) // 3 + 1)
-        raw += len(snapshots)
-        stored_facts |= {(subject, relation, object, snapshot) for snapshot in snapshots}
-    return stored_facts, raw, copies
+    """(stored facts, duplicate rows), a snapshot and a pair of rows at a time."""
+    spans = [
+        ((subject, relation, object), {*range(at // 3, (at + max(more, 0)) // 3 + 1)})
+        for subject, relation, object, at, more in rows
+    ]
+    copies = [
+        number
+        for number, (fact, span) in enumerate(spans)
+        if any(
+            other == fact and (span < more or (span == more and earlier < number))
+            for earlier, (other, more) in enumerate(spans)
+        )
+    ]
+    return {(*fact, snapshot) for fact, span in spans for snapshot in span}, copies
 
 
 @given(facts)
-@example([("a", "r", "c", 1, -1), ("a", "r", "c", 1, 0), ("a", "r", "c", 1, 0)])
+@example([("a", "r", "c", 1, -1), ("a", "r", "c", 2, 0), ("a", "r", "c", 1, 0)])
 @example([("a", "r", "c", 0, 9), ("a", "r", "c", 3, 0), ("a", "r", "c", 9, 0)])
+@example([("a", "r", "c", 0, 3), ("a", "r", "c", 3, 3), ("b", "r", "c", 3, 0), ("a", "r", "c", 5, -1)])
 def test_merging_equals_brute_force_over_every_snapshot(rows):
-    stored_facts, raw, copies = brute_force(rows)
-    merged = merge_facts(sourced(rows), AXIS)
+    stored_facts, copies = brute_force(rows)
+    merged = merge_facts(sourced(rows), AXIS, list_duplicates=True)
     assert merged.schema == MERGED
     found = stored(merged).to_pylist()
     runs = [(f["subject"], f["relation"], f["object"], at) for f in found for at in range(f["start"], f["stop"] + 1)]
     assert len(runs) == len(set(runs))
     assert set(runs) == stored_facts
-    assert sum(f["merged"] for f in found) == raw - len(stored_facts)
+    assert sum(f["merged"] for f in found) == len(copies)
     assert sorted(duplicates(merged)["row"].to_pylist()) == copies
+    assert merge_facts(sourced(rows), AXIS).equals(stored(merged))
+
+
+@given(facts, st.randoms(use_true_random=False))
+def test_repeats_and_order_do_not_change_what_is_stored(rows, random):
+    once = merge_facts(sourced(rows), AXIS)
+    again = merge_facts(sourced(random.sample(rows + rows, 2 * len(rows))), AXIS)
+
+    def runs(merged):
+        return sorted(zip(*(merged[name].to_pylist() for name in MERGED.names[:5]), strict=True))
+
+    assert runs(again) == runs(once)
+    assert sum(again["merged"].to_pylist()) == sum(once["merged"].to_pylist()) + len(rows)
 
 
 @given(facts)
 def test_tallies_count_stored_facts(rows):
-    stored_facts, _, _ = brute_force(rows)
+    stored_facts, _ = brute_force(rows)
     merged = stored(merge_facts(sourced(rows), AXIS))
     entities = {row["name"]: (row["count"], row["first"]) for row in tally_entities(merged).to_pylist()}
     of = {name: [at for s, _, o, at in stored_facts if name in (s, o)] for name in "abc"}
@@ -84,7 +100,7 @@ def test_tallies_count_stored_facts(rows):
 
 @given(facts, st.integers(1, 4), st.integers(1, 7))
 def test_anchored_tables_have_both_directions_of_every_stored_fact(rows, buckets, max_facts):
-    stored_facts, _, _ = brute_force(rows)
+    stored_facts, _ = brute_force(rows)
     merged = stored(merge_facts(sourced(rows), AXIS))
     tables = list(anchored_tables(merged, ENTITIES, RELATIONS, buckets, max_facts))
     assert all(len(table) <= 2 * max_facts for table in tables)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gam_kg.config import SplitConfig
+from gam_kg.data_config import SplitConfig
 from gam_kg.errors import ConfigError, DataError
 from gam_kg.ingest.merging import SOURCED_FACTS
 from gam_kg.ingest.splits import Timeline, choose_boundaries, count_splits, merge_extremes, split_extremes
@@ -24,7 +24,7 @@ def rows_of(*rows):
     timestamp, split = zip(*rows, strict=True)
     names = [["a"] * len(rows)] * 3
     source = [0] * (len(rows) - 1) + [1]
-    columns = [*names, timestamp, [None] * len(rows), split, range(len(rows)), source]
+    columns = [*names, timestamp, [None] * len(rows), split, range(len(rows)), [0] * len(rows), source]
     return pa.table([pa.array(v, f.type) for v, f in zip(columns, SOURCED_FACTS, strict=True)], schema=SOURCED_FACTS)
 
 
@@ -65,16 +65,38 @@ def test_fractions_are_of_facts_not_of_snapshots():
 
 
 def test_boundaries_win_over_the_column():
-    config = SplitConfig(valid_start=25, test_start=40)
+    config = SplitConfig(valid_start=20, test_start=40)
     extremes = split_extremes(rows_of((0, "test"), (30, "valid"), (50, "train")))
     assert choose_boundaries(config, AXIS, timeline_of(0, 2, 4), extremes, FILES) == (2, 4)
 
 
 def test_boundaries_must_be_in_order_and_leave_no_part_empty():
-    with pytest.raises(ConfigError, match=r"valid_start=21 must come before data.split.test_start=29"):
-        choose_boundaries(SplitConfig(valid_start=21, test_start=29), AXIS, timeline_of(0, 2), {}, FILES)
+    with pytest.raises(ConfigError, match=r"valid_start=20 must come before data.split.test_start=20"):
+        choose_boundaries(SplitConfig(valid_start=20, test_start=20), AXIS, timeline_of(0, 2), {}, FILES)
     with pytest.raises(DataError, match="no facts in valid and test: with valid_start=30 and test_start=40"):
         choose_boundaries(SplitConfig(valid_start=30, test_start=40), AXIS, timeline_of(0, 2), {}, FILES)
+
+
+@pytest.mark.parametrize(
+    ("axis", "valid", "test", "message"),
+    [
+        (AXIS, 10, 25, r"test_start=25 lies inside .*time unit: 10.* 20 and 30"),
+        (TimeAxis("integer", 7, 0), "20", 35, r"valid_start='20' lies inside .* 14 and 21"),
+        (TimeAxis("timestamp", "month", 0, "UTC"), "2023-10-20", "2024-01", r"2023-10 and 2023-11"),
+        (TimeAxis("timestamp", "week", 0, "UTC"), "2024-01-01", "2024-01-10", r"2024-01-08 and 2024-01-15"),
+        (TimeAxis("timestamp", "day", 0, "UTC"), "2024-01-01", "2024-01-02T00:00:00.5", r"2024-01-02 and 2024-01-03"),
+        (TimeAxis("timestamp", "year", 0, "UTC"), 2023, 20240102, r"2024 and 2025"),
+        (
+            TimeAxis("timestamp", "day", 0, "Asia/Tokyo"),
+            "2024-01-01",
+            "2024-01-02T00:00Z",
+            r"2024-01-02 and 2024-01-03",
+        ),
+    ],
+)
+def test_a_boundary_inside_a_snapshot_is_refused_with_the_nearest_starts(axis, valid, test, message):
+    with pytest.raises(ConfigError, match=message):
+        choose_boundaries(SplitConfig(valid_start=valid, test_start=test), axis, timeline_of(0), {}, FILES)
 
 
 def test_the_column_gives_the_boundaries():

@@ -3,6 +3,7 @@ from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta, timezone
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,7 +103,9 @@ def test_all_ways_to_write_a_time_agree():
     assert axis.parse(date(2014, 11, 30)) == axis.parse("2014-11-30") == noon - 12
 
 
-@pytest.mark.parametrize("value", [2014, True, "yesterday", "2023-02-30", "2023-13-01", "0000-01-01", 1.5, None])
+@pytest.mark.parametrize(
+    "value", [201, 20141301, True, "yesterday", "2023-02-30", "2023-13-01", "0000-01-01", 1.5, None]
+)
 def test_a_calendar_axis_refuses(value):
     with pytest.raises(ConfigError, match="2014-11-30"):
         axis_of("timestamp", "day", [0]).parse(value)
@@ -119,3 +122,41 @@ def test_units_must_fit_the_timestamps():
         axis_of("integer", "day", [0])
     with pytest.raises(ConfigError, match=r"data.time_unit=24.*dates"):
         axis_of("timestamp", 24, [0])
+
+
+def test_a_column_is_read_as_each_of_its_values_is():
+    columns = [
+        pa.array(["06/05/2020", "2020-05-06", "2020", "20200506", " 2020-05-06T23:30Z", "soon", "", None]),
+        pa.array([20200506, 2020, 7, None]),
+        pa.array([date(2020, 5, 6), None]),
+        pa.array([datetime(2020, 5, 6, 23, 30, tzinfo=UTC)], pa.timestamp("us", "UTC")),
+        pa.array(["5", " -12 ", "1_000", "9" * 25, "4611686018427387904", "1.0", "+7"]),
+    ]
+    for axis in (TimeAxis("timestamp", "day", 0, "Europe/Berlin", "%d/%m/%Y"), TimeAxis("integer", 7, -3)):
+        for column in columns:
+            expected = []
+            for value in column.to_pylist():
+                try:
+                    expected.append(axis.parse(value))
+                except ConfigError:
+                    expected.append(None)
+            snapshots, readable = axis.read(column)
+            assert [s if r else None for s, r in zip(snapshots.tolist(), readable.tolist(), strict=True)] == expected
+
+
+def test_a_date_with_two_meanings_is_not_read():
+    axis = TimeAxis("timestamp", "day", 0, format="%Y-%d-%m")
+    assert axis.read(pa.array(["2020-05-06", "2020-13-06", "2020-06-06"]))[1].tolist() == [False, True, True]
+
+
+def test_a_time_zone_has_no_meaning_where_the_facts_have_none():
+    axis = TimeAxis("timestamp", "day", 0)
+    column = pa.array(["1970-01-03", "1970-01-03T00:00Z", "1970-01-03T00:00+01:00", "1970-01-03T00:00"])
+    snapshots, readable = axis.read(column)
+    assert readable.tolist() == [True, False, False, True]
+    assert snapshots[readable].tolist() == [2, 2]
+    assert not axis.read(pa.array([0], pa.timestamp("us", "Europe/Berlin")))[1].any()
+    assert axis.parse("1970-01-03T00:00") == 2
+    for value in ("1970-01-03T00:00Z", datetime(1970, 1, 3, tzinfo=UTC)):
+        with pytest.raises(ConfigError, match=r"has a time zone, and those of the facts have none.*data\.time_zone"):
+            axis.parse(value)

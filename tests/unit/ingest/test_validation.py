@@ -4,9 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gam_kg.config import ColumnsConfig
+from gam_kg.data_config import ColumnsConfig
 from gam_kg.errors import DataError
-from gam_kg.ingest.validation import FACTS, check_schema, require_one_kind, validate
+from gam_kg.ingest.timestamps import TimeForm
+from gam_kg.ingest.validation import FACTS, RENAMED, check_schema, validate
 from gam_kg.schemas import QUARANTINE
 
 COLUMNS = ColumnsConfig()
@@ -32,7 +33,34 @@ def reasons(table, **options):
 def test_missing_and_empty_names(name):
     table = table_of(pa.array([1, 2, 3, 4]), **{name: pa.array([None, "", " \t ", " name "])})
     assert reasons(table) == {0: f"null_{name}", 1: f"empty_{name}", 2: f"empty_{name}"}
-    assert validate(table, COLUMNS, "f", 0).good[name].to_pylist() == [" name "]
+    good = validate(table, COLUMNS, "f", 0).good
+    assert good[name].to_pylist() == ["name"]
+    assert good["notes"][0].as_py() & RENAMED
+
+
+def test_names_are_stripped_and_folded_and_changes_are_noted():
+    names = pa.array(["A  b", "\ufeffa B\r\n", "a b", "\x00 \u200b"])
+    table = table_of(pa.array([1, 2, 3, 4]), object=names)
+    found = validate(table, COLUMNS, "f", 0, folds=["case", "blanks"])
+    assert found.good["object"].to_pylist() == ["a b"] * 3
+    assert [note & RENAMED for note in found.good["notes"].to_pylist()] == [RENAMED, RENAMED, 0]
+    assert found.quarantined["reason"].to_pylist() == ["empty_object"]
+    assert found.quarantined["object"].to_pylist() == ["\x00 \u200b"]
+    assert validate(table, COLUMNS, "f", 0).good["object"].to_pylist() == ["A  b", "a B", "a b"]
+
+
+@pytest.mark.parametrize("column", ["subject", "relation", "object", "timestamp", "split"])
+@pytest.mark.parametrize("encode", [lambda array: array, lambda array: array.dictionary_encode()])
+def test_text_that_is_no_utf8_is_quarantined_and_shown(column, encode):
+    good = {"timestamp": b"2020-01-01", "split": b"train"}.get(column, b"a")
+    octets = pa.array([good, b"M\xfcller", None if column == "subject" else good], pa.binary())
+    split = {"split": ["train"] * 3} if column != "split" else {}
+    table = table_of(pa.array(["2020-01-01"] * 3), **split)
+    table = table.drop_columns([column]) if column in table.column_names else table
+    table = table.append_column(column, encode(octets.view(pa.string())))
+    expected = {1: "invalid_utf8"} | ({2: "null_subject"} if column == "subject" else {})
+    assert reasons(table) == expected
+    assert validate(table, COLUMNS, "f", 0).quarantined[column][0].as_py() == r"M\xfcller"
 
 
 @pytest.mark.parametrize(
@@ -78,9 +106,21 @@ def test_all_forms_of_a_time_agree(column):
     assert good["timestamp"].to_pylist() == [(date(1960, 5, 6) - date(1970, 1, 1)).days * MICROS]
 
 
-def test_zones_are_converted_to_utc():
-    column = pa.array([0], pa.int64()).cast(pa.timestamp("s", "Europe/Berlin"))
+def test_instants_are_on_the_clock_of_the_zone():
+    column = pa.array([0], pa.int64()).cast(pa.timestamp("s", "Asia/Tokyo"))
     assert validate(table_of(column), COLUMNS, "f", 0).good["timestamp"].to_pylist() == [0]
+    form = TimeForm("Europe/Berlin")
+    assert validate(table_of(column), COLUMNS, "f", 0, form=form).good["timestamp"].to_pylist() == [MICROS // 24]
+
+
+def test_an_end_in_the_hour_that_the_clock_shows_again_is_not_before_its_start():
+    # Berlin's clock went back from 03:00 to 02:00 on 2024-10-27, at 01:00 UTC.
+    starts = pa.array(["2024-10-27T00:50Z", "2024-10-27T00:50Z", "2024-10-27T02:50+02:00"])
+    ends = pa.array(["2024-10-27T01:10Z", "2024-10-27T00:40Z", "2024-10-27T02:49:59+02:00"])
+    table, form = table_of(starts, end_timestamp=ends), TimeForm("Europe/Berlin")
+    assert reasons(table, form=form) == {1: "end_before_start", 2: "end_before_start"}
+    good = validate(table, COLUMNS, "f", 0, form=form).good
+    assert good["end"].to_pylist() == good["timestamp"].to_pylist()
 
 
 def test_nanoseconds_before_1970_round_down():
@@ -96,8 +136,9 @@ def test_ends():
 
 
 def test_splits():
-    table = table_of(pa.array([1, 2, 3]), split=pa.array(["train", "dev", None]).dictionary_encode())
+    table = table_of(pa.array([1, 2, 3, 4]), split=pa.array(["train", "dev", None, " test\n"]).dictionary_encode())
     assert reasons(table) == {1: "unknown_split", 2: "unknown_split"}
+    assert validate(table, COLUMNS, "f", 0).good["split"].to_pylist() == ["train", "test"]
     assert reasons(table, use_split=False) == {}
 
 
@@ -176,13 +217,6 @@ def test_missing_columns_are_named_with_those_there_are():
         check_schema(
             pa.schema({"subject": pa.string(), "relation": pa.string(), "o": pa.string()}), COLUMNS, "f.parquet"
         )
-
-
-def test_kinds_must_agree_between_files():
-    assert require_one_kind({"a": None, "b": "integer"}) == "integer"
-    assert require_one_kind({"a": None}) is None
-    with pytest.raises(DataError, match=r"integers in b.*dates in c"):
-        require_one_kind({"a": None, "b": "integer", "c": "timestamp", "d": "integer"})
 
 
 def test_validation_does_not_depend_on_where_the_table_is_cut():

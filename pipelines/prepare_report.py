@@ -1,0 +1,72 @@
+"""What `prepare` says of the graph that it made."""
+
+import logging
+import unicodedata
+from typing import Any
+
+from gam_kg.artifacts import Content
+from gam_kg.ingest.names import FOLDS, look_alikes
+from gam_kg.ingest.time_axis import TimeAxis
+from gam_kg.ingest.vocabulary import Vocabulary
+from gam_kg.text import quoted
+from pipelines.inputs import quarantine_notice
+
+_LOOK_ALIKES_SHOWN = 10
+_NAMES_SHOWN = 5
+
+logger = logging.getLogger("gam_kg")
+
+
+def report_look_alikes(names: Vocabulary) -> int:
+    """Count groups of names that differ only by case, blanks or Unicode form, and show the first of them."""
+    count, groups = look_alikes(names.names, _LOOK_ALIKES_SHOWN)
+    if count:
+        shown = ["  " + ", ".join(map(_shown, group[:_NAMES_SHOWN])) for group in groups]
+        logger.warning(
+            "%d group(s) of %s names differ only by case, blanks or Unicode form, and stay different names; "
+            "data.normalize_names=[%s] makes one name of each group. The first:\n%s",
+            *(count, names.kind, ", ".join(FOLDS), "\n".join(shown)),
+        )
+    return count
+
+
+def warn_of_quality(content: Content) -> None:
+    """Warn where a third of the rows is missing, or where snapshots have hardly any facts."""
+    if notice := quarantine_notice(content):
+        logger.warning(notice)
+    if content["num_facts"] < 2 * content["num_snapshots"]:
+        unit = content["time"]["unit"]
+        logger.warning(
+            "%.1f facts a snapshot are few to learn from; a longer data.time_unit may be meant (now %s)",
+            content["num_facts"] / content["num_snapshots"],
+            f"{unit}; a day is 86400 where timestamps count seconds" if isinstance(unit, int) else unit,
+        )
+
+
+def summarise(content: Content) -> str:
+    """Where the rows went, what a snapshot is, and how time is divided."""
+    axis = TimeAxis(**content["time"])
+    counts = ", ".join(f"{content[f'num_{name}']} {name}" for name in ("facts", "entities", "relations", "snapshots"))
+    reasons = ", ".join(f"{reason} {count}" for reason, count in content["quarantined"].items())
+    rows = [
+        f"{content['num_rows']} rows read",
+        f"{sum(content['quarantined'].values())} quarantined" + (f" ({reasons})" if reasons else ""),
+        f"{content['merged']} merged with the same fact of the same snapshot",
+        f"{content['names_changed']} with names stripped or folded",
+    ]
+    if num_left_out := sum(content["left_out"].values()):
+        rows.append(f"{num_left_out} files left out")
+    unit = f"time unit {axis.unit}" + (f", zone {axis.zone}" if axis.zone else "")
+    return f"{counts}; {unit}; {_division(axis, content)}\n  {', '.join(rows)}"
+
+
+def _division(axis: TimeAxis, content: dict[str, Any]) -> str:
+    first, valid, test = (axis.label(content[name]) for name in ("first_snapshot", "valid_start", "test_start"))
+    splits = content["splits"]
+    return (
+        f"train {splits['train']} from {first}, valid {splits['valid']} from {valid}, test {splits['test']} from {test}"
+    )
+
+
+def _shown(name: str) -> str:
+    return quoted(name) + ("" if unicodedata.is_normalized("NFC", name) else " (not in Unicode form C)")

@@ -1,0 +1,150 @@
+"""What each stage of a run is: its artifact, what that is made from, and whether there is a current one.
+
+How a stage writes is in the file named after its verb. Nothing here imports Ray or torch, so that a finished run is
+recognised at once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gam_kg.artifacts import Manifest, open_artifact, read_manifest, require_same
+from gam_kg.config import Config
+from gam_kg.errors import ArtifactError, GamKGError
+from gam_kg.run_config import SETTINGS, differences, require_same_settings
+from gam_kg.run_folder import graph_to_train, waiting
+from pipelines.inputs import notices, record
+from pipelines.prediction_file import out_path
+from pipelines.sources import Sources
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a stage makes, and from what.
+
+    Attributes:
+        kind: The artifact, and its folder in the run.
+        verb: The command that makes it.
+        reads: Kinds of the artifacts that it is made from.
+        files: Configuration → the input files that it is made from, if any.
+        keys: The configuration keys that name input files.
+    """
+
+    kind: str
+    verb: str
+    reads: tuple[str, ...] = ("graph", "checkpoint")
+    files: Callable[[Config], Sources | None] = lambda _: None
+    keys: tuple[str, ...] = ()
+
+
+def _facts(config: Config) -> Sources:
+    return Sources.find(config.data.facts)
+
+
+def _queries(config: Config) -> Sources | None:
+    out_path(config)  # refused before any work
+    queries = config.predict.queries
+    return None if queries is None else Sources.find(queries, "predict.queries", text_tables=True)
+
+
+GRAPH = Description("graph", "prepare", reads=(), files=_facts, keys=("data.facts", "data.import_from"))
+CHECKPOINT = Description("checkpoint", "train", reads=("graph",))
+EMBEDDINGS = Description("embeddings", "embed")
+EVALUATION = Description("evaluation", "evaluate")
+PREDICTIONS = Description("predictions", "predict", files=_queries, keys=("predict.queries",))
+REPORT = Description("report", "report", reads=("graph", "checkpoint", "evaluation"))
+STAGES = (GRAPH, CHECKPOINT, EMBEDDINGS, EVALUATION, PREDICTIONS, REPORT)
+"""In the order of a run."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a stage finds before it begins.
+
+    Attributes:
+        stage: The stage.
+        config: The run's configuration.
+        manifest: That of the artifact to be made, still without content.
+        paths: Kind → folder of each artifact that it is made from.
+        read: Kind → manifest of each artifact that it is made from.
+        sources: The input files, if it reads some.
+        notices: What users of the result must know.
+    """
+
+    stage: Description
+    config: Config
+    manifest: Manifest
+    paths: dict[str, Path]
+    read: dict[str, Manifest]
+    sources: Sources | None
+    notices: tuple[str, ...]
+
+    @classmethod
+    def of(cls, stage: Description, config: Config) -> "Situation":
+        """Look at what a stage is to be made from.
+
+        Raises:
+            ArtifactError: An artifact that it is made from is missing, or they do not belong together.
+            ConfigError: Settings, or facts, differ from those that these artifacts were made with.
+            DataError: The input files cannot be read.
+        """
+        run = config.run_path
+        paths = {kind: run / kind for kind in stage.reads}
+        if stage is CHECKPOINT:
+            paths["graph"] = graph_to_train(run)
+        read = {kind: read_manifest(path, kind) for kind, path in paths.items()}
+        for kind, manifest in read.items():
+            for name in manifest.inputs.keys() & read.keys():
+                require_same(name, manifest.inputs[name], read[name].id, paths[kind])
+        require_same_settings(stage.verb, config, {paths[kind]: manifest for kind, manifest in read.items()})
+        sources = stage.files(config)
+        recorded = record(
+            config, stage.keys, sources
+        )  # before the content is hashed, which it then cannot be older than
+        inputs = {kind: manifest.id for kind, manifest in read.items()} | (sources.hashes() if sources else {})
+        manifest = replace(Manifest.of(stage.kind, inputs, SETTINGS[stage.kind](config)), sources=recorded)
+        found = notices(config, read["graph"]) if "graph" in read else ()
+        return cls(stage, config, manifest, paths, read, sources, found)
+
+    def require_whole(self) -> None:
+        """Refuse damaged files of what the stage is made from.
+
+        Raises:
+            ArtifactError: A file is not what was written.
+        """
+        for kind, path in self.paths.items():
+            open_artifact(path, kind)
+
+    def current(self, report: Callable[[str], None] = lambda _: None) -> Path | None:
+        """The folder of a whole artifact that was made from the same, with the same settings, if there is one.
+
+        Args:
+            report: Receives what is damaged.
+        """
+        kind, run = self.stage.kind, self.config.run_path
+        for path in (waiting(run, kind), run / kind):
+            try:
+                found = read_manifest(path, kind)
+                if found.inputs == self.manifest.inputs and not differences(self.config, found):
+                    open_artifact(path, kind)
+                    return path
+            except ArtifactError as error:
+                if path.exists():
+                    report(f"{kind} is made anew: {error}")
+        return None
+
+
+def finished(config: Config) -> dict[Path, Situation]:
+    """Folder of each artifact of the run → what its stage finds, where all are there and current; else nothing."""
+    if waiting(config.run_path, "graph").exists():
+        return {}
+    found = {}
+    try:
+        for stage in STAGES:
+            situation = Situation.of(stage, config)
+            if not (path := situation.current()):
+                return {}
+            found[path] = situation
+    except GamKGError:  # the stage itself explains it
+        return {}
+    return found

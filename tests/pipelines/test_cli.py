@@ -1,0 +1,150 @@
+"""What the command line does with paths, flags and errors, without any run."""
+
+import errno
+import logging
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+
+from gam_kg.errors import ConnectionLostError, DataError
+from pipelines import cli
+
+
+def gam_kg(monkeypatch, *arguments):
+    """Call the command line here; the exit status."""
+    monkeypatch.setattr(sys, "argv", ["gam-kg", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code or 0
+
+
+VERBS = ["run", "prepare", "train", "evaluate", "embed", "predict", "report", "plan"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("uri", ["s3://bucket/run", "file:///tmp/run"])
+def test_a_run_folder_that_is_a_uri_is_refused(monkeypatch, tmp_path, capsys, verb, uri):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.yaml").touch()
+    assert gam_kg(monkeypatch, verb, "my.yaml", f"run_dir={uri}") == 1
+    shown = capsys.readouterr().err
+    assert "run_dir: a URI is not allowed here" in shown
+    assert uri in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["my.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["search", "s3://bucket/run", "--like", "x"], "RUN=s3://bucket/run"),
+        (["generate", "s3://bucket/facts"], "OUT=s3://bucket/facts"),
+        (["import", "facts.csv", "gs://bucket/facts.parquet"], "OUT=gs://bucket/facts.parquet"),
+        (["train", "s3://bucket/my.yaml"], "CONFIG=s3://bucket/my.yaml"),
+        (["run", "my.yaml", "predict.out=s3://bucket/answers.csv"], "predict.out: a URI"),
+        (["run", "my.yaml", "data.import_from=s3://bucket/facts.csv"], "data.import_from: a URI"),
+        (
+            ["submit", "my.yaml", "--address", "http://127.0.0.1:1", "--working-dir", "s3://bucket"],
+            "--working-dir=s3://bucket",
+        ),
+    ],
+)
+def test_other_places_that_are_uris_are_refused(monkeypatch, tmp_path, capsys, arguments, named):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.yaml").touch()
+    assert gam_kg(monkeypatch, *arguments) == 1
+    assert named in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["my.yaml"]
+
+
+@pytest.mark.parametrize("setting", ["predict.out=answers.xlsx", "predict.queries=nowhere.csv"])
+def test_a_run_refuses_mistakes_of_its_last_stages_before_any_work(monkeypatch, tmp_path, capsys, setting):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.yaml").touch()
+    assert gam_kg(monkeypatch, "run", "my.yaml", "data.facts=nowhere.parquet", setting) == 1
+    assert setting.partition("=")[0] in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["my.yaml"]
+
+
+def test_home_is_found_in_every_path(monkeypatch, tmp_path, capsys):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    (home / "base.yaml").write_text("data: {facts: ~/facts.parquet}\nrun_dir: ~/run")
+    (home / "my.yaml").write_text("extends: ~/base.yaml")
+    assert gam_kg(monkeypatch, "prepare", "~/my.yaml") == 1
+    assert "data.facts=~/facts.parquet: no Parquet file there" in capsys.readouterr().err
+    assert gam_kg(monkeypatch, "train", "~/my.yaml") == 1
+    assert f"{home}/run/graph: no finished graph" in capsys.readouterr().err
+    (home / "facts.csv").write_text("head;relation;object;timestamp\na;r;b;1\n")
+    arguments = ["~/facts.csv", "~/facts.parquet", "subject=head", "csv.separator=;"]
+    assert gam_kg(monkeypatch, "import", *arguments) == 0, capsys.readouterr().err
+    assert pq.read_table(home / "facts.parquet")["subject"].to_pylist() == ["a"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "shown"),
+    [
+        (DataError("a name\x1b[31m with colours [red]"), 1, "error: a name\\x1b[31m with colours [red]"),
+        (ConnectionLostError("the job may go on"), 4, "error: the job may go on"),
+        (OSError(errno.ENOSPC, "No space left on device", "/full"), 1, "error: /full: No space left on device"),
+        (OSError(errno.EROFS, "Read-only file system", "/there"), 1, "error: /there: Read-only file system"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_an_error_is_a_line_and_a_status(monkeypatch, tmp_path, capsys, error, status, shown):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(cli, "load_config", fail)
+    assert gam_kg(monkeypatch, "run", "my.yaml") == status
+    assert capsys.readouterr().err.strip() == shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (("predict", "my.yaml", "--out", ""), 1),
+        (("plan", "my.yaml", "--memory", "0"), 2),
+        (("plan", "my.yaml", "--memory", "nan"), 2),
+        (("plan", "my.yaml", "--workers", "0"), 2),
+        (("search", "", "--like", "a"), 1),
+        (("import", "", "out.parquet"), 1),
+        (("import", "my.yaml", ""), 1),
+        (("generate", ""), 1),
+        (("submit", "my.yaml", "--address", "http://127.0.0.1:1", "--working-dir", ""), 1),
+    ],
+)
+def test_a_flag_with_no_meaning_is_not_left_out(monkeypatch, tmp_path, capsys, arguments, status):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.yaml").touch()
+    assert gam_kg(monkeypatch, *arguments) == status
+    assert "rror" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["my.yaml"]
+
+
+def test_log_lines_cannot_steer_the_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "app", lambda: logging.getLogger("gam_kg").info("a %s", "\x1b]0;title\x07"))
+    monkeypatch.setattr(sys, "argv", ["gam-kg"])
+    cli.main()
+    assert capsys.readouterr().err == "a \\x1b]0;title\\x07\n"
+
+
+def test_a_reader_that_stops_reading_is_no_error(tmp_path):
+    command = f"{sys.executable} -m pipelines generate --help | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stderr == ""
+
+
+def test_flags_of_predict_are_its_settings(monkeypatch, tmp_path):
+    found = []
+    monkeypatch.setattr(cli, "_do", lambda verb, config, **flags: found.append((verb, config.predict, flags)))
+    (tmp_path / "my.yaml").touch()
+    arguments = ["--strict", "--out", "~/a: b.csv", "--take-over"]
+    assert gam_kg(monkeypatch, "predict", tmp_path / "my.yaml", "predict.top_k=3", *arguments) == 0
+    ((verb, predict, flags),) = found
+    assert (verb, flags) == ("predict", {"force": False, "take_over": True})
+    assert (predict.strict, predict.out, predict.top_k) == (True, "~/a: b.csv", 3)
