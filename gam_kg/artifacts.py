@@ -182,10 +182,10 @@ def read_manifest(path: Path, kind: str) -> Manifest:
         raise ArtifactError(f"{path}: no finished {kind} artifact (no {MANIFEST}); make it: {command(kind)}") from None
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ArtifactError(f"{file} is damaged ({error}); {redo(kind)}") from None
-    if manifest.kind != kind:
-        raise ArtifactError(f"{path}: found a {manifest.kind} artifact, expected {kind}")
     if not same:
         raise ArtifactError(f"{file} was changed after it was written; {redo(kind)}")
+    if manifest.kind != kind:
+        raise ArtifactError(f"{path}: found a {manifest.kind} artifact, expected {kind}; {redo(kind)}")
     return manifest
 
 

@@ -3,7 +3,7 @@
 Checked is what the format can tell of damage: that numbers of rows agree, that columns lie inside the file and not on
 each other, checksums of pages where the writer stored some, and that values lie within the statistics of their column.
 Parquet has no checksum of its footer, and most writers store none of pages: another value within the statistics of such
-a file cannot be told from the true one.
+a file cannot be distinguished from the true one.
 """
 
 from collections.abc import Generator, Iterator, Sequence
