@@ -159,7 +159,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def _override_value(text: str) -> Any:
-    """A list, keys with values or quoted text as YAML has them; else a number, true, null, a date, or just text.
+    """A list, keys with values or quoted text as YAML has them; else a whole number, true, false, null or text.
 
     So a glob or a separator, to whose characters YAML gives a meaning, need no quotes.
     """

@@ -1,6 +1,5 @@
 """Types of the values of a configuration, beyond those of Python."""
 
-from datetime import date
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +11,6 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-
-
-def _iso(value: object) -> object:
-    """YAML reads 2014-11-30 as a date; a boundary stays the text."""
-    return value.isoformat() if isinstance(value, date) else value
 
 
 def _local(value: str | None) -> str | None:
@@ -38,7 +32,7 @@ def _run_name(value: str) -> str:
     return value
 
 
-Boundary = Annotated[int | str | None, BeforeValidator(_iso)]
+Boundary = int | str | None
 Separator = Annotated[str, BeforeValidator(lambda value: "\t" if value == "\\t" else value)]
 Place = Annotated[str | None, AfterValidator(_place)]
 LocalPath = Annotated[Place, AfterValidator(_local)]
