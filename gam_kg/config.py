@@ -5,6 +5,7 @@ overrides. `python -m gam_kg.config > configs/base.yaml` writes every key with i
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -39,6 +40,17 @@ class HistoryConfig(Section):
     popular: Count = Field(500, description="most recent objects of the query's relation, any subject")
     two_hop_first: Count = Field(15, description="most recent facts of the subject that a path may start with")
     two_hop_second: Count = Field(10, description="most recent facts of each neighbour that a path may end with")
+    rule_bodies: Count = Field(
+        20, description="most recent facts of the subject that a rule may start with; 0 counts no rules"
+    )
+    rule_heads: Count = Field(5, description="most frequent answers to which a rule may lead")
+    rule_count: Positive = Field(
+        1, description="how often a rule must lead to an answer to be stored; 2 takes a quarter of the memory"
+    )
+    rule_confidence: bool = Field(
+        True,
+        description="score candidates also by how likely counted rules hold: those of shared facts, and those of pairs",
+    )
     dim: Positive = Field(32, description="length of the keys and queries of history attention")
     popularity_dim: Positive = Field(8, description="length of the embeddings of recency and count in popularity")
 
@@ -83,6 +95,15 @@ class TrainConfig(Section):
     label_smoothing: Probability = Field(0.1, description="share of the target spread over all candidates")
     gradient_norm: float = Field(1.0, gt=0, description="the global gradient norm is clipped to this")
     window: Count = Field(2, description="memory updates that gradients flow through")
+    max_horizon: Positive = Field(
+        32,
+        description="the largest horizon that is trained, in snapshots after the last visible one; 1: only the next "
+        "snapshot, so that nothing is learned of later ones",
+    )
+    ahead_share: Share = Field(
+        0.2,
+        description="answers of a later snapshot that a step also scores, as a share of its own; none at max_horizon 1",
+    )
     answers_per_step: Positive | None = Field(
         None,
         description="answers per step to aim at; a larger snapshot is several steps; null: 1000, or 5000 where "
@@ -177,6 +198,25 @@ class Config(Section):
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="checkpoint/ → evaluation/")
     embed: EmbedConfig = Field(EmbedConfig(), description="checkpoint/ → embeddings/")
     predict: PredictConfig = Field(PredictConfig(), description="checkpoint/ → predictions/")
+
+    def changed(self, settings: Mapping[str, Any], source: str = "configuration") -> "Config":
+        """The configuration with other values of some settings.
+
+        Args:
+            settings: Dotted key → value.
+            source: Names them in messages.
+
+        Raises:
+            ConfigError: A key is unknown or a value not allowed.
+        """
+        values = self.model_dump(mode="json")
+        for key, value in settings.items():
+            *parents, last = key.split(".")
+            section = values
+            for parent in parents:
+                section = section.setdefault(parent, {})
+            section[last] = value
+        return validated(Config, values, source)
 
     @property
     def run_path(self) -> Path:

@@ -60,9 +60,9 @@ SETTINGS: dict[str, Callable[[Config], dict[str, Any]]] = {
 def differences(config: Config, made: Manifest) -> list[tuple[str, Any, Any]]:
     """Settings that differ from those that an artifact was made with: (dotted key, value here, value there)."""
     settings = SETTINGS[made.kind]
-    here = dict(_flat(settings(config)))
+    here = dict(flat(settings(config)))
     # A setting that is newer than the artifact had its default.
-    there = dict(_flat(settings(Config()))) | dict(_flat(made.config))
+    there = dict(flat(settings(Config()))) | dict(flat(made.config))
     return [(key, value, there.get(key)) for key, value in here.items() if key not in there or value != there[key]]
 
 
@@ -111,7 +111,7 @@ def _write(run: Path, config: Config) -> None:
         with suppress(ArtifactError):
             made = read_manifest(run / kind, kind)
             given = {key: source["given"] for key, source in made.sources.items()}
-            for key, value in (dict(_flat(made.config)) | given).items():
+            for key, value in (dict(flat(made.config)) | given).items():
                 _set(values, key, value)
     with replacing(run / CONFIG) as staging:
         staging.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
@@ -124,10 +124,11 @@ def _waits(config: Config) -> bool:
     return False
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested sections."""
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 

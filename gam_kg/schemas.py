@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 MODEL = "gam_lstm"
 SPLITS = ("train", "valid", "test")
@@ -12,6 +12,7 @@ SETTINGS = ("single_step", "multi_step")
 FILTERS = ("time_aware", "raw")
 DIRECTIONS = ("both", "object", "subject")
 STRATA = ("recurrent", "pair_only", "cold")
+ENTITIES_SEEN = ("seen_in_training", "unseen_in_training")
 
 _INT, _TEXT, _WORD = pa.int64(), pa.large_string(), pa.string()
 
@@ -35,7 +36,7 @@ QUARANTINE = table_schema(
 RANKS = table_schema(
     {"split": _WORD, "snapshot": _INT, "timestamp": _TEXT, "direction": _WORD}
     | {"subject_id": _INT, "subject": _TEXT, "relation_id": _INT, "relation": _TEXT}
-    | {"object_id": _INT, "object": _TEXT, "stratum": _WORD}
+    | {"object_id": _INT, "object": _TEXT, "stratum": _WORD, "entities": _WORD, "horizon": _INT}
 )
 
 # What a query may come to; the first is the only good one.
@@ -53,6 +54,21 @@ PREDICTIONS = table_schema(
     {"query_id": _INT, **_QUERY, "status": _WORD, "reason": _TEXT, **_ANSWER}, nullable=(*_QUERY, "reason", *_ANSWER)
 )
 
+# One row for each part switched off, split, setting, and part of the answers; differences to the full model.
+ABLATION = table_schema(
+    {"part": _WORD, "split": _WORD, "setting": _WORD, "answers": _WORD, "num_answers": _INT, "num_seeds": _INT}
+    | dict.fromkeys(("mrr", "mrr_std", "mrr_min", "mrr_max", "difference", "low", "high"), pa.float64())
+    | {"seconds_per_epoch": pa.float64()},
+    nullable=("mrr_std",),
+)
+
+# One row a trial; columns of the settings that were searched follow.
+TRIALS = table_schema(
+    {"trial": _INT, "status": _WORD, "epochs": _INT, "best_epoch": _INT, "best_valid_mrr": pa.float64()}
+    | {"seconds": pa.float64(), "error": _TEXT},
+    nullable=("best_epoch", "best_valid_mrr", "error"),
+)
+
 
 def embedding_schema(kind: str, dim: int) -> pa.Schema:
     """Schema of `entities.parquet` or `relations.parquet` in an embeddings artifact.
@@ -63,5 +79,7 @@ def embedding_schema(kind: str, dim: int) -> pa.Schema:
     """
     vector = pa.list_(pa.field("element", pa.float32(), nullable=False), dim)
     last_seen = {"last_seen": _TEXT, "last_seen_snapshot": _INT}
-    described = last_seen if kind == "entity" else {"inverse": pa.bool_()}
-    return table_schema({f"{kind}_id": _INT, kind: _TEXT, **described, "embedding": vector}, nullable=last_seen)
+    named = {f"{kind}_id": _INT, kind: _TEXT}
+    if kind == "relation":
+        return table_schema({**named, "inverse": pa.bool_(), "embedding": vector})
+    return table_schema({**named, **last_seen, "embedding": vector, "search_vector": vector}, nullable=last_seen)

@@ -22,6 +22,8 @@ from gam_kg.data_config import ColumnsConfig
 from gam_kg.errors import exit_status
 from gam_kg.synthetic.groups import SyntheticConfig
 from gam_kg.text import printable, user_path
+from pipelines.cli_arguments import ConfigFile, Force, Overrides, TakeOver
+from pipelines.cli_experiments import ablate_command, compare_command, tune_command
 from pipelines.progress import console, results
 
 app = typer.Typer(
@@ -34,13 +36,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Verb = Literal["run", "prepare", "train", "evaluate", "embed", "predict", "report"]
-ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file of the run.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="a.b=value, over those of the file.")]
-Force = Annotated[bool, typer.Option("--force", help="Redo the stage even if its artifact is up to date.")]
-TakeOver = Annotated[
-    bool,
-    typer.Option("--take-over", help="Go on in a run folder whose owner, on another machine, shows no sign of life."),
-]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 At = Annotated[str | None, typer.Option(help="After the facts of this timestamp; none: after the last fact.")]
 
@@ -227,7 +222,7 @@ def submit_command(
 @app.command("search")
 def search_command(
     run: RunFolder,
-    like: Annotated[str | None, typer.Option(help="Entity whose nearest entities to find.")] = None,
+    like: Annotated[str | None, typer.Option(help="Entity whose nearest entities to find, by search vectors.")] = None,
     query: Annotated[tuple[str, str] | None, typer.Option(help="SUBJECT RELATION to answer.")] = None,
     at: At = None,
     top_k: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 10,
@@ -241,6 +236,10 @@ def search_command(
         search_like(user_path(run, "RUN"), like, at, top_k)
     elif query is not None:
         search_answers(user_path(run, "RUN"), *query, at, top_k)
+
+
+for _name, _command in {"compare": compare_command, "ablate": ablate_command, "tune": tune_command}.items():
+    app.command(_name)(_command)
 
 
 class _Printable(logging.Formatter):

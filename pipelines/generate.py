@@ -2,10 +2,11 @@
 
 Ray Data makes the files in parallel. A task makes the groups of relations of one file, one after the other, and returns
 what the optimum needs of them; this process sees no fact. Which file a group goes into depends on the settings alone,
-so the files are the same however many tasks run at once.
+so the files are the same however many tasks run at once. When all facts are counted, it is known where the test begins;
+then tasks make the groups again for the multi-step optimum, and write nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from gam_kg.data_config import SplitConfig
 from gam_kg.errors import ArtifactError, ConfigError
 from gam_kg.ingest.splits import Timeline, choose_boundaries
 from gam_kg.ingest.time_axis import TimeAxis, TimestampRange
+from gam_kg.metrics.horizons import HORIZONS
 from gam_kg.parquet import open_writer
 from gam_kg.synthetic.generator import FACTS, World
 from gam_kg.synthetic.groups import SyntheticConfig, plan_groups
+from gam_kg.synthetic.multi_step import Cut
 from gam_kg.synthetic.optimum import Optimum
 from pipelines.progress import progress
 from pipelines.ray_session import ray_session
@@ -35,7 +38,8 @@ def generate(out: Path, config: SyntheticConfig, *, force: bool = False) -> Mani
 
     Args:
         out: Folder to write: `part-*.parquet` with subject, relation, object (names) and timestamp (int64), and
-            `manifest.json`, whose content has the sizes and the optimum. It appears only when it is whole.
+            `manifest.json`, whose content has the sizes and the optimum: of `valid` and `test` single-step, and of the
+            test `multi_step` by bins of the horizon. It appears only when it is whole.
         config: The settings.
         force: Replace a graph that was generated there before.
 
@@ -54,15 +58,29 @@ def generate(out: Path, config: SyntheticConfig, *, force: bool = False) -> Mani
 
 
 def summary_lines(out: Path, manifest: Manifest) -> list[str]:
-    """The sizes and the optimum of a written graph, in sentences."""
-    content, best = manifest.content, manifest.content["optimum"]["test"]["all"]
+    """The sizes of a written graph in a sentence, and the optimum in a table."""
+    content, optimum = manifest.content, manifest.content["optimum"]
+    best, rows = optimum["test"]["all"], {"single-step": optimum["test"]} | optimum["multi_step"]
     sizes = [f"{content[f'num_{name}']:,} {name}" for name in ("facts", "entities", "relations", "snapshots")]
+    header = ["horizon", "facts", *optimum["test"]]
+    bound = " (chained_follow: a bound from horizon 2 on)" if "chained_follow" in header else ""
+    table = [
+        [name, f"{row['all']['facts']:,}", *(_percent(row.get(role)) for role in header[2:])]
+        for name, row in rows.items()
+    ]
+    widths = [max(len(row[column]) for row in [header, *table]) for column in range(len(header))]
     return [
         f"{', '.join(sizes)} -> {out}",
         f"best-possible test MRR (single-step, time-aware, from timestamp {content['test_start']} on): "
         f"{100 * best['both']:.2f} % ± {100 * best['both_error']:.2f} "
         f"(objects {100 * best['object']:.2f}, subjects {100 * best['subject']:.2f})",
+        f"single-step, and multi-step by horizon in snapshots{bound}, in %:",
+        *("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *table]),
     ]
+
+
+def _percent(found: dict[str, float] | None) -> str:
+    return f"{100 * found['both']:.2f}" if found else "-"
 
 
 def _require_free(out: Path, *, force: bool) -> None:
@@ -81,17 +99,14 @@ def _require_free(out: Path, *, force: bool) -> None:
 
 def _write(staging: Path, config: SyntheticConfig) -> Content:
     """Write the files, and return the content of the manifest."""
-    parts = _parts(config)
-    items = ray.data.from_items(parts, override_num_blocks=len(parts))
-    written = items.map_batches(_part_writer(config, staging), batch_size=None, batch_format="pyarrow")
     optimum, seen = Optimum.empty(config.snapshots), np.zeros(-(-config.entities // 8), np.uint8)
-    with progress("generate", len(parts), unit="files") as advance:
-        for done, row in enumerate(written.iter_rows(), start=1):
-            sums = np.frombuffer(row["sums"]).reshape(optimum.sums.shape)
-            optimum = optimum.merge(Optimum(sums))
-            seen |= np.frombuffer(row["seen"], np.uint8)
-            advance(done)
+    for row in _each_part(config, _part_writer(config, staging), "generate"):
+        optimum = optimum.merge(Optimum.from_bytes(row["sums"], config.snapshots))
+        seen |= np.frombuffer(row["seen"], np.uint8)
     valid_start, test_start = _boundaries(optimum)
+    multi_step = Optimum.empty(config.snapshots)
+    for row in _each_part(config, _part_cutter(config, test_start), "optimum"):
+        multi_step = multi_step.merge(Optimum.from_bytes(row["sums"], config.snapshots))
     num_facts = int(optimum.num_facts.sum())
     assert num_facts == config.facts, f"{num_facts} facts written, {config.facts} expected"
     return {
@@ -104,8 +119,31 @@ def _write(staging: Path, config: SyntheticConfig) -> Content:
         "optimum": {
             "valid": optimum.compute(valid_start, test_start),
             "test": optimum.compute(test_start, config.snapshots),
+            "multi_step": _by_horizon(multi_step, test_start),
         },
     }
+
+
+def _by_horizon(optimum: Optimum, start: int) -> dict[str, dict[str, dict[str, float]]]:
+    """The optimum in each bin of the horizon that has facts, where the first hidden snapshot is `start`."""
+    edges = pairwise([*HORIZONS.values(), len(optimum.num_facts) + 1])
+    found = {
+        name: optimum.compute(start + low - 1, start + high - 1)
+        for name, (low, high) in zip(HORIZONS, edges, strict=True)
+    }
+    return {name: values for name, values in found.items() if values}
+
+
+def _each_part(config: SyntheticConfig, step: Callable[[pa.Table], pa.Table], name: str) -> Iterator[dict[str, bytes]]:
+    """What a step returns for each part, with progress."""
+    parts = _parts(config)
+    items = ray.data.from_items(parts, override_num_blocks=len(parts))
+    with progress(name, len(parts), unit="files") as advance:
+        for done, row in enumerate(
+            items.map_batches(step, batch_size=None, batch_format="pyarrow").iter_rows(), start=1
+        ):
+            yield row
+            advance(done)
 
 
 def _parts(config: SyntheticConfig) -> list[dict[str, int]]:
@@ -130,6 +168,19 @@ def _part_writer(config: SyntheticConfig, folder: Path) -> Callable[[pa.Table], 
                     writer.write_table(facts.table())
         columns = {"sums": [optimum.sums.tobytes()], "seen": [np.packbits(seen).tobytes()]}
         return pa.table({name: pa.array(value, pa.large_binary()) for name, value in columns.items()})
+
+    return step
+
+
+def _part_cutter(config: SyntheticConfig, start: int) -> Callable[[pa.Table], pa.Table]:
+    """A table of one part → the sums of its multi-step optimum, where the snapshots from `start` on are hidden."""
+
+    def step(parts: pa.Table) -> pa.Table:
+        (part,), world = parts.to_pylist(), World(config)
+        optimum = Optimum.empty(config.snapshots)
+        for group in plan_groups(config)[part["start"] : part["stop"]]:
+            optimum = optimum.merge(Optimum.after(Cut(world.generate(group), start, config.noise, config.snapshots)))
+        return pa.table({"sums": pa.array([optimum.sums.tobytes()], pa.large_binary())})
 
     return step
 

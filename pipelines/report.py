@@ -9,7 +9,8 @@ from rich.text import Text
 
 from gam_kg.artifacts import Content, Manifest, open_artifact, read_json, read_manifest
 from gam_kg.config import Config
-from gam_kg.inference.report import draw, metrics_table, strata_table, time_table, traffic_table, write_html
+from gam_kg.inference.picture import draw
+from gam_kg.inference.report import result_tables, short_tables, time_table, traffic_table, write_html
 from gam_kg.text import printable
 from pipelines.progress import results
 from pipelines.stages import Stage, Task
@@ -28,8 +29,7 @@ def _write(task: Task) -> Content:
     else:
         logger.warning("report: no picture; for one, pip install 'gam-kg[report]'")
     splits = [split for split in ("test", "valid") if split in metrics]
-    tables = [metrics_table(metrics, split) for split in splits]
-    tables += [strata_table(metrics, split) for split in splits if "single_step" in metrics[split]]
+    tables = [table for split in splits for table in result_tables(metrics, split)]
     tables.append(time_table(epochs))
     if epochs[-1]["traffic"]:
         tables.append(traffic_table(epochs))
@@ -61,7 +61,8 @@ def show_metrics(config: Config) -> None:
     for notice in read_manifest(config.run_path / "evaluation", "evaluation").content.get("notices", ()):
         results.print(Text(f"note: {printable(notice)}"), soft_wrap=True)
     for split in config.evaluate.splits:
-        show_table(config.name, *metrics_table(metrics, split))
+        for table in short_tables(metrics, split):
+            show_table(config.name, *table)
 
 
 def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:

@@ -5,9 +5,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from gam_kg.config import Config
-from gam_kg.errors import ConfigError
+from gam_kg.errors import ArtifactError, ConfigError
 from gam_kg.importers.dispatch import import_facts, import_state
-from gam_kg.run_folder import remove_finished_training
+from gam_kg.run_folder import remove_finished_training, waiting
 from gam_kg.text import is_uri, user_path
 from pipelines.prediction_file import write_out
 from pipelines.report import show_metrics
@@ -98,3 +98,26 @@ def import_if_missing(config: Config, *, force: bool = False) -> None:
     summary = import_facts(data.import_from, facts, data)
     for line in summary.lines():
         logger.info(line)
+
+
+def graph_for_trainings(config: Config) -> Path:
+    """Prepare the run's graph for trainings that are not the run's own.
+
+    The caller owns the run's folder.
+
+    Returns:
+        The folder of the graph, which stays in place as long as the caller owns the run's.
+
+    Raises:
+        ArtifactError: A graph that differs waits for a training of the run itself.
+        GamKGError: The facts cannot be imported or prepared.
+    """
+    from pipelines.prepare import prepare
+
+    import_if_missing(config)
+    if prepare(config) != config.run_path / "graph":
+        raise ArtifactError(
+            f"{waiting(config.run_path, 'graph')} waits for a training of the run itself; run gam-kg train CONFIG, or "
+            "set run_dir to another folder"
+        )
+    return config.run_path / "graph"

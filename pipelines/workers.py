@@ -57,7 +57,7 @@ def run_workers(
     train = config.train
     resources = {"CPU": threads(config)} | ({"GPU": 1} if train.use_gpu else {})
     with ray_session():
-        _check_room(config, resources)
+        check_room(config, resources)
         events = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _here()})
         trainer = TorchTrainer(
             worker,
@@ -199,7 +199,12 @@ def _forwarding(events: Queue, on_event: OnEvent) -> Generator[None]:
         thread.join(timeout=30)
 
 
-def _check_room(config: Config, resources: dict[str, int]) -> None:
+def check_room(config: Config, resources: dict[str, int]) -> None:
+    """Refuse `train.num_workers` workers of which each needs these resources, if Ray has fewer.
+
+    Raises:
+        ConfigError: There is no room for them.
+    """
     workers, available = config.train.num_workers, ray.cluster_resources()
     fewest = workers if isinstance(workers, int) else workers[0]
     for name, each in resources.items():

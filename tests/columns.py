@@ -7,17 +7,18 @@ import torch
 from torch import Tensor
 
 from gam_kg.graph.snapshot import Queries
+from gam_kg.history.bins import NUM_BINS, log_bin
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.layout import Popularity, ScoreLayout, Slots, lay_out
 from gam_kg.history.sampling import Sample
-from gam_kg.history.walks import NUM_BINS, Joined, UniqueRows, Walks, join, log_bin
+from gam_kg.history.walks import Joined, UniqueRows, Walks, join
 
 NO_PAIRS = torch.zeros(0, dtype=torch.int64)
 
 
 def joined_of(history: HistoryIndex, queries: Queries, sample: Sample | None = None) -> Joined:
     """What the index finds for queries, joined to them."""
-    return join(history.find(queries), history.config, sample)
+    return join(history.find(queries), history.config, history.facts, sample)
 
 
 def layout_of(history: HistoryIndex, joined: Joined) -> ScoreLayout:
@@ -29,8 +30,14 @@ def layout_of(history: HistoryIndex, joined: Joined) -> ScoreLayout:
 def parts_of(joined: Joined) -> dict[str, tuple[Walks, Tensor]]:
     """The walks that are switched on and their pairs, by name."""
     walks = {name: getattr(joined, name) for name in ("facts", "paths")}
-    on = {name: part for name, part in walks.items() if part is not None}
-    return {name: (part, pairs) for (name, part), pairs in zip(on.items(), joined.pairs, strict=True)}
+    return {name: (part, pairs_of(joined, name)) for name, part in walks.items() if part is not None}
+
+
+def pairs_of(joined: Joined, name: str) -> Tensor:
+    """The pairs of a part that is switched on."""
+    on = [part for part in ("facts", "paths", "rules", "confidences") if getattr(joined, part) is not None]
+    assert len(on) == len(joined.pairs)
+    return joined.pairs[on.index(name)]
 
 
 def fact_columns(walks: Walks) -> tuple[Tensor, ...]:
@@ -45,6 +52,41 @@ def path_columns(walks: Walks) -> tuple[Tensor, ...]:
     start, fact = walks.pattern.row, walks.pattern.column
     relation, recency, count, _ = _columns(walks.facts, fact)
     return walks.query[start], walks.end[fact], *_columns(walks.first, start), relation, recency, count
+
+
+def rule_columns(history: HistoryIndex, queries: Queries, fewest: int, limit: int | None) -> tuple[Tensor, ...]:
+    """Of each rule with a body in the past of a query: query, end; body (relation, entity); hits, exposures."""
+    bodies = history.bodies(queries)
+    heads, facts = history.heads(bodies, fewest, limit), bodies.facts
+    fact = bodies.fact[heads.row]
+    entity = facts.neighbours[facts.of_neighbour[fact]]
+    return bodies.query[heads.row], heads.item, facts.relation[fact], entity, heads.hits, heads.exposures
+
+
+def joined_rule_columns(joined: Joined) -> tuple[Tensor, ...]:
+    """Of each rule that is joined to a query: query, end; relation and recency of the body; kind.
+
+    Checks that each rule is of a pair of its query.
+    """
+    rules, pairs = joined.rules, pairs_of(joined, "rules")
+    assert rules is not None
+    assert len(pairs) == rules.num_pairs
+    start, pair = rules.pattern.row, pairs[rules.pair]
+    query, row = pair // joined.found.num_rows, pair % joined.found.num_rows
+    assert torch.equal(rules.query[start], query)
+    return query, row, *_columns(rules.body, start), rules.pattern.column
+
+
+def confidence_columns(joined: Joined) -> tuple[Tensor, ...]:
+    """Of each pair to which rules lead: query, row of the candidate, bin of what they say together.
+
+    Checks that the relation is that of the query.
+    """
+    found, pairs = joined.confidences, pairs_of(joined, "confidences")
+    assert found is not None
+    query, row = pairs // joined.found.num_rows, pairs % joined.found.num_rows
+    assert torch.equal(found.relation, joined.found.groups.queries.relation[query])
+    return query, row, found.bin
 
 
 def pair_columns(walks: Walks, pairs: Tensor, num_rows: int) -> tuple[Tensor, ...]:

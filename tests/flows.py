@@ -1,7 +1,12 @@
 """A small run: facts that a model can learn, and settings that are quick to train."""
 
+import sys
+
 import numpy as np
 import pandas as pd
+import pytest
+
+from pipelines import cli
 
 SMALL = [
     "model.dim=16",
@@ -48,3 +53,11 @@ def link(config, other, *names):
     other.run_path.mkdir(parents=True, exist_ok=True)
     for name in names:
         (other.run_path / name).symlink_to(config.run_path / name)
+
+
+def gam_kg(monkeypatch, *arguments):
+    """Call the command line here; the exit status."""
+    monkeypatch.setattr(sys, "argv", ["gam-kg", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code or 0

@@ -30,7 +30,10 @@ Fact = tuple[int, int, int, int]
 
 NUM_ENTITIES, NUM_RELATIONS, NUM_SNAPSHOTS = 10, 3, 8
 VALID_START, TEST_START = 5, 6
-HISTORY = {"recent": 4, "same_relation": 3, "popular": 5, "two_hop_first": 3, "two_hop_second": 2, "dim": 3}
+HISTORY = {
+    **{"recent": 4, "same_relation": 3, "popular": 5, "two_hop_first": 3, "two_hop_second": 2, "dim": 3},
+    **{"rule_bodies": 4, "rule_heads": 2},
+}
 NAMES = ["Police (Arda)", "Army (Arda)", "Police (Bree)", "Citizen", "army", "Citizen (Bree)", "x", "y", "z", "Bree"]
 
 
@@ -58,6 +61,14 @@ def graph_of(facts: np.ndarray | Iterable[Fact], buckets: int = 64, **changes: i
     }
     graph = TemporalGraph.from_facts(np.array(facts, dtype=np.int64).reshape(-1, 4), **sizes)
     return replace(graph, partition=Partition(graph.num_entities, buckets))
+
+
+def random_graph(num_facts: int, **sizes: int) -> TemporalGraph:
+    """Facts between entities of which few have many; snapshots are alike."""
+    generator = np.random.default_rng(0)
+    ends = (sizes["num_entities"] * generator.random((2, num_facts)) ** 2).astype(int)
+    relation, time = generator.integers(0, 3, num_facts), generator.integers(0, NUM_SNAPSHOTS, num_facts)
+    return graph_of(np.unique(np.stack([ends[0], relation, ends[1], time], 1), axis=0), buckets=16, **sizes)
 
 
 def write_graph(
@@ -129,8 +140,10 @@ def queries_of(pairs: Iterable[tuple[int, int]], time: int) -> Queries:
     return Queries(time, subject, relation, none, none)
 
 
-def all_queries(time: int) -> Queries:
-    return queries_of(((s, r) for s in range(NUM_ENTITIES) for r in range(2 * NUM_RELATIONS)), time)
+def all_queries(now: int, horizon: int = 1) -> Queries:
+    """Every query, which sees the facts before a snapshot."""
+    pairs = ((s, r) for s in range(NUM_ENTITIES) for r in range(2 * NUM_RELATIONS))
+    return queries_of(pairs, now + horizon - 1).seen_from(now)
 
 
 def table_of(scores: Tensor | SparseScores) -> Tensor:

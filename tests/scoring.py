@@ -35,9 +35,10 @@ def step_loss(
     queries: Queries,
     history: HistoryIndex,
     rng: CounterRNG,
+    ahead: Sequence[Queries] = (),
     **train: Any,
 ) -> Tensor:
-    """The loss of a step over queries, whose gradients are added to the parameters."""
+    """The loss of a step over queries, and perhaps some ahead, whose gradients are added to the parameters."""
     config = TrainConfig(**train)
-    batch = make_batch(queries, window, history, config, rng, Communicator())
+    batch = make_batch([queries, *ahead], window, history, config, rng, Communicator())
     return backward_step(sharded(model), memory, batch, rng, config, Stopwatch())

@@ -25,8 +25,8 @@ class StepVolume:
 
     Attributes:
         world_size: Number of ranks, P.
-        num_queries: Queries of the step.
-        num_answers: Their answers.
+        num_queries: Queries of the step, those ahead included.
+        num_answers: Answers of its own snapshot.
         halo_rows: Rows that a rank sends, and receives, for one update of memory.
         num_shared: Elements of the parameters that all ranks have alike.
         dim: Width of entity vectors.
@@ -49,7 +49,7 @@ class StepVolume:
         """Bytes that a rank sends, by purpose, without history look-ups and draws."""
         others, size = self.world_size - 1, self.element_size
         own_queries, own_answers = self.num_queries / self.world_size, self.num_answers / self.world_size
-        query_width = self.dim + 2 * self.history_dim
+        query_width = self.dim + 3 * self.history_dim
         return {
             # Keys and values of a row, and their gradients; one more update carries memory forward.
             "halo": (2 * self.window + 1) * self.halo_rows * 2 * self.dim * size,

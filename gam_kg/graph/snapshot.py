@@ -1,7 +1,9 @@
 """A snapshot (all anchored facts of one time unit) and the queries that it answers."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ class Queries:
         relation: int64 (num_queries,); `>= num_relations` queries the subject of the stored fact.
         answer_query: Which query each answer belongs to, int64 (num_answers,), ascending.
         answer: Entity ids, int64 (num_answers,).
+        horizon: How many snapshots after the last visible one `time` is; 1: the next one.
     """
 
     time: int
@@ -26,9 +29,19 @@ class Queries:
     relation: Tensor
     answer_query: Tensor
     answer: Tensor
+    horizon: int = 1
 
     def __len__(self) -> int:
         return len(self.subject)
+
+    @property
+    def now(self) -> int:
+        """The snapshot after the last visible one, from which recency is counted back; at horizon 1 it is `time`."""
+        return self.time - self.horizon + 1
+
+    def seen_from(self, now: int) -> "Queries":
+        """The same queries when the facts before a snapshot, `time` at most, are visible."""
+        return replace(self, horizon=self.time - now + 1)
 
     @classmethod
     def of(cls, time: int, rows: Tensor) -> "Queries":
@@ -42,13 +55,27 @@ class Queries:
         new_query = changed[:2].any(0)
         distinct = new_query | changed[2]
         answer_query = torch.cumsum(new_query, 0)[distinct] - 1
-        return cls(time, *rows[:2, new_query], answer_query, rows[2, distinct])
+        subject, relation = rows[:2, new_query]
+        return cls(time, subject, relation, answer_query, rows[2, distinct])
+
+    @classmethod
+    def together(cls, parts: Sequence["Queries"]) -> "Queries":
+        """Queries of several snapshots one after another, with the time and the horizon of the first."""
+        first, *_ = parts
+        starts = accumulate((len(part) for part in parts), initial=0)
+        answer_query = torch.cat([part.answer_query + start for part, start in zip(parts, starts, strict=False)])
+        columns = (torch.cat([getattr(part, name) for part in parts]) for name in ("subject", "relation", "answer"))
+        subject, relation, answer = columns
+        return replace(first, subject=subject, relation=relation, answer_query=answer_query, answer=answer)
 
     def select(self, rows: Tensor) -> "Queries":
         """The queries at some positions, int64 (num_selected,), in the order given, with all their answers."""
         start, length = row_ranges(self.answer_query, len(self))
         answer_query, position = ragged_ranges(start[rows], length[rows])
-        return Queries(self.time, self.subject[rows], self.relation[rows], answer_query, self.answer[position])
+        subject, relation = self.subject[rows], self.relation[rows]
+        return replace(
+            self, subject=subject, relation=relation, answer_query=answer_query, answer=self.answer[position]
+        )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gam_kg.graph.snapshot import Queries
 from gam_kg.history.recency import Recent
-from gam_kg.ops.ragged import unique_inverse
+from gam_kg.ops.ragged import select, unique_inverse
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,44 @@ class Hops:
 
 
 @dataclass(frozen=True)
+class Bodies:
+    """The bodies of queries. A group, `(r' * num_entities + c') * num_relations + r`, stands for (r', c') → r.
+
+    Attributes:
+        facts: Bodies of the distinct subjects.
+        own_row: Row of c' of each of these in the shard, -1 for those of other ranks, int64 (num_facts,).
+        query, fact: Which query has which of the facts as a body, int64 (num_bodies,), ascending by query.
+        group: int64 (num_bodies,).
+    """
+
+    facts: Hops
+    own_row: Tensor
+    query: Tensor
+    fact: Tensor
+    group: Tensor
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The answers to which rules lead.
+
+    Attributes:
+        row: Position of the group in the request, int64 (num_found,), ascending.
+        item: Row of the answer in the shard, int64 (num_found,).
+        hits, exposures: Counts of the rule so far, int64 (num_found,).
+    """
+
+    row: Tensor
+    item: Tensor
+    hits: Tensor
+    exposures: Tensor
+
+    def where(self, mask: Tensor) -> "Heads":
+        """The heads at which a mask is true, bool (num_found,)."""
+        return Heads(*select(mask, *vars(self).values()))
+
+
+@dataclass(frozen=True)
 class Found:
     """What an index has for queries, not yet joined to each of them.
 
@@ -62,9 +100,15 @@ class Found:
         own_row: Row of each subject in the shard, -1 for those of other ranks, int64 (num_subjects,).
         recent: Facts by subject.
         same_relation: Answers by query.
+        query_last: When each query last had one of these answers, of all ranks, -1: never, int64 (num_queries,).
+        query_count: The sum of their counts, likewise.
         hops: First hops of paths; None where paths are switched off.
         second: Facts by neighbour; likewise.
         popular: Answers by relation; None where popularity is switched off.
+        rules: Rules of shared facts, with the most frequent answers of each body; None where they are switched off.
+        every_rule: Pair (`query * num_rows + row`) and confidence of each rule of shared facts, int64 and float64
+            (num_rules,); None where these or `rule_confidence` are off.
+        pair_rules: The same of rules of pairs; None where `rule_confidence` is off.
     """
 
     groups: QueryGroups
@@ -72,9 +116,14 @@ class Found:
     own_row: Tensor
     recent: Recent
     same_relation: Recent
+    query_last: Tensor
+    query_count: Tensor
     hops: Hops | None
     second: Recent | None
     popular: Recent | None
+    rules: tuple[Bodies, Heads] | None
+    every_rule: tuple[Tensor, Tensor] | None
+    pair_rules: tuple[Tensor, Tensor] | None
 
     @property
     def known_answers(self) -> tuple[Tensor, Tensor]:
@@ -84,9 +133,10 @@ class Found:
 
     @property
     def num_walks(self) -> int:
-        """About how many facts and paths the queries have; summed over ranks, it is the count of a world of one."""
+        """About how many facts, paths and rules queries have; summed over ranks, it is the count of a world of one."""
         of_subject = torch.bincount(self.recent.row, minlength=len(self.groups.subjects))
         if self.hops is not None and self.second is not None:
             seconds = torch.bincount(self.second.row, minlength=len(self.hops.neighbours))
             of_subject.index_add_(0, self.hops.row, seconds.index_select(0, self.hops.of_neighbour))
-        return int(of_subject.index_select(0, self.groups.of_subject).sum()) + len(self.same_relation.row)
+        num_rules = 0 if self.rules is None else len(self.rules[1].row)
+        return int(of_subject.index_select(0, self.groups.of_subject).sum()) + len(self.same_relation.row) + num_rules

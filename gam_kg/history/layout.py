@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from gam_kg.history.bins import NUM_BINS, log_bin
+from gam_kg.history.confidence import Confidences
 from gam_kg.history.found import Found
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.recency import RecencyIndex, Recent
+from gam_kg.history.rule_walks import RuleWalks
 from gam_kg.history.sampling import Sample
-from gam_kg.history.walks import NUM_BINS, Joined, Walks, log_bin
+from gam_kg.history.walks import Joined, Walks
 from gam_kg.ops.ragged import join_groups, select, unique, unique_inverse
 from gam_kg.ops.sparse import CSRPattern, csr_offsets, rows_from_runs
 
@@ -47,18 +50,22 @@ class ScoreLayout:
     """All integers that scoring some queries takes.
 
     Attributes:
+        horizon: See `Queries`.
         num_queries, num_columns: Size of the table.
         subject, relation: The rank's own queries (those of its subjects), (num_own_queries,).
         row: Rows of z of their subjects, (num_own_queries,).
         columns: Rows of z that are columns, (num_columns,); None: all.
         ends: Rows of z in which walks end, (num_ends,).
         facts, paths: Walks of one and of two facts; None where they are switched off.
+        rules: Rules; None where they are switched off.
+        confidences: What rules say together; None where that is switched off.
         popularity: None where it is switched off.
         apart: Joins queries to the rows of z of pairs that are scored apart; None: there are none.
-        positions: Where scores of pairs are added in the vector: of `apart`, `facts`, `paths` and `popularity`, one
-            after another, (num_added,).
+        positions: Where scores of pairs are added in the vector: of `apart`, `facts`, `paths`, `rules`,
+            `confidences` and `popularity`, one after another, (num_added,).
     """
 
+    horizon: int
     num_queries: int
     num_columns: int
     subject: Tensor
@@ -68,6 +75,8 @@ class ScoreLayout:
     ends: Tensor
     facts: Walks | None
     paths: Walks | None
+    rules: RuleWalks | None
+    confidences: Confidences | None
     popularity: Popularity | None
     apart: CSRPattern | None
     positions: Tensor
@@ -151,6 +160,7 @@ def lay_out(history: HistoryIndex, joined: Joined, slots: Slots) -> ScoreLayout:
         with torch.no_grad():  # transposed when it is renumbered to the rows that are read
             apart = CSRPattern.of(csr_offsets(count), slots.apart % slots.num_rows, slots.num_rows)
     return ScoreLayout(
+        queries.horizon,
         slots.num_queries,
         slots.num_columns,
         subject,
@@ -160,6 +170,8 @@ def lay_out(history: HistoryIndex, joined: Joined, slots: Slots) -> ScoreLayout:
         ends,
         facts,
         paths,
+        joined.rules,
+        joined.confidences,
         popularity,
         apart,
         torch.cat(positions),
@@ -188,7 +200,7 @@ def _popularity(index: RecencyIndex, found: Found, popular: Recent, slots: Slots
         positions = slots.first_apart + of_pairs.row
         row = torch.cat([row, relation[of_pairs.row]])
         last, count = torch.cat([last, of_pairs.last]), torch.cat([count, of_pairs.count])
-    bin_ = log_bin(groups.queries.time - last) * NUM_BINS + log_bin(count)
+    bin_ = log_bin(groups.queries.now - last) * NUM_BINS + log_bin(count)
     start, offsets = rows_from_runs(row)
     pattern, relation = CSRPattern.of(offsets, bin_, NUM_BINS**2), groups.relations.index_select(0, start)
     cell = row[: len(column)] * slots.num_columns + column

@@ -11,41 +11,62 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gam_kg.graph.snapshot import lexical_order
 from gam_kg.ops.ragged import last_of_each, ragged_ranges, select, sort_with_positions, unique
 
 _MOST_INT32 = torch.iinfo(torch.int32).max
+_LEAST = torch.iinfo(torch.int64).min
+
+
+def find_keys(table: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Place of each key in a table, ascending, int64 (num_keys,), and whether the table has it, bool (num_keys,)."""
+    if not len(table):
+        return torch.zeros_like(keys), torch.zeros_like(keys, dtype=torch.bool)
+    place = torch.searchsorted(table, keys).clamp_(max=len(table) - 1)
+    return place, table.index_select(0, place) == keys
 
 
 class KeyTable:
-    """When each key was last seen, and in how many snapshots.
+    """When each key was first and last seen, in how many snapshots, and with what gaps between them.
 
     Args:
         keys: Every key that will ever be inserted, distinct and ascending, int64 (num_keys,).
+
+    Attributes:
+        last: Snapshot in which each key was last seen, -1: never, int64 (num_keys,).
+        count: In how many snapshots, int32 (num_keys,).
+        first: Snapshot in which it was first seen, int64 (num_keys,); no meaning where `count` is 0.
+        streak: How many snapshots without a gap end in `last`, int32 (num_keys,).
+        squared_gaps: Sum of the squares of its gaps, in snapshots, float32 (num_keys,).
     """
 
     def __init__(self, keys: Tensor) -> None:
         self.keys = keys
-        self.last = torch.full_like(keys, -1)
-        self.count = torch.zeros_like(keys, dtype=torch.int32)
+        self.last, self.first = torch.full_like(keys, -1), torch.zeros_like(keys)
+        self.count, self.streak = (torch.zeros_like(keys, dtype=torch.int32) for _ in range(2))
+        self.squared_gaps = torch.zeros(len(keys), dtype=torch.float32)
 
     def clear(self) -> None:
         """Go back to before the first snapshot."""
         self.last.fill_(-1)
         self.count.zero_()
+        self.squared_gaps.zero_()
 
     def places(self, keys: Tensor) -> Tensor:
         """Table places of the keys, ascending, without duplicates; (num_keys,) → (num_distinct,)."""
         return torch.searchsorted(self.keys, unique(keys))
 
     def find(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Place of each key, int64 (num_keys,), and whether the table has the key, bool (num_keys,)."""
-        if not len(self.keys):
-            return torch.zeros_like(keys), torch.zeros_like(keys, dtype=torch.bool)
-        place = torch.searchsorted(self.keys, keys).clamp_(max=len(self.keys) - 1)
-        return place, self.keys.index_select(0, place) == keys
+        """See `find_keys`."""
+        return find_keys(self.keys, keys)
 
     def insert(self, places: Tensor, time: int) -> None:
         """Insert the keys of a snapshot, given by their distinct places, int64 (num_seen,)."""
+        is_new, gap = self.count.index_select(0, places) == 0, time - self.last.index_select(0, places)
+        self.first.index_fill_(0, places[is_new], time)
+        goes_on = ~is_new & (gap == 1)
+        self.streak.index_copy_(0, places, torch.where(goes_on, self.streak.index_select(0, places), 0) + 1)
+        self.squared_gaps.index_add_(0, places, torch.where(is_new, 0.0, gap.float() ** 2))
         self.last.index_fill_(0, places, time)
         self.count.index_add_(0, places, torch.ones_like(places, dtype=torch.int32))
 
@@ -199,3 +220,30 @@ class RecencyIndex:
         start = groups * self._width
         first, end = torch.searchsorted(self.table.keys, torch.cat([start, start + self._width])).chunk(2)
         return first, end
+
+
+def thresholds(items: Tensor, limit: Tensor) -> Tensor:
+    """The (last, count, tie) of each group's k-th most recent item, k being its limit.
+
+    Args:
+        items: Group, last, count and tie, int64 (num_items, 4).
+        limit: Items per group, int64 (num_groups,).
+
+    Returns:
+        int64 (num_groups, 3), the least there can be for a group with no more than `limit` items.
+    """
+    length = torch.bincount(items[:, 0], minlength=len(limit))
+    crowded = length > limit
+    items = items[crowded[items[:, 0]]]
+    items = items[lexical_order(*items.T)]
+    end = torch.cumsum(torch.where(crowded, length, 0), 0)
+    least = torch.full((len(limit), 3), _LEAST)
+    least[crowded] = items[(end - limit)[crowded], 1:]
+    return least
+
+
+def reaches(items: Tensor, least: Tensor) -> Tensor:
+    """Whether items reach their group's threshold, bool (num_items,); see `thresholds`."""
+    (_, last, count, tie), (least_last, least_count, least_tie) = items.T, least[items[:, 0]].T
+    by_count = (count > least_count) | (count == least_count) & (tie >= least_tie)
+    return (last > least_last) | (last == least_last) & by_count

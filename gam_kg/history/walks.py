@@ -1,29 +1,20 @@
 """Walks of one or two past facts from the subjects of queries to candidates."""
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from gam_kg.config import HistoryConfig
+from gam_kg.history.bins import NUM_BINS, log_bin
+from gam_kg.history.confidence import Confidences, join_confidences
 from gam_kg.history.found import Found
-from gam_kg.history.recency import Recent
+from gam_kg.history.pair_features import UNSEEN, combined, place_among_answers, query_feature, rhythm
+from gam_kg.history.recency import KeyTable, Recent
+from gam_kg.history.rule_walks import RuleWalks, join_rules
 from gam_kg.history.sampling import Sample
 from gam_kg.ops.ragged import UniqueRows, join_groups, select, unique_inverse
 from gam_kg.ops.sparse import CSRPattern, csr_offsets
-
-NUM_BINS = 32
-NEVER = NUM_BINS
-"""Stands for the recency of what was never seen."""
-
-# Smallest value of each bin: 0 to 5 one by one, then two bins for each doubling.
-_BOUNDARIES = torch.tensor([*range(6), *(math.ceil(5 * 2 ** ((bin_ - 5.5) / 2)) for bin_ in range(6, NUM_BINS))])
-
-
-def log_bin(value: Tensor) -> Tensor:
-    """Log-spaced bin of a count or recency, in `[0, NUM_BINS)`; same shape, int64."""
-    return torch.bucketize(value, _BOUNDARIES, right=True) - 1
 
 
 @dataclass(frozen=True)
@@ -40,8 +31,8 @@ class Walks:
         end: Row of the candidate of each last fact, (num_facts,): in the shard, or among rows of a layout.
         pattern: Joins starts to last facts, one entry per walk.
         pair: Pair of each walk, (num_walks,).
-        features: Features of each pair: relation of the query; recency and count of (s, r, o), recency and number of
-            relations of (s, any, o). None for walks of two facts.
+        features: Features of each pair: relation of the query, then one for each of `pair_features.PARTS`. None for
+            walks of two facts.
     """
 
     num_pairs: int
@@ -61,36 +52,59 @@ class Joined:
     Attributes:
         found: What was found.
         facts, paths: Walks of one and of two facts; None where they are switched off.
-        pairs: The distinct pairs of both, each (num_pairs,), ascending.
+        rules: Rules; None where they are switched off.
+        confidences: What rules say together; None where that is switched off.
+        pairs: The distinct pairs of each of these, each (num_pairs,), ascending.
         excluded: Past pairs that were not drawn although their candidate is a column; (num_excluded,).
     """
 
     found: Found
     facts: Walks | None
     paths: Walks | None
+    rules: RuleWalks | None
+    confidences: Confidences | None
     pairs: list[Tensor]
     excluded: Tensor
 
 
-def join(found: Found, config: HistoryConfig, sample: Sample | None = None) -> Joined:
+def join(found: Found, config: HistoryConfig, facts: KeyTable, sample: Sample | None = None) -> Joined:
     """Join what was found to the queries.
 
     Args:
         found: What the index found.
         config: Which parts are switched on.
+        facts: The facts of the index, as it was when the past was found.
         sample: Which candidates of the past are drawn; None: all. The others are dropped before the join.
     """
-    join, by_query = _Join(found, sample), config.same_relation > 0
+    join, by_query = _Join(found, facts, sample), config.same_relation > 0
     # Facts with the query's own relation are looked up by query, further back than others.
-    facts = join.facts(by_query) if by_query or config.recent else None
+    walks = join.facts(by_query) if by_query or config.recent else None
     paths = None if found.hops is None or found.second is None else join.paths(found.second)
-    return Joined(found, facts, paths, join.pairs, torch.cat([torch.zeros(0, dtype=torch.int64), *join.excluded]))
+    rules = None
+    if found.rules is not None:
+        rules, pairs, excluded = join_rules(found, sample)
+        join.pairs.append(pairs)
+        join.excluded.append(excluded)
+    confidences = None
+    if found.pair_rules is not None:
+        confidences, pairs, excluded = join_confidences(found, sample)
+        join.pairs.append(pairs)
+        join.excluded.append(excluded)
+    return Joined(
+        found,
+        walks,
+        paths,
+        rules,
+        confidences,
+        join.pairs,
+        torch.cat([torch.zeros(0, dtype=torch.int64), *join.excluded]),
+    )
 
 
 class _Join:
-    def __init__(self, found: Found, sample: Sample | None) -> None:
-        self.found, self.sample, self.num_rows = found, sample, found.num_rows
-        self.time, self.relation = found.groups.queries.time, found.groups.queries.relation
+    def __init__(self, found: Found, table: KeyTable, sample: Sample | None) -> None:
+        self.found, self.table, self.sample, self.num_rows = found, table, sample, found.num_rows
+        self.now, self.relation = found.groups.queries.now, found.groups.queries.relation
         self.pairs: list[Tensor] = []
         self.excluded: list[Tensor] = []
 
@@ -108,25 +122,37 @@ class _Join:
         query, fact = self._readers(recent, by_query)
         query = torch.cat([query, same.row])
         fact = torch.cat([fact, torch.arange(num_recent, num_recent + len(same.row))])
-        recency = log_bin(self.time - torch.cat([recent.last, same.last]))
+        recency = log_bin(self.now - torch.cat([recent.last, same.last]))
         count = log_bin(torch.cat([recent.count, same.count]))
         is_same = (torch.arange(len(count)) >= num_recent).long()
         columns = torch.cat([recent.item // num_rows, self.relation[same.row]]), recency, count, is_same
-        facts, end = UniqueRows.of(columns, NUM_BINS), torch.cat([recent.item, same.item]) % num_rows
+        facts, end = UniqueRows.of(columns), torch.cat([recent.item, same.item]) % num_rows
         walks = self._walks(query, query, fact, None, facts, end)
-        features = self._features(walks, recency.index_select(0, fact), count[num_recent:], len(same.row))
-        return replace(walks, features=features)
+        of_walk = (column.index_select(0, fact) for column in (recency, torch.cat([recent.count, same.count])))
+        return replace(walks, features=self._features(walks, *of_walk, same))
 
-    def _features(self, walks: Walks, recency: Tensor, same_count: Tensor, num_same: int) -> UniqueRows:
-        """Features of pairs; of the walks, the last `num_same` were looked up by the query's relation."""
-        pair, size = walks.pair, walks.num_pairs
-        same_pair = pair[len(pair) - num_same :]
-        same_recency = torch.full((size,), NEVER).index_copy_(0, same_pair, recency[len(pair) - num_same :])
-        counts = torch.zeros(size, dtype=torch.int64).index_copy_(0, same_pair, same_count)
-        any_recency = torch.full((size,), NEVER).scatter_reduce_(0, pair, recency, "amin")
-        num_relations = log_bin(torch.bincount(pair, minlength=size))
-        relation = self.relation[self.pairs[-1] // self.num_rows]
-        return UniqueRows.of((relation, same_recency, counts, any_recency, num_relations), NUM_BINS + 1)
+    def _features(self, walks: Walks, recency: Tensor, count: Tensor, same: Recent) -> UniqueRows:
+        """Features of pairs, from recency bin and count of each walk; the last walks are `same`, one for each."""
+        pair, size, found = walks.pair, walks.num_pairs, self.found
+        num_other = len(pair) - len(same.row)
+        same_parts = {
+            "same": combined("same", recency[num_other:], log_bin(same.count)),
+            "rhythm": rhythm(self.table, same.place, self.now),
+            "place": place_among_answers(same, found.query_last, found.query_count),
+        }
+        any_recency = torch.full((size,), NUM_BINS).scatter_reduce_(0, pair, recency, "amin")
+        any_count = torch.zeros(size, dtype=torch.int64).index_add_(0, pair, count)
+        query = self.pairs[-1] // self.num_rows
+        columns = (
+            self.relation[query],
+            *(
+                torch.full((size,), UNSEEN[name]).index_copy_(0, pair[num_other:], one)
+                for name, one in same_parts.items()
+            ),
+            combined("any", any_recency, log_bin(any_count), torch.bincount(pair, minlength=size)),
+            query_feature(found.query_last, found.query_count, self.now)[query],
+        )
+        return UniqueRows.of(columns)
 
     def paths(self, second: Recent) -> Walks:
         """Walks of two facts, which end in `second`."""
@@ -152,12 +178,12 @@ class _Join:
             used, last = unique_inverse(last)
             second, end = Recent(*(column[used] for column in vars(second).values())), end[used]
         query, path = self._join_queries(subject)
-        columns = second.item // num_rows, log_bin(self.time - second.last), log_bin(second.count)
-        facts = UniqueRows.of((*columns, torch.zeros_like(end)), NUM_BINS)
+        columns = second.item // num_rows, log_bin(self.now - second.last), log_bin(second.count)
+        facts = UniqueRows.of((*columns, torch.zeros_like(end)))
         hop = first.index_select(0, path)
         # The walks of a query over one first fact share the left side of their product.
         start = query * max(1, len(hops.row)) + hop
-        columns = (hops.relation, log_bin(self.time - hops.last))
+        columns = (hops.relation, log_bin(self.now - hops.last))
         return self._walks(start, query, last.index_select(0, path), columns, facts, end)
 
     def _walks(

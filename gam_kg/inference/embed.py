@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from torch import Tensor
 
+from gam_kg.inference.similarity import SearchSpace, vector_groups
 from gam_kg.inference.trained_run import MEMORY, TrainedRun
 from gam_kg.nn.recurrence import Memory
 from gam_kg.ops.finite import require_finite
@@ -16,8 +16,6 @@ from gam_kg.parquet import open_writer, read_table
 from gam_kg.schemas import embedding_schema
 from gam_kg.train.checkpoint import save_rows
 from gam_kg.train.evaluate import Tick
-
-_ROW_GROUP = 65_536
 
 
 def write_embeddings(
@@ -47,27 +45,25 @@ def write_embeddings(
         _write(folder / "relations.parquet", "relation", [_relation_columns(run)], dim)
 
 
-def read_vectors(path: Path) -> np.ndarray:
-    """The `embedding` column of an embeddings file, float32 (num_rows, dim)."""
-    column = read_table(path, columns=["embedding"])["embedding"].combine_chunks()
-    return column.flatten().to_numpy().reshape(len(column), -1)
+def read_vectors(path: Path, name: str = "embedding") -> np.ndarray:
+    """A column of vectors of an embeddings file, float32 (num_rows, dim)."""
+    column = read_table(path, columns=[name])[name].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(column), column.type.list_size)
 
 
 def _entity_columns(run: TrainedRun, memory: Memory) -> Iterator[list[pa.Array]]:
-    """A row group at a time, so that there is no second copy of all rows; `last_seen` is null for the unseen."""
-    rows = torch.arange(run.graph.partition.num_rows, device=run.device)
-    for group in rows.split(_ROW_GROUP) if len(rows) else ():
-        ids = pa.array(run.graph.partition.ids[group.cpu()].numpy())
-        last = memory.last_seen[group].cpu().numpy()
-        with torch.no_grad():
-            vectors = run.sharded.entity_vectors(memory, index=group)
-        require_finite(vectors, "vectors of the entities")
+    """A row group at a time; `last_seen` is null for the unseen. A collective."""
+    space = SearchSpace.after(run, memory)
+    for rows, vectors in vector_groups(run, memory):
+        ids = pa.array(run.graph.partition.ids[rows.cpu()].numpy())
+        last = memory.last_seen[rows].cpu().numpy()
         yield [
             ids,
             run.entities.names.take(ids),
             run.labels(last),
             pa.array(last, mask=last < 0),
             _fixed_lists(vectors),
+            _fixed_lists(space(vectors)),
         ]
 
 
@@ -80,10 +76,11 @@ def _relation_columns(run: TrainedRun) -> list[pa.Array]:
 
 def _write(path: Path, kind: str, groups: Iterable[list[pa.Array]], dim: int) -> None:
     schema = embedding_schema(kind, dim)
-    options: dict[str, Any] = {"use_dictionary": False, "use_byte_stream_split": ["embedding.list.element"]}
+    vectors = [f"{field.name}.list.element" for field in schema if pa.types.is_fixed_size_list(field.type)]
+    options: dict[str, Any] = {"use_dictionary": False, "use_byte_stream_split": vectors}
     with open_writer(path, schema, **options) as writer:
         for columns in groups:
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=_ROW_GROUP)
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
 def _fixed_lists(vectors: Tensor) -> pa.Array:

@@ -8,14 +8,21 @@ import numpy as np
 import pyarrow as pa
 
 from gam_kg.config import EvaluateConfig
+from gam_kg.inference.reliability import MeasuredModel
 from gam_kg.inference.trained_run import TrainedRun
-from gam_kg.metrics.baselines import Baseline, StrictRecurrency, build_baselines
+from gam_kg.metrics.all_baselines import build_baselines
+from gam_kg.metrics.baselines import Baseline, StrictRecurrency
+from gam_kg.metrics.bootstrap import number_rows
+from gam_kg.metrics.comparison import compare
+from gam_kg.metrics.parts import FEWEST_ANSWERS, Parts, parts_of
 from gam_kg.metrics.strata import Strata
 from gam_kg.metrics.tree import setting_metrics
-from gam_kg.schemas import DIRECTIONS, FILTERS, MODEL, RANKS, STRATA
+from gam_kg.schemas import DIRECTIONS, ENTITIES_SEEN, FILTERS, MODEL, RANKS, STRATA
 from gam_kg.train.evaluate import AnswerRanks, ModelScorer, Scorer, Tick, rank_split, roll
 
 _MAX_SCORES = 4_000_000
+_MEASURED_FACTS = 1000
+"""About how many facts of a split the calibration is measured on where scores are not written out."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,7 @@ class Evaluation:
 
     Attributes:
         metrics: split → setting → filter → direction → summary; the same tree of each baseline under
-            `baselines.<name>`.
+            `baselines.<name>`; under `comparison`, where there are baselines, split → setting → see `compare`.
         ranks: One row per answer (`schemas.RANKS`), with columns `rank`, `rank_raw` (single-step) and
             `rank_multi_step`, `rank_multi_step_raw` for the model, and `<baseline>_rank...` for the baselines.
     """
@@ -52,17 +59,20 @@ def evaluate_run(run: TrainedRun, config: EvaluateConfig, tick: Tick = lambda: N
     if config.baselines:
         baselines = build_baselines(history, _best_decay(run, config.facts, tick))
     history.reset()
-    scorers: dict[str, Scorer] = {MODEL: ModelScorer(run.sharded, history), **baselines}
+    model = ModelScorer(run.sharded, history)
+    scorers: dict[str, Scorer] = {MODEL: model, **baselines}
     roll(scorers.values(), history, run.snapshots(0, _first_ranked(run, config)), tick)
     strata = Strata(graph, partial(run.sharded.communicator.sum, purpose="ranks"))
     found: dict[str, dict[str, AnswerRanks]] = {}
+    calibration: dict[str, dict[str, Any]] = {}
     for split in [name for name in ("valid", "test") if name in config.splits]:
+        found[split], calibration[split] = {}, {}
         # Multi-step first: it leaves memories and history as they are at the start of the split.
-        found[split] = {
-            setting: _rank(run, scorers, split, config.facts, tick, strata=strata, multi_step=setting == "multi_step")
-            for setting in ("multi_step", "single_step")
-            if setting in config.settings
-        }
+        for setting in [name for name in ("multi_step", "single_step") if name in config.settings]:
+            measured = MeasuredModel(model, run, graph.share_of(split, _MEASURED_FACTS), _MAX_SCORES)
+            ranked = {**scorers, MODEL: measured}
+            found[split][setting] = _rank(run, ranked, split, config.facts, tick, setting, strata)
+            calibration[split][setting] = measured.compute()
         if "single_step" not in config.settings:
             roll(scorers.values(), history, run.snapshots(*graph.bounds(split)))
     trees = {
@@ -72,7 +82,12 @@ def evaluate_run(run: TrainedRun, config: EvaluateConfig, tick: Tick = lambda: N
         }
         for name in scorers
     }
+    for split, of_split in calibration.items():
+        for setting, tree in of_split.items():
+            trees[MODEL][split][setting]["calibration"] = tree
     metrics = {**trees[MODEL], "baselines": {name: trees[name] for name in baselines}}
+    if baselines:
+        metrics["comparison"] = {split: _compare(run, found, split) for split in found}
     return Evaluation(metrics, pa.concat_tables([_rank_table(run, split, found[split]) for split in found]))
 
 
@@ -95,17 +110,17 @@ def _rank(
     split: str,
     num_facts: int,
     tick: Tick,
-    *,
+    setting: str = "single_step",
     strata: Strata | None = None,
-    multi_step: bool = False,
 ) -> AnswerRanks:
     """See `rank_split`; `num_facts` is about how many facts are ranked, 0: all."""
+    first, _ = run.graph.bounds(split)
     return rank_split(
         scorers,
         run.history,
         run.snapshots(*run.graph.bounds(split)),
         partition=run.graph.partition,
-        multi_step=multi_step,
+        now=first if setting == "multi_step" else None,
         strata=strata,
         communicator=run.sharded.communicator,
         max_scores=_MAX_SCORES,
@@ -116,9 +131,36 @@ def _rank(
 
 def _metrics(run: TrainedRun, ranks: AnswerRanks, scorer: str) -> dict[str, Any]:
     by_filter = {name: getattr(ranks, name)[scorer] for name in FILTERS}
-    tree = setting_metrics(ranks.time, _direction(run, ranks), ranks.stratum, by_filter)
+    tree = setting_metrics(ranks.time, _direction(run, ranks), _parts(run, ranks), by_filter)
     for point in tree["curve"]:
         point["timestamp"] = run.axis.label(point["snapshot"])
+    return tree
+
+
+def _parts(run: TrainedRun, ranks: AnswerRanks, fewest: int = FEWEST_ANSWERS) -> Parts:
+    names = run.relations.names.to_pylist()
+    return parts_of(ranks.stratum, _entities_seen(run, ranks), ranks.horizon, ranks.relation, names, fewest)
+
+
+def _entities_seen(run: TrainedRun, ranks: AnswerRanks) -> np.ndarray:
+    """Index into `schemas.ENTITIES_SEEN` of each answer: seen where both its query's entity and itself were."""
+    trained = run.graph.trained.numpy()
+    return np.where(trained[ranks.subject] & trained[ranks.answer], 0, 1)
+
+
+def _compare(run: TrainedRun, found: dict[str, dict[str, AnswerRanks]], split: str) -> dict[str, Any]:
+    """Setting → see `compare`, and `chosen_on`: the split that the best baselines are chosen on."""
+    tree: dict[str, Any] = {}
+    for setting, ranks in found[split].items():
+        chosen_on = "valid" if "valid" in found and len(found["valid"][setting].answer) else split
+        if not len(ranks.answer):
+            continue
+        query = number_rows(ranks.time, ranks.subject, ranks.relation)
+        of_split, tried = (
+            ({name: 1 / values for name, values in one.time_aware.items()}, _parts(run, one, fewest))
+            for one, fewest in ((ranks, FEWEST_ANSWERS), (found[chosen_on][setting], 1))
+        )
+        tree[setting] = {"chosen_on": chosen_on, **compare(query, *of_split, *tried)}
     return tree
 
 
@@ -146,6 +188,8 @@ def _rank_table(run: TrainedRun, split: str, settings: dict[str, AnswerRanks]) -
         "object_id": other,
         "object": run.entities.decode(other),
         "stratum": pa.array(np.array(STRATA)[ranks.stratum].tolist()),
+        "entities": pa.array(np.array(ENTITIES_SEEN)[_entities_seen(run, ranks)].tolist()),
+        "horizon": ranks.time - run.graph.bounds(split)[0] + 1,
     }
     table = pa.Table.from_pydict(columns, schema=RANKS)
     for setting, of_setting in settings.items():

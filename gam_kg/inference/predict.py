@@ -1,5 +1,6 @@
 """Answers to "(subject, relation, ?) at a time": the best candidates with scores, from the facts before it."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from gam_kg.schemas import PREDICTIONS, STATUSES
 from gam_kg.train.evaluate import Tick, roll
 from gam_kg.train.step_batch import divide_queries
 
+logger = logging.getLogger("gam_kg")
+
 _MAX_SCORES = 32_000_000
 
 
@@ -25,7 +28,7 @@ class Answers:
 
     Attributes:
         entity: int64.
-        score, probability: float32; the probability is a softmax over all candidates.
+        score, probability: float32; the probability is a softmax over all candidates, calibrated by horizon.
         times_seen: In how many snapshots before the query the answer was a fact, int64.
         last_seen: In which of them last, int64; -1: never.
     """
@@ -49,18 +52,32 @@ def answer_queries(run: TrainedRun, queries: EncodedQueries, top_k: int, tick: T
     Raises:
         EvaluationError: A score is NaN or infinite.
     """
+    _warn_beyond_training(run, queries)
     shape = len(queries), min(top_k, len(run.entities))
     answers = Answers(*(np.zeros(shape, kind) for kind in (np.int64, np.float32, np.float32, np.int64, np.int64)))
     for rows, block, scores in _scores(run, queries, tick):
         require_finite(scores, "scores of the answers")
         best = torch.topk(scores, shape[1], dim=1)
-        probability = (best.values - torch.logsumexp(scores, 1, keepdim=True)).exp()
+        temperature = run.temperature(block.horizon)
+        normaliser = torch.logsumexp(scores / temperature, 1, keepdim=True)
+        probability = (best.values / temperature - normaliser).exp()
         known = (column.repeat_interleave(shape[1]) for column in (block.subject, block.relation))
         seen = run.history.times_seen(*known, run.graph.partition.rows(best.indices.cpu().flatten()))
         found = best.indices, best.values, probability, *(column.view(-1, shape[1]) for column in seen)
         for column, values in zip(vars(answers).values(), found, strict=True):
             column[rows] = values.cpu().numpy()
     return answers
+
+
+def _warn_beyond_training(run: TrainedRun, queries: EncodedQueries) -> None:
+    horizon = queries.snapshot - (run.graph.end - 1)
+    far, last = horizon > run.trained_horizon, run.axis.label(run.graph.end - 1)
+    if far.any():
+        logger.warning(
+            "%s queries are up to %s snapshots beyond the last fact (%s), and training looked ahead %s at most "
+            "(train.max_horizon): answers beyond that extrapolate",
+            *(f"{far.sum():,}", f"{horizon.max():,}", last, f"{run.trained_horizon:,}"),
+        )
 
 
 def prediction_table(run: TrainedRun, rows: QueryRows, answers: Answers) -> pa.Table:
@@ -111,9 +128,10 @@ def _scores(run: TrainedRun, queries: EncodedQueries, tick: Tick) -> Iterator[tu
             roll([scorer], run.history, [following], tick)
             following = next(snapshots, None)
         rows = np.flatnonzero(queries.snapshot == time)
-        columns = [torch.from_numpy(column[rows]) for column in (queries.subject, queries.relation)]
+        subject, relation = (torch.from_numpy(column[rows]) for column in (queries.subject, queries.relation))
         nothing = torch.zeros(0, dtype=torch.int64)
-        for block in divide_queries(Queries(time, *columns, nothing, nothing), len(run.entities), _MAX_SCORES):
+        of_time = Queries(time, subject, relation, nothing, nothing).seen_from(min(time, run.graph.end))
+        for block in divide_queries(of_time, len(run.entities), _MAX_SCORES):
             yield rows[: len(block)], block, scorer.table(block)
             rows = rows[len(block) :]
         tick()

@@ -1,22 +1,35 @@
-"""A run's results as tables and pictures."""
+"""A run's results as tables and as a page."""
 
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from gam_kg.schemas import MODEL, STRATA
+from gam_kg.metrics.reliability import KINDS as KINDS_OF_PROBABILITY
+from gam_kg.output import replacing
+from gam_kg.schemas import MODEL, SETTINGS
 from gam_kg.text import printable
 
-_LABELS = {
+Table = tuple[list[str], list[list[str]]]
+"""A header and rows."""
+
+LABELS = {
     MODEL: "GAM_LSTM",
     "popularity": "popularity",
     "recurrency_strict": "recurrency, strict",
     "recurrency_combined": "recurrency, combined",
     "typed_pair_counts": "typed pair counts",
+    "rule_counts": "c-rules and pair counts",
 }
+KINDS = {
+    "strata": "stratum",
+    "entities": "entities",
+    "horizons": "horizon",
+    "relations": "object of",
+    "inverse_relations": "subject of",
+}
+"""What a part of each kind is."""
+
 _COLUMNS = {
     "MRR": ("single_step", "time_aware", "mrr"),
     "Hits@1": ("single_step", "time_aware", "hits@1"),
@@ -27,7 +40,28 @@ _COLUMNS = {
 }
 
 
-def metrics_table(metrics: dict[str, Any], split: str) -> tuple[list[str], list[list[str]]]:
+def short_tables(metrics: dict[str, Any], split: str) -> list[Table]:
+    """The tables of a split that a command shows."""
+    tables = [metrics_table(metrics, split)]
+    if metrics.get("comparison", {}).get(split):
+        tables.append(difference_table(metrics, split))
+    if "multi_step" in metrics[split]:
+        tables.append(part_table(metrics, split, "multi_step", "horizons"))
+    return tables
+
+
+def result_tables(metrics: dict[str, Any], split: str) -> list[Table]:
+    """The tables of a split in the report."""
+    tables = short_tables(metrics, split)
+    if "single_step" in metrics[split]:
+        tables += [part_table(metrics, split, "single_step", kind) for kind in ("strata", "entities")]
+    if metrics.get("comparison", {}).get(split):
+        tables += [best_table(metrics, split), worse_table(metrics, split)]
+    tables.append(calibration_table(metrics, split))
+    return tables
+
+
+def metrics_table(metrics: dict[str, Any], split: str) -> Table:
     """Model and baselines side by side, in percent.
 
     Args:
@@ -35,10 +69,10 @@ def metrics_table(metrics: dict[str, Any], split: str) -> tuple[list[str], list[
         split: "valid" or "test".
 
     Returns:
-        The header and one row a scorer; settings that were not evaluated are blank.
+        One row a scorer; settings that were not evaluated are blank.
     """
     rows = []
-    for label, tree in _trees(metrics, split).items():
+    for label, tree in trees_by_label(metrics, split).items():
         cells = [label]
         for setting, name, key in _COLUMNS.values():
             cells.append(f"{100 * tree[setting][name]['both'][key]:.1f}" if setting in tree else "")
@@ -46,19 +80,90 @@ def metrics_table(metrics: dict[str, Any], split: str) -> tuple[list[str], list[
     return [f"{split}, %", *_COLUMNS], rows
 
 
-def strata_table(metrics: dict[str, Any], split: str) -> tuple[list[str], list[list[str]]]:
-    """Single-step MRR by stratum in percent, with each stratum's share of the queries."""
-    strata = metrics[split]["single_step"]["strata"]
-    total = max(1, sum(stratum["count"] for stratum in strata.values()))
-    header = [f"{split} MRR, %", *(f"{name} ({100 * part['count'] / total:.0f} %)" for name, part in strata.items())]
+def difference_table(metrics: dict[str, Any], split: str) -> Table:
+    """MRR of the model minus that of each baseline by setting, in percent, with 95 % intervals."""
+    found = metrics["comparison"][split]
+    overall = {setting: found[setting]["overall"]["model_minus"] for setting in SETTINGS if setting in found}
     rows = [
-        [label, *(f"{100 * tree['single_step']['strata'][part]['mrr']:.1f}" for part in strata)]
-        for label, tree in _trees(metrics, split).items()
+        [LABELS.get(name, name), *(_difference(differences[name]) for differences in overall.values())]
+        for name in metrics["baselines"]
     ]
+    return [f"{split} MRR, {LABELS[MODEL]} minus baseline, %", *map(_written, overall)], rows
+
+
+def part_table(metrics: dict[str, Any], split: str, setting: str, kind: str) -> Table:
+    """MRR by part in percent, with each part's share of the answers.
+
+    Args:
+        metrics: The tree of `evaluation/metrics.json`.
+        split: "valid" or "test".
+        setting: "single_step" or "multi_step".
+        kind: "strata", "entities" or "horizons".
+    """
+    trees = {label: tree[setting][kind] for label, tree in trees_by_label(metrics, split).items()}
+    parts = metrics[split][setting][kind]
+    total = max(1, sum(part["count"] for part in parts.values()))
+    title = f"{split} {_written(setting)} MRR by {KINDS[kind]}, %"
+    header = [title, *(f"{_written(name)} ({100 * part['count'] / total:.0f} %)" for name, part in parts.items())]
+    rows = [[label, *(f"{100 * tree[part]['mrr']:.1f}" for part in parts)] for label, tree in trees.items()]
     return header, rows
 
 
-def time_table(epochs: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def best_table(metrics: dict[str, Any], split: str) -> Table:
+    """MRR of the model minus that of the best baseline by part, in percent, with 95 % intervals."""
+    compared, rows = metrics["comparison"][split], []
+    shown = [(setting, kind) for setting in SETTINGS for kind in ("strata", "entities")]
+    for setting, kind in (*shown, ("multi_step", "horizons")):
+        for name, part in compared.get(setting, {}).get(kind, {}).items():
+            rows.append([f"{KINDS[kind]} {_written(name)}", _written(setting), *_best(part)])
+    return [f"{split} MRR, {LABELS[MODEL]} minus best baseline, %", "setting", *_best_header(compared)], rows
+
+
+def worse_table(metrics: dict[str, Any], split: str) -> Table:
+    """Relations and horizons where the model's MRR is below the best baseline's by more than the 95 % interval."""
+    compared, rows, number = metrics["comparison"][split], [], 0
+    for setting, of_setting in compared.items():
+        for kind in ("relations", "inverse_relations", "horizons"):
+            for name, part in of_setting[kind].items():
+                number += 1
+                if part["model_minus"][part["best_baseline"]]["high"] < 0:
+                    rows.append([f"{KINDS[kind]} {name}", _written(setting), *_best(part)])
+    title = f"{split}: worse than the best baseline in {len(rows)} of {number} relations and horizons"
+    return [title, "setting", *_best_header(compared)], rows
+
+
+def calibration_table(metrics: dict[str, Any], split: str) -> Table:
+    """Expected calibration error and mean log-likelihood of the model by horizon, raw and calibrated."""
+    header = [f"{split}: probabilities of {LABELS[MODEL]}", "queries", "temperature"]
+    header += ["calibration error, %", "calibrated", "log-likelihood", "calibrated"]
+    rows = []
+    for setting in [name for name in SETTINGS if name in metrics[split]]:
+        for name, found in metrics[split][setting]["calibration"].items():
+            cells = [f"{_written(setting)}, horizon {name}", f"{found['count']:,}", f"{found['temperature']:.2f}"]
+            cells += [f"{100 * found[f'ece_{kind}']:.1f}" for kind in KINDS_OF_PROBABILITY]
+            rows.append(cells + [f"{found[f'log_likelihood_{kind}']:.2f}" for kind in KINDS_OF_PROBABILITY])
+    return header, rows
+
+
+def _best(part: dict[str, Any]) -> list[str]:
+    best = part["best_baseline"]
+    return [f"{part['count']:,}", LABELS.get(best, best), _difference(part["model_minus"][best])]
+
+
+def _best_header(compared: dict[str, Any]) -> list[str]:
+    chosen_on = next(iter(compared.values()))["chosen_on"]
+    return ["answers", f"baseline, best on {chosen_on}", "difference of MRR, %"]
+
+
+def _difference(found: dict[str, float]) -> str:
+    return f"{100 * found['mrr']:+.1f} [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
+
+
+def _written(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def time_table(epochs: Sequence[dict[str, Any]]) -> Table:
     """Time of the last epoch by phase on its first rank: milliseconds per step, and percent."""
     steps = _steps(epochs)
     total = max(1e-9, epochs[-1]["seconds"])
@@ -70,7 +175,7 @@ def time_table(epochs: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[s
     return [f"phase of a step, {workers} worker{'s' if workers > 1 else ''}", "ms", "%"], rows
 
 
-def traffic_table(epochs: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def traffic_table(epochs: Sequence[dict[str, Any]]) -> Table:
     """Traffic of the first rank by purpose, a step of the last epoch; the time in collectives includes waiting."""
     steps = _steps(epochs)
     rows = []
@@ -80,10 +185,10 @@ def traffic_table(epochs: Sequence[dict[str, Any]]) -> tuple[list[str], list[lis
     return ["communication of a step", "kB sent", "collectives", "ms"], rows
 
 
-def _trees(metrics: dict[str, Any], split: str) -> dict[str, dict[str, Any]]:
+def trees_by_label(metrics: dict[str, Any], split: str) -> dict[str, dict[str, Any]]:
     """Metrics of a split by setting, of the model and then of each baseline, by label."""
     trees = {MODEL: metrics, **metrics["baselines"]}
-    return {_LABELS.get(name, name): tree[split] for name, tree in trees.items()}
+    return {LABELS.get(name, name): tree[split] for name, tree in trees.items()}
 
 
 def _steps(epochs: Sequence[dict[str, Any]]) -> int:
@@ -91,62 +196,25 @@ def _steps(epochs: Sequence[dict[str, Any]]) -> int:
     return max(1, epochs[-1]["step"] - before)
 
 
-def draw(metrics: dict[str, Any], epochs: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw training, comparison, strata and the curve over time into one PNG.
-
-    Args:
-        metrics: The tree of `evaluation/metrics.json`.
-        epochs: The metrics of each epoch.
-        path: The PNG file.
-
-    Raises:
-        ImportError: matplotlib (the `report` extra) is not installed.
-    """
-    from matplotlib.figure import Figure
-
-    split = "test" if "test" in metrics else "valid"
-    setting = "single_step" if "single_step" in metrics[split] else "multi_step"
-    found = {label: tree[setting] for label, tree in _trees(metrics, split).items()}
-    figure = Figure(figsize=(12, 8), layout="constrained")
-    training, comparison, strata, curve = figure.subplots(2, 2).flat
-    _draw_training(training, epochs)
-    values = [100 * tree["time_aware"]["both"]["mrr"] for tree in found.values()]
-    bars = comparison.barh(list(found), values, color=["C0", *["0.7"] * (len(found) - 1)])
-    comparison.bar_label(bars, fmt="%.1f", padding=3)
-    comparison.invert_yaxis()
-    comparison.margins(x=0.12)
-    comparison.set(title=f"{split}, {setting.replace('_', '-')}, time-aware", xlabel="MRR, %")
-    for offset, (label, tree) in enumerate(found.items()):
-        heights = [100 * tree["strata"][name]["mrr"] for name in STRATA]
-        strata.bar(np.arange(len(STRATA)) + 0.16 * (offset - (len(found) - 1) / 2), heights, width=0.15, label=label)
-    strata.set_xticks(range(len(STRATA)), [name.replace("_", " ") for name in STRATA])
-    strata.set(title="by what had been seen before", ylabel="MRR, %")
-    strata.legend(fontsize="small")
-    for label, tree in found.items():
-        points = tree["curve"]
-        width = 2 if label == _LABELS[MODEL] else 1
-        curve.plot([p["timestamp"] for p in points], [100 * p["mrr"] for p in points], label=label, linewidth=width)
-    step = max(1, len(found[_LABELS[MODEL]]["curve"]) // 8)
-    curve.set_xticks(curve.get_xticks()[::step])
-    curve.tick_params(axis="x", rotation=30)
-    curve.set(title="over time", ylabel="MRR, %")
-    figure.savefig(path, dpi=110)
-
-
-def write_html(
-    path: Path, title: str, summary: Sequence[str], tables: Sequence[tuple[list[str], list[list[str]]]]
-) -> None:
-    """Write a page with the summary lines, the tables and, where it is, the picture `report.png` beside it."""
+def write_html(path: Path, title: str, summary: Sequence[str], tables: Sequence[Table]) -> None:
+    """Write a page with the summary lines, the tables and the picture beside it, if there is a PNG of that name."""
     parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>{_text(title)}</title>", _STYLE]
     parts.append(f"<h1>{_text(title)}</h1>" + "".join(f"<p>{_text(line)}</p>" for line in summary))
     for header, rows in tables:
         head = "".join(f"<th>{_text(cell)}</th>" for cell in header)
-        body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        body = "".join(_row(row) for row in rows)
         parts.append(f"<table><tr>{head}</tr>{body}</table>")
-    if path.with_name("report.png").exists():
-        parts.append('<img src="report.png" alt="training, comparison, strata and curve over time">')
+    picture = path.with_suffix(".png")
+    if picture.exists():
+        parts.append(f'<img src="{_text(picture.name)}" alt="the figures of this page as curves and bars">')
     parts.append("</html>")
-    path.write_text("\n".join(parts), encoding="utf-8")
+    with replacing(path) as staging:
+        staging.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _row(cells: list[str]) -> str:
+    start = "<tr class=model>" if cells[0] == LABELS[MODEL] else "<tr>"
+    return start + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>"
 
 
 def _text(found: str) -> str:
@@ -158,14 +226,5 @@ _STYLE = (
     "table{border-collapse:collapse;margin:1em 0}"
     "td,th{padding:.3em .8em;text-align:right;border-bottom:1px solid #ddd}"
     "td:first-child,th:first-child{text-align:left}"
-    "tr:nth-child(2){font-weight:600}img{max-width:100%}</style>"
+    "tr.model{font-weight:600}img{max-width:100%}</style>"
 )
-
-
-def _draw_training(axes: Any, epochs: Sequence[dict[str, Any]]) -> None:
-    numbers = [metrics["epoch"] for metrics in epochs]
-    axes.plot(numbers, [metrics["loss"] for metrics in epochs], "o-", color="0.5")
-    axes.set(title="training", xlabel="epoch", ylabel="loss (grey)", xticks=numbers)
-    right = axes.twinx()
-    right.plot(numbers, [100 * metrics["valid_mrr"] for metrics in epochs], "o-", color="C0")
-    right.set_ylabel("validation MRR, % (blue)")

@@ -7,18 +7,18 @@ import torch
 from gam_kg.errors import ConfigError
 from gam_kg.inference.predict import answer_queries, prediction_table
 from gam_kg.inference.queries import EncodedQueries, QueryRows
+from gam_kg.inference.similarity import SearchSpace, vector_groups
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.ingest.time_axis import TimeAxis
-from gam_kg.ops.finite import require_finite
 
 
 def nearest_entities(run: TrainedRun, name: str, at: str | int | None = None, top_k: int = 10) -> pa.Table:
-    """The entities whose vectors have the highest cosine with that of an entity, itself left out.
+    """The entities whose search vectors have the highest cosine with that of an entity, itself left out.
 
     Args:
         run: The run to search.
         name: The entity.
-        at: The last timestamp whose facts are in the vectors; None: that of the last fact.
+        at: The last timestamp whose facts are in the vectors, and in the `SearchSpace`; None: that of the last fact.
         top_k: How many; fewer where there are fewer entities.
 
     Returns:
@@ -31,12 +31,12 @@ def nearest_entities(run: TrainedRun, name: str, at: str | int | None = None, to
     """
     entity = int(run.entities.encode(run.spelt(pa.array([name])))[0])
     memory = run.memory_before(snapshot_at(run.axis, at, run.graph.end - 1) + 1)
+    space = SearchSpace.after(run, memory)
     with torch.no_grad():
-        vectors = run.sharded.entity_vectors(memory)
-    cosine = vectors @ vectors[entity]
-    require_finite(cosine, "vectors of the entities")
+        (vector,) = space(run.sharded.entity_vectors(memory, index=torch.tensor([entity], device=run.device)))
+    cosine = torch.cat([space(vectors) @ vector for _, vectors in vector_groups(run, memory)])
     cosine[entity] = -torch.inf
-    best = torch.topk(cosine, min(top_k, len(vectors) - 1))
+    best = torch.topk(cosine, min(top_k, len(cosine) - 1))
     found = best.indices.cpu().numpy()
     return pa.table(
         {

@@ -25,6 +25,7 @@ from gam_kg.ingest.vocabulary import Vocabulary, vocabulary_hash
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
 from gam_kg.ops.finite import require_finite
+from gam_kg.train.calibration import temperature_at
 from gam_kg.train.checkpoint import load_model, load_rows
 from gam_kg.train.evaluate import ModelScorer, Tick, roll
 from gam_kg.train.step import ShardedModel
@@ -102,10 +103,20 @@ class TrainedRun:
         """Where the model computes."""
         return self.model.entity.device
 
+    @property
+    def trained_horizon(self) -> int:
+        """The largest horizon of queries in training; see `Queries`."""
+        times = self.graph.times_in("train")
+        return max(1, min(self.checkpoint_manifest.config["train"]["max_horizon"], times[-1] - times[0]))
+
     @cached_property
     def history(self) -> HistoryIndex:
         """The history index of the graph, as far as it was last advanced. A collective at its first use."""
         return build_history(self.graph, self.model.config.history, self.sharded.communicator)
+
+    def temperature(self, horizon: int) -> float:
+        """What scores of queries of a horizon are divided by for probabilities."""
+        return temperature_at(self.checkpoint_manifest.content["temperatures"], horizon)
 
     def memory_before(self, snapshot: int, tick: Tick = lambda: None, *, anew: bool = False) -> Memory:
         """The memory after all facts before a snapshot. A collective.

@@ -1,4 +1,4 @@
-"""Untrained baselines: what counting alone achieves, always reported beside the model.
+"""Untrained baselines: what counting alone achieves, always reported beside the model; see also `rule_counts`.
 
 Each scores the queries of a snapshot from the snapshots before it, like the model, and is ranked alike. All score few
 pairs before a background of popularity or of zeros, so that their cost grows with facts, not with queries × entities.
@@ -7,15 +7,16 @@ pairs before a background of popularity or of zeros, so that their cost grows wi
 from abc import ABC, abstractmethod
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gam_kg.graph.snapshot import Queries, Snapshot
+from gam_kg.history.found import QueryGroups
 from gam_kg.history.index import HistoryIndex
-from gam_kg.history.walks import NUM_BINS, log_bin
+from gam_kg.history.pair_rules import PairRules
+from gam_kg.history.recency import KeyTable, Recent
 from gam_kg.metrics.sparse_scores import Background, SparseScores
-from gam_kg.ops.ragged import join_groups, select, unique_inverse
+from gam_kg.ops.ragged import unique_inverse
 
 _MOST_LOG2 = 1100.0
 
@@ -62,18 +63,54 @@ class Popularity(Baseline):
 
     def _look_up(self, queries: Queries) -> tuple[Background, Tensor, Tensor]:
         relations, row = unique_inverse(queries.relation)
-        found = self.history.by_relation.recent(relations)
-        num_levels = 1 + int(found.count.max()) if len(found.count) else 1
-        number = torch.bincount(found.row * num_levels + found.count, minlength=len(relations) * num_levels)
+        index = self.history.by_relation
+        found = index.recent(relations)
+        level = self._levels(found.place, queries.now)
+        num_levels = 1 + int(level.max()) if len(level) else 1
+        number = torch.bincount(found.row * num_levels + level, minlength=len(relations) * num_levels)
         number = number.view(len(relations), num_levels)
-        number[:, 0] = self.partition.num_rows - number.sum(1)
-        counts = torch.arange(num_levels, dtype=torch.float64)
-        background = Background(
-            counts.expand(len(relations), -1),
-            number,
-            lambda of, other: self.history.times_answered(relations[of], other),
-        )
-        return background, row, self.history.sum((counts * number).sum(1, keepdim=True))
+        number[:, 0] += self.partition.num_rows - number.sum(1)
+        values = self._values(num_levels)
+
+        def level_of(background: Tensor, other: Tensor) -> Tensor:
+            place, known = index.find(relations[background], other)
+            return torch.zeros_like(place).masked_scatter_(known, self._levels(place[known], queries.now))
+
+        background = Background(values.expand(len(relations), -1), number, level_of)
+        return background, row, self.history.sum((values * number).sum(1, keepdim=True))
+
+    def _levels(self, place: Tensor, now: int) -> Tensor:
+        """The level of each (relation, object), given by its place among the answers; 0 for one without a past."""
+        return self.history.answers.count[place].long()
+
+    def _values(self, num_levels: int) -> Tensor:
+        """What each level counts, float64 (num_levels,)."""
+        return torch.arange(num_levels, dtype=torch.float64)
+
+
+class Fading:
+    """Past occurrences of the keys of a table, each fading with age: Σ 2^(−decay · age).
+
+    Args:
+        table: The keys.
+        decay: Per snapshot.
+    """
+
+    def __init__(self, table: KeyTable, decay: float) -> None:
+        # Computed once for all ages: an exponential may be rounded by its place in a tensor, and facts of one age would
+        # not tie.
+        self._powers = torch.exp2(-decay * torch.arange(2 + int(_MOST_LOG2 / decay), dtype=torch.float64))
+        # The sum of each key in the snapshot in which it was last seen.
+        self._table, self._sums = table, torch.zeros(len(table.keys), dtype=torch.float64)
+
+    def at(self, place: Tensor, now: int) -> Tensor:
+        """The sums of some keys at a snapshot, float64 (num_keys,)."""
+        age = (now - self._table.last[place]).clamp(max=len(self._powers) - 1)
+        return self._sums[place] * self._powers[age]
+
+    def add(self, place: Tensor, now: int, number: Tensor | int = 1) -> None:
+        """Add what the next snapshot has of some distinct keys, before it is inserted into the table."""
+        self._sums[place] = self.at(place, now) + number
 
 
 class StrictRecurrency(Baseline):
@@ -92,12 +129,7 @@ class StrictRecurrency(Baseline):
 
     def __init__(self, history: HistoryIndex, decay: float = 0.03) -> None:
         super().__init__(history)
-        # Computed once for all ages: an exponential may be rounded by its place in a tensor, and facts of one age would
-        # not tie.
-        ages = torch.arange(2 + int(_MOST_LOG2 / decay), dtype=torch.float64)
-        self._fading = torch.exp2(-decay * ages)
-        # The score of each fact in the snapshot in which it was last seen.
-        self._faded = torch.zeros(len(history.facts.keys), dtype=torch.float64)
+        self._fading = Fading(history.facts, decay)
 
     def scores(self, queries: Queries) -> SparseScores:
         zero = Background(
@@ -110,16 +142,10 @@ class StrictRecurrency(Baseline):
     def pairs(self, queries: Queries) -> tuple[Tensor, Tensor]:
         """The candidates that do not score zero and their scores; see `pair` and `score` of `SparseScores`."""
         found = self.history.by_query.recent(self.history.query_key(queries))
-        faded = self._faded[found.place] * self._fading_of(queries.time - found.last)
-        return found.row * self.partition.num_rows + found.item, faded
+        return found.row * self.partition.num_rows + found.item, self._fading.at(found.place, queries.now)
 
     def observe(self, snapshot: Snapshot) -> None:
-        ids = self.history.fact_places(snapshot)
-        before = self._faded[ids] * self._fading_of(snapshot.time - self.history.facts.last[ids])
-        self._faded[ids] = before + 1
-
-    def _fading_of(self, age: Tensor) -> Tensor:
-        return self._fading[age.clamp(max=len(self._fading) - 1)]
+        self._fading.add(self.history.fact_places(snapshot), snapshot.time)
 
 
 class CombinedRecurrency(Baseline):
@@ -153,86 +179,25 @@ class TypedPairCounts(Baseline):
 
     def __init__(self, popularity: Popularity) -> None:
         super().__init__(popularity.history)
-        self._popularity = popularity
-        self._counts = _KindCounts()
+        self._popularity, self._rules = popularity, PairRules(self.history)
 
     def scores(self, queries: Queries) -> SparseScores:
-        query, other, kind = self._past(queries)
-        exposures, hits = self._counts.of(kind)
-        pair, index = unique_inverse(query * self.partition.num_rows + other)
-        score = torch.zeros(len(pair), dtype=torch.float64).index_add_(0, index, hits / (exposures + 1))
+        pair, confidence = self.confidences(queries, 1)
+        pair, index = unique_inverse(pair)
+        score = torch.zeros(len(pair), dtype=torch.float64).index_add_(0, index, confidence)
         return _before_popularity(self._popularity, queries, pair, score)
 
+    def confidences(self, queries: Queries, unseen: float) -> tuple[Tensor, Tensor]:
+        """See `PairRules.confidences`."""
+        return self._rules.confidences(*self._past(queries), unseen)
+
     def observe(self, snapshot: Snapshot) -> None:
-        queries, num_rows = snapshot.queries, self.history.num_rows
-        query, other, kind = self._past(queries)
-        answer_query, answer = select(self.partition.owns(queries.answer), queries.answer_query, queries.answer)
-        answers = answer_query * num_rows + self.partition.rows(answer)
-        kinds, exposures = _distinct(kind)
-        hit, hits = _distinct(kind[_places_of(answers, query * num_rows + other)])
-        counted = torch.stack([kinds, exposures, torch.zeros_like(exposures)])
-        counted[2, torch.searchsorted(kinds, hit)] = hits
-        self._counts.add(*self.history.gather(counted.T).T.contiguous())
+        self._rules.observe(*self._past(snapshot.queries))
 
-    def _past(self, queries: Queries) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, row of the other entity, and kind (both relations, recency) of each past fact of each subject."""
-        subjects, subject_row = unique_inverse(queries.subject)
-        (found,) = self.history.recent((self.history.by_subject, subjects, self.limit))
-        query, entry = join_groups(found.row, len(subjects), subject_row)
-        seen, other = found.item // self.history.num_rows, found.item % self.history.num_rows
-        seen = seen * NUM_BINS + log_bin(queries.time - found.last)
-        of_query = queries.relation * self.history.num_relations * NUM_BINS
-        kind = of_query.index_select(0, query).add_(seen.index_select(0, entry))
-        return query, other.index_select(0, entry), kind
-
-
-class _KindCounts:
-    """Exposures and hits by kind: a row for each pair of relations seen so far, with a column for each recency."""
-
-    def __init__(self) -> None:
-        # Pairs of relations, ascending, and their rows, in the order in which they were seen. The last pair stands for
-        # all that were not seen: its row, the first, stays zero.
-        self._pairs, self._rows = torch.tensor([torch.iinfo(torch.int64).max]), torch.tensor([0])
-        self._exposures, self._hits = (torch.zeros(NUM_BINS, dtype=torch.float64) for _ in range(2))
-
-    def add(self, kind: Tensor, exposures: Tensor, hits: Tensor) -> None:
-        """Count; int64 (num_counted,) each, of kinds in any order and any number of times."""
-        pairs = torch.unique_consecutive(kind // NUM_BINS)
-        new = pairs[self._rows_of(pairs) == 0]
-        if len(new):
-            self._insert(torch.unique(new))
-        position = self._positions(kind)
-        self._exposures.index_add_(0, position, exposures.double())
-        counted = torch.nonzero(hits)[:, 0]
-        self._hits.index_add_(0, position[counted], hits[counted].double())
-
-    def of(self, kind: Tensor) -> tuple[Tensor, Tensor]:
-        """Exposures and hits so far, zero for kinds never seen, float64 (num_kinds,) each."""
-        position = self._positions(kind)
-        return self._exposures[position], self._hits[position]
-
-    def _positions(self, kind: Tensor) -> Tensor:
-        pairs, index = torch.unique_consecutive(kind // NUM_BINS, return_inverse=True)
-        return (self._rows_of(pairs) * NUM_BINS).index_select(0, index) + kind % NUM_BINS
-
-    def _rows_of(self, pairs: Tensor) -> Tensor:
-        place = torch.searchsorted(self._pairs, pairs)
-        return torch.where(self._pairs[place] == pairs, self._rows[place], 0)
-
-    def _insert(self, new: Tensor) -> None:
-        """Insert pairs, distinct and ascending."""
-        size = len(self._pairs) + len(new)
-        at = torch.searchsorted(self._pairs, new) + torch.arange(len(new))
-        is_old = torch.ones(size, dtype=torch.bool).index_fill_(0, at, False)
-        rows = torch.arange(len(self._pairs), size)
-        # Sorting all pairs at each snapshot would take longer than counting.
-        self._pairs, self._rows = (
-            old.new_empty(size).masked_scatter_(is_old, old).index_copy_(0, at, inserted)
-            for old, inserted in ((self._pairs, new), (self._rows, rows))
-        )
-        if size * NUM_BINS > len(self._hits):
-            more = self._hits.new_zeros(max(size * NUM_BINS, len(self._hits) * 3 // 2) - len(self._hits))
-            self._exposures, self._hits = (torch.cat([counts, more]) for counts in (self._exposures, self._hits))
+    def _past(self, queries: Queries) -> tuple[QueryGroups, Recent]:
+        groups = QueryGroups.of(queries)
+        (recent,) = self.history.recent((self.history.by_subject, groups.subjects, self.limit))
+        return groups, recent
 
 
 def _before_popularity(popularity: Popularity, queries: Queries, pair: Tensor, score: Tensor) -> SparseScores:
@@ -240,32 +205,3 @@ def _before_popularity(popularity: Popularity, queries: Queries, pair: Tensor, s
     background, row, total = popularity.background(queries)
     share = replace(background, values=background.values * (1e-9 / total.clamp(min=1)))
     return SparseScores(share, row, popularity.partition.num_rows, pair, score)
-
-
-def _distinct(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct values, ascending, and how often each is there; int64 (num_distinct,) each."""
-    if values.device.type == "cpu":  # numpy sorts numbers several times faster than torch
-        values = torch.from_numpy(np.sort(values.numpy()))
-        return torch.unique_consecutive(values, return_counts=True)
-    return torch.unique(values, return_counts=True)
-
-
-def _places_of(few: Tensor, keys: Tensor) -> Tensor:
-    """Positions of the keys that are among a few, ascending, int64 (num_found,)."""
-    # Almost none is: the last bits of a key exclude most.
-    last_bits = 2**20 - 1
-    marked = torch.zeros(last_bits + 1, dtype=torch.bool)
-    marked[few & last_bits] = True
-    maybe = torch.nonzero(marked.index_select(0, keys & last_bits))[:, 0]
-    return maybe[torch.isin(keys[maybe], few)]
-
-
-def build_baselines(history: HistoryIndex, decay: float = 0.03) -> dict[str, Baseline]:
-    """The baselines by name; they observe each snapshot in this order. Arguments: see `StrictRecurrency`."""
-    popularity, strict = Popularity(history), StrictRecurrency(history, decay)
-    return {
-        "popularity": popularity,
-        "recurrency_strict": strict,
-        "recurrency_combined": CombinedRecurrency(strict, popularity),
-        "typed_pair_counts": TypedPairCounts(popularity),
-    }

@@ -3,12 +3,16 @@
 Walks give scores to (query, candidate) pairs; popularity gives all queries of a relation the same.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from gam_kg.config import HistoryConfig
+from gam_kg.history.bins import NUM_BINS
 from gam_kg.history.layout import Popularity
-from gam_kg.history.walks import NUM_BINS, Walks
+from gam_kg.history.pair_features import PARTS
+from gam_kg.history.walks import Walks
 from gam_kg.nn.vectors import segment_log_sum
 from gam_kg.ops.ragged import UniqueRows
 from gam_kg.ops.sparse import sddmm
@@ -27,12 +31,57 @@ def _rows_at(table: Tensor, index: Tensor) -> Tensor:
     return table.index_select(0, index)
 
 
+class RelationRows(nn.Module):
+    """A row for each relation, which changes with the horizon h of the query: rows[r] + log2(h) slope[r].
+
+    Args:
+        num_relations: Relations with inverses.
+        dim: Length of a row.
+        std: Of the rows at the start; slopes start at zero.
+    """
+
+    def __init__(self, num_relations: int, dim: int, std: float) -> None:
+        super().__init__()
+        self.rows, self.slope = _rows(num_relations, dim, std), nn.Parameter(torch.zeros(num_relations, dim))
+
+    def forward(self, relation: Tensor, horizon: int) -> Tensor:
+        """The rows of some relations, (num_requested, dim)."""
+        return at_horizon(self.rows, self.slope, relation, horizon)
+
+
+def at_horizon(rows: Tensor, slope: Tensor, index: Tensor, horizon: int) -> Tensor:
+    """`(rows + log2(horizon) * slope)[index]`; at horizon 1, the next snapshot, slopes have no part in it."""
+    found = _rows_at(rows, index)
+    return found if horizon == 1 else found + math.log2(horizon) * _rows_at(slope, index)
+
+
+class FeatureRows(nn.Module):
+    """A row for each combination of bins: the sum of a row for each bin and of one for the combination.
+
+    Args:
+        parts: Numbers of bins.
+        dim: Length of a row.
+    """
+
+    def __init__(self, parts: tuple[int, ...], dim: int) -> None:
+        super().__init__()
+        self.parts = nn.ParameterList([_rows(size, dim, 0.1) for size in parts])
+        self.joint = nn.Parameter(torch.zeros(math.prod(parts), dim))
+
+    def forward(self) -> Tensor:
+        """The rows, as `pair_features.combined` numbers them, (num_combinations, dim)."""
+        first, *others = self.parts
+        for part in others:
+            first = (first[:, None] + part).flatten(0, 1)
+        return first + self.joint
+
+
 class FactAttention(nn.Module):
     """The query attends over its subject's past facts (s, r', o); a candidate's facts add up.
 
     A fact weighs w = ⟨Q[r] + U z_s, K[r']∘(1 + D[recency]) + C[count] + V z_o⟩ + d1[recency] + c1[count], and for
-    r' = r also d2[recency] + c2[count]; the pointer score of o is log(1 + Σ exp w). Added is a small MLP on the pair's
-    recency and count with the same relation and with any.
+    r' = r also d2[recency] + c2[count]; the pointer score of o is log(1 + Σ exp w). Added is a small MLP on the past
+    of the pair, see `pair_features`.
 
     Args:
         num_relations: Relations with inverses.
@@ -45,7 +94,7 @@ class FactAttention(nn.Module):
     def __init__(self, num_relations: int, dim: int, config: HistoryConfig) -> None:
         super().__init__()
         width, bins = config.dim, NUM_BINS
-        self.query = _rows(num_relations, width, 0.3)
+        self.query = RelationRows(num_relations, width, 0.3)
         self.key = _rows(num_relations, width, 0.3)
         self.key_recency = _rows(bins, width, 0.3)
         self.key_count = _rows(bins, width, 0.3)
@@ -53,22 +102,22 @@ class FactAttention(nn.Module):
         self.other = nn.Linear(dim, width, bias=False)
         self.recency, self.count = _scalars(bins), _scalars(bins)
         self.same_recency, self.same_count = _scalars(bins), _scalars(bins)
-        self.features = nn.ParameterList([_rows(bins + 1, width, 0.2) for _ in range(4)])
-        self.gain = nn.Parameter(torch.zeros(num_relations, width))
-        self.bias = nn.Parameter(torch.zeros(num_relations, width))
+        self.features = nn.ModuleList([FeatureRows(parts, width) for parts in PARTS.values()])
+        self.gain, self.bias = (RelationRows(num_relations, width, 0.0) for _ in range(2))
         self.out = nn.Parameter(torch.randn(width) * 0.2)
 
-    def queries(self, subject: Tensor, relation: Tensor) -> Tensor:
+    def queries(self, subject: Tensor, relation: Tensor, horizon: int) -> Tensor:
         """Query vectors, (num_queries, width), of subjects' z, (num_queries, dim), and relations, (num_queries,)."""
-        return _rows_at(self.query, relation) + self.subject(subject)
+        return self.query(relation, horizon) + self.subject(subject)
 
-    def forward(self, ends: Tensor, query: Tensor, walks: Walks) -> Tensor:
+    def forward(self, ends: Tensor, query: Tensor, walks: Walks, horizon: int) -> Tensor:
         """Score the pairs of walks of one fact, (num_pairs,).
 
         Args:
             ends: V z of the rows in which walks end, (num_ends, width).
             query: See `queries`, (num_queries, width).
             walks: The walks.
+            horizon: See `Queries`.
         """
         relation, recency, count, same = walks.facts.columns
         key = _rows_at(self.key, relation) * (1 + _rows_at(self.key_recency, recency)) + _rows_at(self.key_count, count)
@@ -79,12 +128,12 @@ class FactAttention(nn.Module):
         weight = weight + _rows_at(extra, walks.facts.index.index_select(0, walks.pattern.column))
         pointer = segment_log_sum(weight.clamp(max=self.max_log_weight), walks.pair, walks.num_pairs)
         assert walks.features is not None
-        return pointer + self._pair_mlp(walks.features)
+        return pointer + self._pair_mlp(walks.features, horizon)
 
-    def _pair_mlp(self, pairs: UniqueRows) -> Tensor:
+    def _pair_mlp(self, pairs: UniqueRows, horizon: int) -> Tensor:
         relation, *columns = pairs.columns
-        found = [_rows_at(rows, column) for rows, column in zip(self.features, columns, strict=True)]
-        hidden = sum(found[1:], start=found[0]) * (1 + _rows_at(self.gain, relation)) + _rows_at(self.bias, relation)
+        found = [_rows_at(rows(), column) for rows, column in zip(self.features, columns, strict=True)]
+        hidden = sum(found[1:], start=found[0]) * (1 + self.gain(relation, horizon)) + self.bias(relation, horizon)
         return _rows_at(torch.relu(hidden) @ self.out, pairs.index)
 
 
@@ -101,7 +150,7 @@ class PathAttention(nn.Module):
     def __init__(self, num_relations: int, dim: int, config: HistoryConfig) -> None:
         super().__init__()
         width, bins = config.dim, NUM_BINS
-        self.query = _rows(num_relations, width, 0.3)
+        self.query = RelationRows(num_relations, width, 0.3)
         self.first = _rows(num_relations, width, 0.3)
         self.second = _rows(num_relations, width, 0.3)
         self.first_recency = _rows(bins, width, 0.1)
@@ -111,9 +160,9 @@ class PathAttention(nn.Module):
         self.other = nn.Linear(dim, width, bias=False)
         self.bias = nn.Parameter(torch.tensor(-3.0))
 
-    def queries(self, subject: Tensor, relation: Tensor) -> Tensor:
+    def queries(self, subject: Tensor, relation: Tensor, horizon: int) -> Tensor:
         """Query vectors, (num_queries, width); see `FactAttention.queries`."""
-        return _rows_at(self.query, relation) + self.subject(subject)
+        return self.query(relation, horizon) + self.subject(subject)
 
     def forward(self, ends: Tensor, query: Tensor, walks: Walks) -> Tensor:
         """Score the pairs of walks of two facts, (num_pairs,); see `FactAttention.forward`."""
@@ -139,14 +188,14 @@ class PopularityScore(nn.Module):
     def __init__(self, num_relations: int, config: HistoryConfig) -> None:
         super().__init__()
         width = config.popularity_dim
-        self.relation = _rows(num_relations, width, 0.1)
+        self.relation = RelationRows(num_relations, width, 0.1)
         self.recency = _rows(NUM_BINS, width, 0.1)
         self.count = _rows(NUM_BINS, width, 0.1)
         self.recency_bias, self.count_bias = _scalars(NUM_BINS), _scalars(NUM_BINS)
 
-    def forward(self, popularity: Popularity) -> Tensor:
-        """The score of each object, (num_objects,)."""
+    def forward(self, popularity: Popularity, horizon: int) -> Tensor:
+        """The score of each object, (num_objects,), for queries of a horizon."""
         features = (self.recency[:, None] + self.count).flatten(0, 1)
         extra = (self.recency_bias[:, None] + self.count_bias).flatten()
         pattern = popularity.pattern
-        return sddmm(_rows_at(self.relation, popularity.relation), features, pattern) + _rows_at(extra, pattern.column)
+        return sddmm(self.relation(popularity.relation, horizon), features, pattern) + _rows_at(extra, pattern.column)

@@ -14,8 +14,9 @@ from gam_kg.history.layout import ScoreLayout
 from gam_kg.nn.decoder import DECODERS
 from gam_kg.nn.entity_rows import named_rows, own_or_shared
 from gam_kg.nn.gam import GraphAttention
-from gam_kg.nn.history_attention import FactAttention, PathAttention, PopularityScore
+from gam_kg.nn.history_attention import FactAttention, PathAttention, PopularityScore, at_horizon
 from gam_kg.nn.recurrence import EntityLSTM, Memory
+from gam_kg.nn.rule_attention import ConfidenceScore, RuleAttention
 from gam_kg.nn.scores import add_scores, column_scores
 from gam_kg.nn.vectors import unit, with_selected_rows
 from gam_kg.ops.counter_rng import CounterRNG, normal_rows
@@ -77,6 +78,7 @@ class GAMLSTM(nn.Module):
             self.entity.data = normal_rows(ids, dim, seed, ENTITY).mul_(std)
         self.shared = nn.Parameter(torch.randn(dim) * std)
         self.relation = nn.Parameter(nn.init.xavier_normal_(torch.empty(2 * num_relations, dim)))
+        self.relation_slope = nn.Parameter(torch.zeros(2 * num_relations, dim))
         self.register_buffer("entity_id", ids.clone(), persistent=False)
         self.register_buffer("trained", trained[ids.to(trained.device)], persistent=False)
         self.word, self.words = None, None
@@ -88,6 +90,8 @@ class GAMLSTM(nn.Module):
         self.decoder = DECODERS[config.decoder](dim, config.dropout)
         self.pair_attention = FactAttention(2 * num_relations, dim, config.history)
         self.path_attention = PathAttention(2 * num_relations, dim, config.history)
+        self.rule_attention = RuleAttention(2 * num_relations, dim, config.history)
+        self.confidence = ConfidenceScore(2 * num_relations, config.history)
         self.popularity = PopularityScore(2 * num_relations, config.history)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GAMLSTM":
@@ -190,7 +194,7 @@ class GAMLSTM(nn.Module):
         return weights, self.lstm(attended, memory, snapshot.time)
 
     def query_vectors(self, z: Tensor, layout: ScoreLayout, rng: CounterRNG | None = None) -> Tensor:
-        """Three query vectors side by side: for candidates, for past facts, for paths.
+        """Four query vectors side by side: for candidates, for past facts, for paths, for rules.
 
         Args:
             z: Vectors of the subjects of the rank's own queries, (num_own_queries, dim).
@@ -198,15 +202,14 @@ class GAMLSTM(nn.Module):
             rng: Random numbers of the step; None: torch's.
 
         Returns:
-            (num_own_queries, dim + 2 * history dim).
+            (num_own_queries, dim + 3 * history dim).
         """
         relation, row_rng = layout.relation, None
         if rng is not None:
             row_rng = rng.rows(layout.subject.long() * 2 * self.num_relations + relation)
-        query = self.decoder(z, self.relation.index_select(0, relation), row_rng)
-        return torch.cat(
-            [query, *(part.queries(z, relation) for part in (self.pair_attention, self.path_attention))], 1
-        )
+        query = self.decoder(z, at_horizon(self.relation, self.relation_slope, relation, layout.horizon), row_rng)
+        parts = self.pair_attention, self.path_attention, self.rule_attention
+        return torch.cat([query, *(part.queries(z, relation, layout.horizon) for part in parts)], 1)
 
     def scores(
         self, z: Tensor, layout: ScoreLayout, rng: CounterRNG | None = None, gather: Gather = lambda own: own
@@ -222,12 +225,12 @@ class GAMLSTM(nn.Module):
         z, of_subject, of_end, *columns = with_selected_rows(
             z, layout.row, layout.ends, *(() if layout.columns is None else (layout.columns,))
         )
-        dense, fact, path = self.split_query_vectors(gather(self.query_vectors(of_subject, layout, rng)))
-        added = self.walk_scores(of_end, fact, path, layout)
+        dense, *by_part = self.split_query_vectors(gather(self.query_vectors(of_subject, layout, rng)))
+        added = self.walk_scores(of_end, *by_part, layout)
         table, of_query = None, None
         if layout.popularity is not None:
             popularity, size = layout.popularity, layout.popularity.num_relations * layout.num_columns
-            of_columns, of_pairs = self.popularity(popularity).tensor_split([len(popularity.cell)])
+            of_columns, of_pairs = self.popularity(popularity, layout.horizon).tensor_split([len(popularity.cell)])
             table = of_columns.new_zeros(size).index_add(0, popularity.cell, of_columns)
             table, of_query = table.view(popularity.num_relations, layout.num_columns), popularity.of_query
             added.append(of_pairs)
@@ -237,17 +240,18 @@ class GAMLSTM(nn.Module):
         return add_scores(scores, layout.positions, torch.cat(added)) if added else scores
 
     def split_query_vectors(self, queries: Tensor) -> tuple[Tensor, ...]:
-        """The three parts of `query_vectors`."""
+        """The four parts of `query_vectors`."""
         width = self.config.history.dim
-        return queries.split([self.config.dim, width, width], 1)
+        return queries.split([self.config.dim, width, width, width], 1)
 
-    def walk_scores(self, ends: Tensor, fact: Tensor, path: Tensor, layout: ScoreLayout) -> list[Tensor]:
-        """What past facts and paths add to the scores of their pairs, one part after another.
+    def walk_scores(self, ends: Tensor, fact: Tensor, path: Tensor, rule: Tensor, layout: ScoreLayout) -> list[Tensor]:
+        """What past facts, paths, rules and their confidence add to the scores of their pairs, one part after another.
 
         Args:
             ends: Vectors of the layout's ends, (num_ends, dim).
             fact: Queries for past facts, see `query_vectors`, (num_queries, history dim).
             path: Queries for paths, likewise.
+            rule: Queries for rules, likewise.
             layout: The past.
         """
         facts, paths = self.pair_attention, self.path_attention
@@ -255,7 +259,11 @@ class GAMLSTM(nn.Module):
         of_facts, of_paths = functional.linear(ends, torch.cat([facts.other.weight, paths.other.weight])).chunk(2, 1)
         scores = []
         if layout.facts is not None:
-            scores.append(facts(of_facts, fact, layout.facts))
+            scores.append(facts(of_facts, fact, layout.facts, layout.horizon))
         if layout.paths is not None:
             scores.append(paths(of_paths, path, layout.paths))
+        if layout.rules is not None:
+            scores.append(self.rule_attention(rule, layout.rules))
+        if layout.confidences is not None:
+            scores.append(self.confidence(layout.confidences, layout.horizon))
         return scores

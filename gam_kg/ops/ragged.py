@@ -69,6 +69,14 @@ def unique(values: Tensor) -> Tensor:
     return torch.unique_consecutive(torch.from_numpy(np.sort(values.numpy())))
 
 
+def unique_counts(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct integers, ascending, and how often each is there, int64; (num_distinct,) each."""
+    if values.device.type == "cpu":  # numpy sorts numbers several times faster than torch
+        values = torch.from_numpy(np.sort(values.numpy()))
+        return torch.unique_consecutive(values, return_counts=True)
+    return torch.unique(values, return_counts=True)
+
+
 def unique_inverse(values: Tensor) -> tuple[Tensor, Tensor]:
     """`torch.unique` of integers with `return_inverse`, int64 (num_values,); on a CPU several times faster."""
     if values.device.type != "cpu":
@@ -91,6 +99,9 @@ def sort_with_positions(values: Tensor) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(both >> num_bits).to(values.dtype), torch.from_numpy(both & (2**num_bits - 1))
 
 
+_MOST_INT64 = torch.iinfo(torch.int64).max
+
+
 @dataclass(frozen=True)
 class UniqueRows:
     """Rows of several columns, stored once and referenced by index.
@@ -104,10 +115,13 @@ class UniqueRows:
     index: Tensor
 
     @classmethod
-    def of(cls, columns: Sequence[Tensor], size: int) -> "UniqueRows":
-        """The distinct rows of columns, int64 (num_rows,) each; values of all but the first are below `size`."""
+    def of(cls, columns: Sequence[Tensor]) -> "UniqueRows":
+        """The distinct rows of columns, int64 (num_rows,) each, of numbers from 0 on."""
         code = columns[0]
-        for column in columns[1:]:
+        for column in columns[1:] if len(code) else ():
+            size = int(column.max()) + 1
+            if int(code.max()) >= _MOST_INT64 // size - 1:
+                _, code = unique_inverse(code)
             code = code * size + column
         distinct, index = unique_inverse(code)
         example = torch.empty_like(distinct).scatter_(0, index, torch.arange(len(code)))  # any of the equal rows

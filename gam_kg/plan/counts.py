@@ -19,6 +19,7 @@ from gam_kg.schemas import ANCHORED
 
 MAX_ROWS = 3_000_000  # anchored facts to read: a few seconds
 MAX_NAMES = 200_000  # names to split into words: about one second
+HEADS = 4  # answers to which a body leads, on average; 3.4 on ICEWS14
 _SAMPLE_SNAPSHOTS, _SAMPLE_FACTS = 5, 1000
 
 
@@ -36,6 +37,7 @@ class GraphCounts:
         neighbours: Distinct neighbours of each active entity of each snapshot that was read, (num_read,).
         query_facts, query_answers: Number of queries by the distinct facts of their subject, and by their answers.
         row_facts: Number of anchored facts by the distinct facts of their anchor.
+        relation_pairs: Pairs of relations that some entity has both of, with inverses; at least that many.
         share: Share of the anchored facts that was read; 1 where the counts are exact.
         sample: Facts of some training snapshots: subject, relation, object, snapshot, (num_sampled, 4).
     """
@@ -55,14 +57,28 @@ class GraphCounts:
     query_facts: np.ndarray
     query_answers: np.ndarray
     row_facts: np.ndarray
+    relation_pairs: float
     share: float
     sample: np.ndarray
 
     def history_links(self, limits: HistoryConfig) -> float:
-        """Facts and paths that a query finds in its history, on average, when all of the graph is in the past."""
+        """Facts, paths and rules of shared facts that a query finds in its history, on average, when all is past."""
         pairs = _capped_mean(self.query_facts, limits.recent) + _capped_mean(self.query_answers, limits.same_relation)
         first = _capped_mean(self.query_facts, limits.two_hop_first)
-        return pairs + first * _capped_mean(self.row_facts, limits.two_hop_second)
+        return pairs + first * _capped_mean(self.row_facts, limits.two_hop_second) + self._shared_rules(limits)
+
+    def confidences(self, limits: HistoryConfig) -> float:
+        """Rules of both kinds whose confidences a query joins, likewise."""
+        every = _capped_mean(self.query_facts, limits.recent) + self._shared_rules(limits)
+        return every if limits.rule_confidence else 0.0
+
+    def _shared_rules(self, limits: HistoryConfig) -> float:
+        return _capped_mean(self.query_facts, limits.rule_bodies) * min(limits.rule_heads, HEADS)
+
+    def exposures_and_hits(self, limits: HistoryConfig) -> tuple[float, float]:
+        """How often rules are tried, and lead to an answer, when all of the graph is in the past."""
+        bodies = _capped_mean(self.query_facts, limits.rule_bodies)
+        return bodies * float(self.queries.sum()), bodies * 2 * float(self.num_facts.sum())
 
     def distinct_entities(self, draws: float) -> float:
         """Expected number of distinct entities in some draws, each entity as likely as it has facts."""
@@ -119,6 +135,7 @@ def count_graph(path: Path, max_rows: int = MAX_ROWS) -> GraphCounts:
         query_facts=np.bincount(facts_of[_column(queried, "anchor")], _column(queried, "count_all")),
         query_answers=np.bincount(_column(queried, "count_all_answers"), _column(queried, "count_all")),
         row_facts=np.bincount(facts_of[_column(rows, "anchor")]),
+        relation_pairs=min(_relation_pairs(answers) / share, (2 * num_relations) ** 2),
         share=share,
         sample=_sample(rows, times[:train], num_relations),
     )
@@ -141,6 +158,16 @@ def _read_buckets(folder: Path, buckets: int, max_rows: int) -> tuple[pa.Table, 
 def _distinct(table: pa.Table, *keys: str) -> pa.Table:
     """Distinct rows of some columns, and how often each is there (`count_all`)."""
     return table.group_by(list(keys)).aggregate([([], "count_all")])
+
+
+def _relation_pairs(answers: pa.Table) -> int:
+    """Pairs of relations that the distinct (anchor, relation) of some anchor have; of many rows, an upper bound."""
+    number = int((_column(_distinct(answers, "anchor"), "count_all") ** 2).sum())
+    if number > MAX_ROWS:
+        return number
+    keys = answers.select(["anchor", "relation"])
+    both = keys.join(keys, "anchor", right_suffix="_other", join_type="inner")
+    return len(_distinct(both, "relation", "relation_other"))
 
 
 def _column(table: pa.Table, name: str) -> np.ndarray:

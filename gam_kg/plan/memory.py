@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from gam_kg.graph.fact_source import SLAB_ROWS
+from gam_kg.history.bins import NUM_BINS
 from gam_kg.nn.model import ENTITY, GAMLSTM
 from gam_kg.plan.workload import Workload
 from gam_kg.train.evaluate import MOST_WRITTEN_OUT, QUERIES_AT_ONCE
 from gam_kg.train.step_batch import CACHE_BYTES, MOST_QUERIES
 
-FLOAT, LONG, INT = 4, 8, 4
+FLOAT, DOUBLE, LONG, INT = 4, 8, 8, 4
 PHASES = ("always", "step", "epoch end")
 BEST_WEIGHTS, BATCH_CACHE, NOT_RETURNED = "weights of the best epoch", "batch cache", "freed, not returned"
 _FIRST_USE = 32 * 2**20  # growth of a process that trains a graph of ten entities
@@ -23,6 +24,8 @@ _NOT_RETURNED_SHARE = 0.25  # of what a step frees, the allocator has some that 
 _ROW_BYTES, _SLAB_ROW_BYTES, _GROUP_ROWS = 28, 128, 16_384  # of facts in a file, and sorted; rows of a row group
 _NAME_BYTES = 100  # of an entity; fewer if names share few words
 _CACHED_LINK, _LINK, _WAITING_LINK = 18, 160, 72  # bytes of a fact or path of the history
+_CACHED_CONFIDENCE, _CONFIDENCE, _WAITING_CONFIDENCE = 7, 40, 16  # bytes of a rule whose confidence is joined
+_ROOM_FOR_COUNTS = 1.5  # for each pair of relations that has counts, as their tables grow by a half
 # Tables of entity vectors that are alive together in a step, in a step with sampled candidates, and in validation.
 _TABLES, _SAMPLED_TABLES, _VALIDATION_TABLES = 5, 7, 3
 _UPDATE_VECTORS, _EDGE_VECTORS, _QUERY_VECTORS = 30, 4, 20  # of an active entity, an edge across ranks, a query
@@ -53,6 +56,7 @@ def memory_items(workload: Workload, base_bytes: float) -> list[Item]:
     return [
         Item("process and libraries", base_bytes + _FIRST_USE, on_device=False),
         Item("streamed facts", _stream_bytes(workload), on_device=False),
+        Item("snapshots ahead", _ahead_bytes(workload), on_device=False),
         Item("history index", history_of_rank(workload), on_device=False),
         Item(BATCH_CACHE, _cache_bytes(workload), on_device=False),
         *(Item(name, number) for name, number in always.items()),
@@ -99,7 +103,7 @@ def history_bytes(facts: float, answers: float) -> float:
     """
 
     def keys(number: float) -> float:
-        return number * (LONG + LONG + INT)
+        return number * (3 * LONG + 2 * INT + FLOAT)
 
     def index(number: float) -> float:
         return (4 * number + 1) * (INT if 2 * number < 2**31 else LONG)
@@ -107,17 +111,36 @@ def history_bytes(facts: float, answers: float) -> float:
     return keys(facts) + 2 * index(facts) + keys(answers) + index(answers)
 
 
+def rule_bytes(rules: float, groups: float) -> float:
+    """Bytes of the rules of a rank, exactly, of which there are some in some groups; see `RuleTable`."""
+    return rules * (LONG + INT) + groups * (LONG + LONG + INT) + LONG
+
+
+def pair_rule_bytes(pairs: float) -> float:
+    """Bytes of the counts of rules of pairs, at most, of some pairs of relations; all ranks have the same."""
+    return (pairs + 1) * (2 * LONG + _ROOM_FOR_COUNTS * 2 * DOUBLE * NUM_BINS)
+
+
 def history_of_rank(workload: Workload) -> float:
-    """Bytes of the largest history index of a rank."""
-    counts, ranks = workload.counts, workload.world_size
-    parts = (counts.bucket_facts, counts.bucket_answers)
-    return history_bytes(*(float(np.bincount(np.arange(len(part)) % ranks, part, ranks).max()) for part in parts))
+    """Bytes of the largest history index of a rank, of rules as many as there can be."""
+    counts, ranks, limits = workload.counts, workload.world_size, workload.config.model.history
+    facts, answers = (
+        float(np.bincount(np.arange(len(part)) % ranks, part, ranks).max())
+        for part in (counts.bucket_facts, counts.bucket_answers)
+    )
+    rules = 0.0
+    if limits.rule_bodies:
+        exposures, hits = counts.exposures_and_hits(limits)
+        found = hits / limits.rule_count * facts / max(1, counts.bucket_facts.sum())
+        rules = rule_bytes(found, min(found, exposures))
+    of_pairs = pair_rule_bytes(counts.relation_pairs if limits.recent else 0) if limits.rule_confidence else 0.0
+    return history_bytes(facts, answers) + rules + of_pairs
 
 
 def _cache_bytes(workload: Workload) -> float:
     """Batches of training snapshots that are one step."""
     cached = 0.0 if workload.sampled else float(workload.queries[workload.steps <= 1].sum())
-    return min(CACHE_BYTES, cached * workload.links * _CACHED_LINK)
+    return min(CACHE_BYTES, cached * (workload.links * _CACHED_LINK + workload.confidences * _CACHED_CONFIDENCE))
 
 
 def _stream_bytes(workload: Workload) -> float:
@@ -128,26 +151,38 @@ def _stream_bytes(workload: Workload) -> float:
     return min(rows.sum(), slab) * _SLAB_ROW_BYTES + min(rows.sum(), groups) * _ROW_BYTES
 
 
+def _ahead_bytes(workload: Workload) -> float:
+    """Facts of the rank, and queries of all ranks, in the snapshots that training looks ahead to."""
+    counts, ranks = workload.counts, workload.world_size
+    rows, queries = 2 * counts.num_facts[counts.train], counts.queries[counts.train]
+    queried = 2 * (queries + rows) * (1 + (ranks > 1) / ranks)  # the rank's own queries are there apart
+    before = np.concatenate([np.zeros(1), np.cumsum(LONG * (3 * rows / ranks + queried))])
+    number = min(workload.config.train.max_horizon - 1, max(0, len(rows) - 1))
+    return float((before[number + 1 :] - before[1 : len(before) - number]).max(initial=0))
+
+
 def _step_bytes(workload: Workload) -> dict[str, float]:
     """Of the largest step."""
     train, counts, ranks, vector = workload.config.train, workload.counts, workload.world_size, workload.vector_bytes
-    parts = (workload.queries, workload.answers, workload.candidates, workload.active, counts.num_facts[counts.train])
-    queries, answers, candidates, active, facts = (float(part.max(initial=1)) for part in parts)
+    sizes = (workload.scored, workload.scored_answers, workload.candidates, workload.active)
+    scored, answers, candidates, active = (float(size.max(initial=1)) for size in sizes)
+    queries, facts = (float(size.max(initial=1)) for size in (workload.queries, counts.num_facts[counts.train]))
     updates = _UPDATE_VECTORS * active + (_EDGE_VECTORS * 2 * facts if ranks > 1 else 0)
     block = _block(workload, queries, min(2 * train.num_negatives, counts.num_entities) if workload.sampled else None)
     tables, history, share = _TABLES * workload.rows * vector, _history_bytes(workload, block), 1.0
     if workload.sampled:
         share = min(1, _LINKS_READ * train.history_links / max(1, workload.links * ranks))
-        ends = share * counts.distinct_entities(queries * workload.links * ranks)
+        ends = share * counts.distinct_entities(scored * workload.links * ranks)
         read = min(workload.rows, candidates + (ends + 2 * answers + train.window * active) / ranks)
         tables = _SAMPLED_TABLES * read * vector + (2 * LONG + FLOAT) * workload.rows
         history *= 1.5
+    waiting = workload.links * _WAITING_LINK + workload.confidences * _WAITING_CONFIDENCE
     scores = _score_bytes(workload, block, candidates, _BF16_SCORES if train.precision == "bf16" else 1)
     return {
         "window of memory updates": train.window * updates / ranks * vector,
         "rows of entities and their gradients": tables,
         "scores": scores + block * _QUERY_VECTORS * vector,
-        "history look-up": share * (history + (queries - block) * workload.links * _WAITING_LINK),
+        "history look-up": share * (history + (scored - block) * waiting),
     }
 
 
@@ -171,4 +206,5 @@ def _score_bytes(workload: Workload, queries: float, candidates: float, factor: 
 
 def _history_bytes(workload: Workload, queries: float) -> float:
     """A look-up for some queries, with its forward and backward; a link has three vectors of the history's width."""
-    return queries * workload.links * (_LINK + 3 * workload.config.model.history.dim * FLOAT)
+    link = _LINK + 3 * workload.config.model.history.dim * FLOAT
+    return queries * (workload.links * link + workload.confidences * _CONFIDENCE)

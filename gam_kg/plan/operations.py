@@ -49,7 +49,7 @@ def epoch_operations(workload: Workload, units: np.ndarray) -> dict[str, float]:
 
 def _sizes(workload: Workload) -> np.ndarray:
     """Scores, queries and updates of each training snapshot, (num_snapshots, 3)."""
-    steps, queries, last = workload.steps, workload.steps * workload.queries, np.arange(len(workload.steps))
+    steps, queries, last = workload.steps, workload.steps * workload.scored, np.arange(len(workload.steps))
     before = np.concatenate([np.zeros(1), np.cumsum(workload.active)])
     left = np.maximum(0, last - workload.config.train.window)
     # Each step updates the window; a snapshot that leaves it is updated once more, without gradients.
@@ -61,7 +61,8 @@ def _train(config: Config, counts: GraphCounts, dim: int, idle: int, drawn: floa
     """Train on the sample of facts: `_sizes` of its snapshots, and the operations of each, (num_snapshots,)."""
     values = config.model_dump()
     values["model"] |= {"dim": dim, "heads": 1}  # the number of heads changes no number of operations
-    values["train"]["num_negatives"] = max(1, int(drawn * config.train.num_negatives))
+    # How many queries ahead there are is known on average only.
+    values["train"] |= {"num_negatives": max(1, int(drawn * config.train.num_negatives)), "ahead_share": 0.0}
     config, graph = Config.model_validate(values), _graph(counts.sample, idle)
     counted = []
     with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:

@@ -82,7 +82,7 @@ def step_bytes_sent(workload: Workload) -> dict[str, float]:
     halo_rows = expected_halo_rows(torch.tensor(counts.neighbours), ranks) / counts.share
     volume = StepVolume(
         world_size=ranks,
-        num_queries=float(np.average(workload.queries, weights=workload.steps)),
+        num_queries=float(np.average(workload.scored, weights=workload.steps)),
         num_answers=float(np.average(workload.answers, weights=workload.steps)),
         halo_rows=halo_rows / len(counts.num_facts),
         num_shared=sum(shared_sizes(workload)),
@@ -107,6 +107,8 @@ def _choices(config: Config) -> list[tuple[str, Any, str]]:
         ("model.history.same_relation", history.same_relation // 10, past),
         ("model.history.recent", history.recent // 2, past),
         ("model.history.two_hop_first", 0, "no two-hop paths"),
+        ("model.history.rule_bodies", 0, "no rules of shared facts"),
+        ("model.history.rule_confidence", False, "no confidence of rules"),
         ("model.history.popular", 0, "no popularity"),
         ("model.name_words", False, "nothing is learned of names"),
     ]

@@ -1,11 +1,16 @@
 """A synthetic temporal knowledge graph with power-law degrees, patterns, newcomers and noise, in independent parts.
 
-A *series* is a subject with a relation. It has at most one fact in each snapshot, so that no fact occurs twice:
+A *series* is a subject with a relation. It has at most one fact in each snapshot.
 
 * **When.** The facts of a relation are a uniformly random choice, of a given size, among all slots (series, snapshot)
   in which the subject is present. When a series has its next fact thus does not depend on its objects.
 * **What.** Most facts have a *predicted* object, which follows from the past. With probability 1 - noise the fact has
   that object; otherwise, and where nothing is predicted, the object is drawn from those present by their popularity.
+
+A *persistent* relation differs in both. Its series have spells: a spell has an object, drawn by popularity, and is
+stated in every snapshot from its first to its last, without noise. Its length is geometric, with a mean of 3, 10 or 30
+snapshots by relation; then comes a gap, which may be empty, or the next spell (`SpellLaw`). Series are drawn until they
+have enough facts; of the last one, the first facts are left out, so that the number is exact.
 
 The predicted object of a fact (s, r, ?, t) depends on the pattern of its relation:
 
@@ -13,6 +18,7 @@ The predicted object of a fact (s, r, ?, t) depends on the pattern of its relati
 * *periodic*: that of its second or third last fact, by relation: two or three states in turn;
 * *chained*: a lead (s, lead, b, t - 1) is followed by one fact (s, follow, ?, t), and the predicted object is that of
   b's last lead before t: two steps from s. Leads themselves are recurrent, and their objects are subjects of leads;
+* *persistent*: that of (s, r, ?, t - 1), if there is such a fact;
 * *random*: none.
 
 Popularity is a power law of an entity's number. Objects are drawn by it, and the subjects of a part of the series; in
@@ -31,6 +37,7 @@ import pyarrow.compute as pc
 
 from gam_kg.importers.fact_file import facts_schema
 from gam_kg.synthetic.groups import Group, SyntheticConfig
+from gam_kg.synthetic.spells import SpellLaw
 
 NOTHING = -1
 """In place of a predicted object: none."""
@@ -79,6 +86,8 @@ class GroupFacts:
         born: Snapshot from which each of these subjects is present, int64 (num_series,).
         popularity: The distribution that objects are drawn from.
         facts: One for each relation of the group.
+        end: Snapshot after the last in which the series of the first relation may have facts.
+        spells: The law of the spells, of a persistent relation.
     """
 
     group: Group
@@ -86,6 +95,8 @@ class GroupFacts:
     born: np.ndarray
     popularity: "Popularity"
     facts: tuple[RelationFacts, ...]
+    end: int
+    spells: SpellLaw | None = None
 
 
 class Popularity:
@@ -101,6 +112,11 @@ class Popularity:
         self._entities, self._born, self._cumulative = entities, born, np.cumsum(weight)
         self._late = {int(arrival): np.flatnonzero(born == arrival) for arrival in np.unique(born) if arrival > 0}
 
+    @property
+    def arrivals(self) -> list[int]:
+        """Snapshots after the first from which more entities are present."""
+        return list(self._late)
+
     def draw(self, time: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """An entity for each time, present at it; int64 (num_times,)."""
         drawn, left = np.empty(len(time), np.int64), np.arange(len(time))
@@ -111,6 +127,12 @@ class Popularity:
             drawn[left[present]] = found[present]
             left = left[~present]
         return self._entities[drawn]
+
+    def present(self, time: int) -> tuple[np.ndarray, np.ndarray]:
+        """Entities present at a time, ascending, and their probabilities, which descend; both (num_present,)."""
+        there = self._born <= time
+        weight = np.diff(self._cumulative, prepend=0)[there]
+        return self._entities[there], weight / weight.sum()
 
     def num_before(self, entity: np.ndarray, time: np.ndarray) -> np.ndarray:
         """How many of those present at a time are more popular than an entity, int64 of the shape of both."""
@@ -137,28 +159,60 @@ class World:
     def generate(self, group: Group) -> GroupFacts:
         """The facts of a group."""
         generator = _generator(self.config.seed, _GROUP, group.index)
+        if group.pattern == "persistent":
+            return self._persistent(group, generator)
         chained = group.pattern == "chained"
         end = self.config.snapshots - chained  # a lead at the last snapshot would have no follow
-        subjects = self._subjects(group, end, generator)
+        order, number = self._candidates(group, end, generator)
+        subjects = np.sort(order[:number])
         born, popularity = self.born[subjects], self._popularity
         if chained:
             popularity = Popularity(subjects, self._weight[subjects], born)
         facts = [self._series(group, subjects, end, popularity, generator)]
         if chained:
             facts.append(self._follows(group, facts[0], popularity, generator))
-        return GroupFacts(group, subjects, born, popularity, tuple(facts))
+        return GroupFacts(group, subjects, born, popularity, tuple(facts), end)
 
-    def _subjects(self, group: Group, end: int, generator: np.random.Generator) -> np.ndarray:
-        """Subjects of the group's series, ascending: those at home, and others drawn by popularity."""
+    def _candidates(self, group: Group, end: int, generator: np.random.Generator) -> tuple[np.ndarray, int]:
+        """Possible subjects, those at home first, then others drawn by popularity; and how many the group needs.
+
+        There are twice as many as it needs, where there are as many entities.
+        """
         home = self._shuffled[slice(*group.home)]
-        length = min(_SERIES_FACTS, self.config.snapshots // 4)
+        length = self.config.snapshots // 3 if group.spell else min(_SERIES_FACTS, self.config.snapshots // 4)
         number = max(len(home) + len(home) // _MORE_SERIES, -(-group.emissions // length), 1)
         # The smallest of exponentials with rates are a draw without replacement by those rates.
-        order = generator.exponential(size=len(self._weight)) / self._weight
-        order[home] = -1
-        subjects = np.sort(np.argpartition(order, min(number, len(order)) - 1)[:number])
-        slots = np.maximum(end - self.born[subjects], 0).sum()
-        return subjects if slots >= 2 * group.emissions else np.arange(len(order))
+        key = generator.exponential(size=len(self._weight)) / self._weight
+        key[home] = -1
+        candidates = np.argpartition(key, min(2 * number, len(key)) - 1)[: 2 * number]
+        candidates = candidates[np.argsort(key[candidates], kind="stable")]
+        slots = np.maximum(end - self.born[candidates[:number]], 0).sum()
+        return (candidates, number) if slots >= 2 * group.emissions else (np.argsort(key), len(key))
+
+    def _persistent(self, group: Group, generator: np.random.Generator) -> GroupFacts:
+        """The facts of a persistent relation: of as many series as it takes to have enough."""
+        end = self.config.snapshots
+        order, number = self._candidates(group, end, generator)
+        law = SpellLaw.of(group.spell, group.emissions / (end - self.born[order[:number]]).sum())
+        num_facts = np.zeros(1, np.int64)
+        while num_facts.sum() < group.emissions:
+            series, start, length = law.draw(self.born[order], end, generator)
+            num_facts = np.bincount(series, length, len(order)).astype(np.int64)
+        total = np.cumsum(num_facts)
+        last = int(np.searchsorted(total, group.emissions))
+        subjects = np.sort(order[: last + 1])
+        drawn = self._popularity.draw(start, generator)
+        first = np.cumsum(length) - length
+        time = np.arange(total[-1]) + np.repeat(start - first, length)
+        subject, object = (np.repeat(column, length) for column in (order[series], drawn))
+        before = total[last] - num_facts[last]
+        rows = np.delete(np.arange(total[last]), slice(before, before + total[last] - group.emissions))
+        rows = rows[np.argsort(subject[rows], kind="stable")]
+        subject, object, time = subject[rows], object[rows], time[rows]
+        again = (np.diff(subject, prepend=NOTHING) == 0) & (np.diff(time, prepend=0) == 1)
+        predicted = np.where(again, np.roll(object, 1), NOTHING)
+        facts = RelationFacts(group.relations[0], subject, object, time, predicted)
+        return GroupFacts(group, subjects, self.born[subjects], self._popularity, (facts,), end, law)
 
     def _series(
         self, group: Group, subjects: np.ndarray, end: int, popularity: Popularity, generator: np.random.Generator

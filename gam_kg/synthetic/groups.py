@@ -9,13 +9,15 @@ from pydantic import Field, model_validator
 
 from gam_kg.config_file import Section
 
-PATTERNS = ("recurrent", "periodic", "chained", "random")
+PATTERNS = ("recurrent", "persistent", "periodic", "chained", "random")
 FACTS_AN_ENTITY = 5
 FACTS_A_RELATION = 10
 
 # A relation has facts at no more than this share of its (series, snapshot) pairs, so that which pairs stays open.
 _MAX_DENSITY = 0.25
 _PERIODS = (2, 3)
+_SPELLS = (3, 10, 30)  # mean lengths
+_HOME_OF_SPELLS = 4  # facts of a persistent series for each of another
 
 
 class SyntheticConfig(Section):
@@ -26,11 +28,14 @@ class SyntheticConfig(Section):
     facts: int = Field(50_000, description="Facts, exactly.")
     snapshots: int = Field(100, ge=4, description="Timestamps, from 0 on.")
     seed: int = Field(0, ge=0, description="Equal settings give equal facts.")
-    recurrent: float = Field(0.4, ge=0, description="Share of facts that repeat the last.")
+    recurrent: float = Field(0.3, ge=0, description="Share of facts that repeat the last.")
+    persistent: float = Field(
+        0.2, ge=0, description="Share of facts that hold for a time, stated in each snapshot of it."
+    )
     periodic: float = Field(0.2, ge=0, description="Share of facts that take turns.")
     chained: float = Field(0.2, ge=0, description="Share of leads and what follows from them.")
-    random: float = Field(0.2, ge=0, description="Share of facts without a pattern.")
-    noise: float = Field(0.1, ge=0, le=0.5, description="Probability that a fact breaks its pattern.")
+    random: float = Field(0.1, ge=0, description="Share of facts without a pattern.")
+    noise: float = Field(0.1, ge=0, le=0.5, description="Probability that a fact breaks its pattern; not in spells.")
     exponent: float = Field(2.2, ge=1.5, le=10, description="Of the power law of degrees, P(degree = d) ~ d^-exponent.")
     newcomers: float = Field(0.1, ge=0, le=0.5, description="Share of entities that come after the first snapshot.")
 
@@ -85,6 +90,7 @@ class Group:
         relations: Names; of a chain that of the leads and that of the follows.
         emissions: Facts of each relation.
         period: How many facts of its series ago a fact repeats; 0 for none.
+        spell: Mean length in snapshots of the spells of a persistent relation; 0 for the others.
         home: Part [start, stop) of the shuffled entities, all of which are subjects here.
     """
 
@@ -93,6 +99,7 @@ class Group:
     relations: tuple[str, ...]
     emissions: int
     period: int
+    spell: int
     home: tuple[int, int]
 
     @property
@@ -109,10 +116,10 @@ def plan_groups(config: SyntheticConfig) -> list[Group]:
         size = 2 if pattern == "chained" else 1
         count, emissions = num_relations[pattern] // size, num_facts[pattern] // size
         planned += [(pattern, place, emissions // count + (place < emissions % count)) for place in range(count)]
-    weight = [emissions for _, _, emissions in planned]
+    weight = [-(-emissions // (_HOME_OF_SPELLS if pattern == "persistent" else 1)) for pattern, _, emissions in planned]
     cuts = [config.entities * part // sum(weight) for part in accumulate(weight, initial=0)]
     return [
-        Group(index, pattern, _names(pattern, place), emissions, _period(pattern, place), home)
+        Group(index, pattern, _names(pattern, place), emissions, _period(pattern, place), _spell(pattern, place), home)
         for index, ((pattern, place, emissions), home) in enumerate(zip(planned, pairwise(cuts), strict=True))
     ]
 
@@ -124,6 +131,10 @@ def _names(pattern: str, place: int) -> tuple[str, ...]:
 
 def _period(pattern: str, place: int) -> int:
     return {"periodic": _PERIODS[place % len(_PERIODS)], "random": 0}.get(pattern, 1)
+
+
+def _spell(pattern: str, place: int) -> int:
+    return _SPELLS[place % len(_SPELLS)] if pattern == "persistent" else 0
 
 
 def _relations_of(config: SyntheticConfig) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """Rank the answers of a split, or of a share of its queries, among all entities, while scorers advance through time.
 
-Single-step: queries about t see the facts before t. Multi-step: they see only those before the split. Weights are
-frozen; memory and history are not. A scorer sees the snapshots that it has observed and those in the history.
+Single-step: queries about t see the facts before t, so that their horizon is 1. Multi-step: they see only those
+before the split, and the horizon grows. Weights are frozen; memory and history are not. A scorer sees the snapshots
+that it has observed and those in the history.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -108,11 +109,12 @@ class AnswerRanks:
     """Ranks of the answers of a split, one row per answer, in time order.
 
     Attributes:
-        time, subject, relation, answer, stratum: int64 (num_answers,).
+        time, horizon, subject, relation, answer, stratum: int64 (num_answers,); horizon: see `Queries`.
         time_aware, raw: Realistic ranks by scorer name, float64 (num_answers,) each.
     """
 
     time: np.ndarray
+    horizon: np.ndarray
     subject: np.ndarray
     relation: np.ndarray
     answer: np.ndarray
@@ -147,7 +149,7 @@ def rank_split(
     snapshots: Iterable[Snapshot],
     *,
     partition: Partition,
-    multi_step: bool = False,
+    now: int | None = None,
     strata: Strata | None = None,
     communicator: Communicator | None = None,
     max_scores: int = 32_000_000,
@@ -161,7 +163,7 @@ def rank_split(
         history: Rolled to the start of the split.
         snapshots: Snapshots of the split, in time order.
         partition: The rank's candidates.
-        multi_step: Nothing of the split becomes visible.
+        now: Multi-step: only facts before this snapshot, the first of the split, are visible. None: single-step.
         strata: Gives the stratum of each answer; None leaves them zero.
         communicator: The ranks; None for a world of one.
         max_scores: The largest table of scores, where candidates are few enough for scores to be written out.
@@ -172,18 +174,22 @@ def rank_split(
         EvaluationError: A score is NaN or infinite.
     """
     total = partial((communicator or Communicator()).sum, purpose="ranks")
-    columns: dict[str, list[Tensor]] = {name: [] for name in ("time", "subject", "relation", "answer", "stratum")}
+    columns: dict[str, list[Tensor]] = {
+        name: [] for name in ("time", "horizon", "subject", "relation", "answer", "stratum")
+    }
     found: dict[str, list[Ranks]] = {name: [] for name in scorers}
     for snapshot in snapshots:
-        for block in _blocks(_drawn(snapshot.queries, share), partition, max_scores):
+        queries = draw_queries(snapshot.queries.seen_from(snapshot.time if now is None else now), share)
+        for block in _blocks(queries, partition, max_scores):
             columns["time"].append(torch.full_like(block.answer, snapshot.time))
+            columns["horizon"].append(torch.full_like(block.answer, block.horizon))
             columns["subject"].append(block.subject[block.answer_query])
             columns["relation"].append(block.relation[block.answer_query])
             columns["answer"].append(block.answer)
             columns["stratum"].append(torch.zeros_like(block.answer) if strata is None else strata.of(block))
             for name, scorer in scorers.items():
                 found[name].append(rank_answers(scorer.scores(block), block, partition, total))
-        if not multi_step:
+        if now is None:
             roll(scorers.values(), history, [snapshot])
         tick()
     return AnswerRanks(
@@ -224,7 +230,8 @@ def validate(
     return RankSummary.of(ranks.time_aware["model"]).compute()
 
 
-def _drawn(queries: Queries, share: float) -> Queries:
+def draw_queries(queries: Queries, share: float) -> Queries:
+    """A share of queries, drawn by subject and relation, the same on any number of ranks."""
     if share >= 1:
         return queries
     key = queries.subject * 2**31 + queries.relation

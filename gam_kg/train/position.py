@@ -12,14 +12,15 @@ class Position:
         epoch: Epochs finished.
         index: Snapshots done in the running epoch.
         step: Optimizer steps done in all.
-        loss: Sum of the running epoch's losses over answers.
-        answers: Number of answers behind `loss`.
+        loss: Sum of the losses of the running epoch's steps, each times the answers of the step.
+        answers: Number of these answers; queries ahead are not counted.
         seconds: Time spent on the running epoch's steps.
         best_epoch: Epoch with the best validation MRR so far, from 1; 0 before the first.
         metrics: One entry a finished epoch.
         spent: Seconds by phase of the running epoch's steps.
         traffic: Bytes, collectives and seconds by purpose of the running epoch's steps.
         halo_rows: Rows received from other ranks in the running epoch's steps.
+        temperatures: Those of the best weights, by horizon; empty until training has finished.
     """
 
     epoch: int = 0
@@ -33,6 +34,7 @@ class Position:
     spent: dict[str, float] = field(default_factory=dict)
     traffic: dict[str, list[float]] = field(default_factory=dict)
     halo_rows: int = 0
+    temperatures: dict[str, float] = field(default_factory=dict)
 
     def count(self, snapshot: dict[str, Any]) -> None:
         """Add what the steps of a snapshot took, see `Progress.snapshot`, to the running epoch."""
@@ -65,7 +67,7 @@ class Position:
         if not self.best_epoch or found["valid_mrr"] > self.best_mrr:
             self.best_epoch = self.epoch
         self.index, self.loss, self.answers, self.seconds = 0, 0.0, 0, 0.0
-        self.spent, self.traffic, self.halo_rows = {}, {}, 0
+        self.spent, self.traffic, self.halo_rows, self.temperatures = {}, {}, 0, {}
         return metrics
 
     @property

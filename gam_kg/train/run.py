@@ -22,6 +22,7 @@ from gam_kg.graph.temporal_graph import TemporalGraph, read_names
 from gam_kg.output import flush, remove
 from gam_kg.run_lock import require_lock
 from gam_kg.train import checkpoint
+from gam_kg.train.calibration import calibrate
 from gam_kg.train.position import Progress
 from gam_kg.train.trainer import Trainer
 
@@ -76,6 +77,8 @@ def train_graph(
     for event in trainer.run():
         on_event(event)
         if event.checkpoint:
+            if trainer.finished:
+                calibrate(trainer)
             save(write, event.metrics or {})
 
 
@@ -147,7 +150,12 @@ def write_checkpoint(folder: Path, trained: Path) -> Content:
     shutil.copy(trained / WORDS, folder)
     lines = (json.dumps(metrics) + "\n" for metrics in position["metrics"])
     (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
-    return {"epochs": position["epoch"], "best_epoch": position["best_epoch"], "valid_mrr": best["valid_mrr"]}
+    return {
+        "epochs": position["epoch"],
+        "best_epoch": position["best_epoch"],
+        "valid_mrr": best["valid_mrr"],
+        "temperatures": position["temperatures"],
+    }
 
 
 def describe(metrics: dict[str, Any]) -> str:

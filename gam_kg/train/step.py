@@ -71,7 +71,7 @@ class ShardedModel:
         if popularity is not None:
             where, score = popularity.by_query(block.layout.num_columns)
             positions.append(where)
-            added.append(self.model.popularity(popularity).index_select(0, score))
+            added.append(self.model.popularity(popularity, block.layout.horizon).index_select(0, score))
         return query, torch.cat(positions), torch.cat([z.new_zeros(0), *added])
 
     def gatherer(self, block: QueryBlock) -> Callable[[Tensor], Tensor]:

@@ -47,7 +47,7 @@ class StepBatch:
     """All that a training step reads apart from weights and memory.
 
     Attributes:
-        num_answers: Answers of all ranks.
+        num_answers: Answers of all ranks, to queries of the next snapshot and ahead.
         rows: Rows of the shard that the step reads, (num_rows,); None: all.
         window: The snapshots just before, whose updates get gradients.
         blocks: The queries.
@@ -91,15 +91,40 @@ def step_queries(queries: Queries, config: TrainConfig, seed: int) -> list[Queri
     return [queries.select(rows) for rows in order.tensor_split(number)]
 
 
+def queries_ahead(
+    queries: Queries, following: Sequence[Queries], config: TrainConfig, rng: CounterRNG
+) -> list[Queries]:
+    """Some queries of one later snapshot, which see what a step sees; none where there is no later one.
+
+    The horizon h is drawn with probabilities in proportion to 1 / h, among those at which there are queries.
+
+    Args:
+        queries: Queries of the step.
+        following: Those of snapshots after its own, in time order, the same on all ranks.
+        config: `max_horizon` and `ahead_share`.
+        rng: Random numbers of the step.
+    """
+    following = [one.seen_from(queries.time) for one in following]
+    following = [one for one in following if one.horizon <= config.max_horizon and len(one)]
+    if not following or not config.ahead_share:
+        return []
+    generator = torch.Generator().manual_seed(rng.integer("horizon"))
+    weight = torch.tensor([1 / one.horizon for one in following])
+    one = following[int(torch.multinomial(weight, 1, generator=generator))]
+    share = min(1.0, config.ahead_share * len(queries.answer) / len(one.answer))
+    number = max(1, round(share * len(one)))
+    return [one.select(torch.randperm(len(one), generator=generator)[:number].sort().values)]
+
+
 def query_block(history: HistoryIndex, queries: Queries, communicator: Communicator) -> QueryBlock:
     """Make the block of queries that are scored against all entities, outside training. A collective."""
-    joined = join(history.find(queries), history.config)
+    joined = join(history.find(queries), history.config, history.facts)
     slots = Slots.of(joined, queries.answer[:0], history.partition.num_rows, None)
     return QueryBlock(lay_out(history, joined, slots), _gather_plan(queries, history.partition, communicator))
 
 
 def make_batch(
-    queries: Queries,
+    parts: Sequence[Queries],
     window: Sequence[MessageGraph],
     history: HistoryIndex,
     config: TrainConfig,
@@ -109,7 +134,7 @@ def make_batch(
     """The batch of a step. A collective.
 
     Args:
-        queries: Queries of the step, the same on all ranks.
+        parts: Queries of the step, each part of one snapshot, the same on all ranks.
         window: The snapshots just before.
         history: The past.
         config: Which candidates, and how many scores per block.
@@ -117,16 +142,17 @@ def make_batch(
         communicator: The ranks.
     """
     if config.candidates == "sampled":
-        return _sampled_batch(queries, window, history, config, rng, communicator)
+        return _sampled_batch(parts, window, history, config, rng, communicator)
     blocks = tuple(
-        _block(history, join(history.find(part), history.config), None, communicator)
-        for part in divide_queries(queries, history.partition.most_rows, config.max_logits)
+        _block(history, join(history.find(block), history.config, history.facts), None, communicator)
+        for part in parts
+        for block in divide_queries(part, history.partition.most_rows, config.max_logits)
     )
-    return StepBatch(len(queries.answer), None, tuple(window), blocks)
+    return StepBatch(sum(len(part.answer) for part in parts), None, tuple(window), blocks)
 
 
 def _sampled_batch(
-    queries: Queries,
+    parts: Sequence[Queries],
     window: Sequence[MessageGraph],
     history: HistoryIndex,
     config: TrainConfig,
@@ -134,15 +160,15 @@ def _sampled_batch(
     communicator: Communicator,
 ) -> StepBatch:
     """The batch of a step over sampled candidates, which reads only some rows."""
-    partition = history.partition
+    partition, queries = history.partition, Queries.together(parts)
     most = min(2 * config.num_negatives, partition.num_entities)  # the same on all ranks, as the blocks must be
-    found = [history.find(block) for block in divide_queries(queries, most, config.max_logits)]
+    found = [history.find(block) for part in parts for block in divide_queries(part, most, config.max_logits)]
     known_subject, known_row = map(torch.cat, zip(*(one.known_answers for one in found), strict=True))
     counts = torch.tensor([len(known_row), sum(one.num_walks for one in found)])
     counts = communicator.sum(counts, "candidates").tolist()
     probabilities = InclusionProbabilities.of(config.history_links * len(queries), *counts)
     sample = Sample.draw(queries, config.num_negatives, (known_subject, known_row), probabilities, partition, rng)
-    blocks = [_block(history, join(one, history.config, sample), sample, communicator) for one in found]
+    blocks = [_block(history, join(one, history.config, history.facts, sample), sample, communicator) for one in found]
     own = torch.cat([queries.subject, queries.answer])
     own = partition.rows(own[partition.owns(own)])
     read = unique(torch.cat([sample.column_rows, own, *(block.layout.ends for block in blocks)]))

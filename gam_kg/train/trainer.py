@@ -10,6 +10,8 @@ import resource
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +33,7 @@ from gam_kg.train.gradients import Gradients
 from gam_kg.train.optimizer import RowAdamW, learning_rate
 from gam_kg.train.position import Position, Progress
 from gam_kg.train.step import ShardedModel, backward_step
-from gam_kg.train.step_batch import BatchCache, StepBatch, make_batch, step_queries, to_device
+from gam_kg.train.step_batch import BatchCache, StepBatch, make_batch, queries_ahead, step_queries, to_device
 from gam_kg.train.stopwatch import Stopwatch
 
 
@@ -72,6 +74,8 @@ class Trainer:
         self._watch = Stopwatch()
         # The snapshots just before the next one, whose updates of memory get gradients.
         self._window: deque[MessageGraph] = deque()
+        # The snapshots after the next one that training looks ahead to.
+        self._following: deque[Snapshot] = deque()
         self.times = self.graph.times_in("train")
         self.position = Position()
         self.memory = self.model.empty_memory()
@@ -113,7 +117,14 @@ class Trainer:
         past, rest = self.times[: self.position.index], self.times[self.position.index :]
         for snapshot in read_snapshots(self.graph, past, self.communicator):
             self._insert(snapshot)
-        yield from read_snapshots(self.graph, rest, self.communicator)
+        following, most = self._following, self.config.train.max_horizon - 1
+        following.clear()
+        for snapshot in read_snapshots(self.graph, rest, self.communicator):
+            following.append(snapshot)
+            while following and snapshot.time - following[0].time >= most:
+                yield following.popleft()
+        while following:
+            yield following.popleft()
 
     def _insert(self, snapshot: Snapshot) -> MessageGraph | None:
         """Insert a snapshot into history and window; returns the one that leaves the window for it."""
@@ -129,7 +140,7 @@ class Trainer:
         steps = step_queries(snapshot.queries, config, (self.config.seed * 1_000_003 + position.step) % 2**63)
         for queries in steps:
             with watch.phase("batch"):
-                batch = self._batch(queries, cache=len(steps) == 1 and config.candidates == "one_vs_all")
+                batch = self._batch(queries, whole=len(steps) == 1)
             loss = backward_step(self.sharded, self.memory, batch, self._rng(), config, watch)
             with watch.phase("gradients"):
                 self._gradients.reduce(config.gradient_norm)
@@ -151,15 +162,19 @@ class Trainer:
                 self.sharded.advance(self.memory, to_device(leaving, self._device), self._rng())
         position.index += 1
 
-    def _batch(self, queries: Queries, *, cache: bool) -> StepBatch:
-        """The batch of a step; of a whole snapshot perhaps from the cache."""
-        window = tuple(self._window)
-        if cache and (blocks := self._cache.find(queries)) is not None:
-            return StepBatch(len(queries.answer), None, window, blocks)
-        batch = make_batch(queries, window, self.history, self.config.train, self._rng(), self.communicator)
-        if cache:
-            self._cache.insert(queries, batch.blocks)
-        return batch
+    def _batch(self, queries: Queries, *, whole: bool) -> StepBatch:
+        """The batch of a step; blocks of a `whole` snapshot are cached, those ahead differ from epoch to epoch."""
+        config, rng = self.config.train, self._rng()
+        ahead = queries_ahead(queries, [one.queries for one in self._following], config, rng)
+        make = partial(make_batch, window=tuple(self._window), history=self.history, config=config, rng=rng)
+        if not whole or config.candidates == "sampled":
+            return make([queries, *ahead], communicator=self.communicator)
+        blocks = self._cache.find(queries)
+        if blocks is None:
+            blocks = make([queries], communicator=self.communicator).blocks
+            self._cache.insert(queries, blocks)
+        batch = make(ahead, communicator=self.communicator)
+        return replace(batch, num_answers=batch.num_answers + len(queries.answer), blocks=blocks + batch.blocks)
 
     def _took(self, queries: Queries, seconds: float) -> dict[str, Any]:
         traffic, partition = self.communicator.traffic, self.graph.partition

@@ -1,5 +1,6 @@
 """Any number of ranks computes what one does: losses, every gradient, ranks and vectors, over several steps."""
 
+from collections import Counter
 from functools import cache
 from typing import Any
 
@@ -16,6 +17,7 @@ from gam_kg.graph.name_words import NameWords
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.nn.model import ENTITY
 from gam_kg.train.evaluate import ModelScorer, rank_split, roll
+from gam_kg.train.step_batch import StepBatch
 from gam_kg.train.trainer import Trainer
 
 STEPS = 4
@@ -67,7 +69,8 @@ def train_and_evaluate(
     facts, changes = CASES[case]
     changes = dict(changes)
     graph = graph_of(facts, buckets=changes.pop("buckets", 64)).shard(communicator.rank, communicator.world_size)
-    config = tiny_config(changes.pop("model", {}), gradient_norm=0.5, **changes)
+    settings = {"gradient_norm": 0.5, "max_horizon": 3, "ahead_share": 0.6, **changes}
+    config = tiny_config(settings.pop("model", {}), **settings)
     torch.set_default_dtype(dtype)
     try:
         trainer = Trainer(config, graph, NameWords.of(NAMES), communicator=communicator, device=device)
@@ -87,8 +90,17 @@ def dense(grad: Tensor) -> Tensor:
 
 
 def _train(trainer: Trainer) -> dict[str, Any]:
-    losses, shared, rows, norms = [], [], [], []
-    reduce = trainer._gradients.reduce
+    losses, shared, rows, norms, queries = [], [], [], [], []
+    reduce, make = trainer._gradients.reduce, trainer._batch
+
+    def noted_batch(*arguments: Any, **options: Any) -> StepBatch:
+        batch = make(*arguments, **options)
+        # The table of a block has the queries of all ranks.
+        by_horizon: Counter[int] = Counter()
+        for block in batch.blocks:
+            by_horizon[block.layout.horizon] += block.layout.num_queries
+        queries.append(by_horizon)
+        return batch
 
     def noted(max_norm: float) -> float:
         norms.append(reduce(max_norm))
@@ -97,13 +109,14 @@ def _train(trainer: Trainer) -> dict[str, Any]:
         shared.append(gradients)
         return norms[-1]
 
-    trainer._gradients.reduce = noted
+    trainer._gradients.reduce, trainer._batch = noted, noted_batch
     steps = trainer.run()
     while trainer.position.step < STEPS:
         losses.append(next(steps).loss)
     return {
         "losses": torch.tensor(losses, dtype=torch.float64),
         "norms": torch.tensor(norms, dtype=torch.float64),
+        "queries": queries,
         "gradients": {f"{step} {name}": value for step, found in enumerate(shared) for name, value in found.items()},
         "rows": {f"{step} entity": value for step, value in enumerate(rows)},
     }
@@ -114,12 +127,16 @@ def _evaluate(trainer: Trainer, graph: TemporalGraph) -> dict[str, Any]:
     history, communicator = trainer.history, trainer.communicator
     history.reset()
     roll([scorer], history, read_snapshots(graph, graph.times_in("train"), communicator))
-    snapshots = read_snapshots(graph, [*graph.times_in("valid"), *graph.times_in("test")], communicator)
-    ranks = rank_split({"model": scorer}, history, snapshots, partition=graph.partition, communicator=communicator)
-    answers = torch.from_numpy(np.stack([ranks.time, ranks.subject, ranks.relation, ranks.answer], 1))
+    answers, found = [], []
+    for now in (graph.valid_start, None):  # multi-step first: it leaves all as it is
+        snapshots = read_snapshots(graph, [*graph.times_in("valid"), *graph.times_in("test")], communicator)
+        scorers = {"model": scorer}
+        ranks = rank_split(scorers, history, snapshots, partition=graph.partition, now=now, communicator=communicator)
+        answers.append(np.stack([ranks.time, ranks.horizon, ranks.subject, ranks.relation, ranks.answer], 1))
+        found.append(np.stack([ranks.time_aware["model"], ranks.raw["model"]]))
     return {
-        "answers": answers,
-        "ranks": torch.from_numpy(np.stack([ranks.time_aware["model"], ranks.raw["model"]])),
+        "answers": torch.from_numpy(np.concatenate(answers)),
+        "ranks": torch.from_numpy(np.concatenate(found, 1)),
         "vectors": scorer.vectors().cpu(),
         "hidden": scorer.memory.hidden.cpu(),
         "last_seen": scorer.memory.last_seen.cpu(),
@@ -139,6 +156,7 @@ def assert_same(found: list[dict[str, Any]], expected: dict[str, Any], tolerance
     for rank in found:
         close("losses", rank["losses"], expected["losses"])
         close("norms", rank["norms"], expected["norms"])
+        assert rank["queries"] == expected["queries"]
         for name, gradient in expected["gradients"].items():
             close(name, rank["gradients"][name], gradient)
         assert torch.equal(rank["answers"], expected["answers"])
@@ -154,6 +172,20 @@ def assert_same(found: list[dict[str, Any]], expected: dict[str, Any], tolerance
 @cache
 def on_one_rank(case: str, dtype: torch.dtype, optimizer: str = "sgd") -> dict[str, Any]:
     return train_and_evaluate(Communicator(), case, dtype, optimizer=optimizer)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_compared_looks_ahead(case: str) -> None:
+    found = on_one_rank(case, torch.float64)
+    horizons = {horizon for step in found["queries"] for horizon in step}
+    assert {1} < horizons <= {1, 2, 3}
+    assert set(found["answers"][:, 1].tolist()) == {1, 2, 3}
+    if case in ("random", "dropout", "uneven shards", "hub"):
+        slopes = {name: grad for name, grad in found["gradients"].items() if name.startswith("3 ") and "slope" in name}
+        assert len(slopes) == 8
+        without = {name for name, grad in slopes.items() if not grad.any()}
+        # Rules of shared facts have hits enough where the facts of the hub recur.
+        assert without == (set() if case == "hub" else {"3 rule_attention.query.slope"})
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])

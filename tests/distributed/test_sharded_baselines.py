@@ -11,11 +11,11 @@ from gam_kg.config import HistoryConfig
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.distributed.snapshots import read_snapshots
 from gam_kg.history.sharded import build_history
-from gam_kg.metrics.baselines import build_baselines
+from gam_kg.metrics.all_baselines import build_baselines
 from gam_kg.metrics.strata import Strata
 from gam_kg.train.evaluate import AnswerRanks, rank_split, roll
 
-NAMES = {"popularity", "recurrency_strict", "recurrency_combined", "typed_pair_counts"}
+NAMES = {"popularity", "recurrency_strict", "recurrency_combined", "typed_pair_counts", "rule_counts"}
 CASES = {
     "random": (0, 120, 64, 1000, False),
     "uneven shards": (1, 120, 3, 1000, False),
@@ -39,7 +39,7 @@ def rank_with_baselines(communicator: Communicator, case: str) -> AnswerRanks:
         history,
         read_snapshots(graph, ranked, communicator),
         partition=graph.partition,
-        multi_step=multi_step,
+        now=TEST_START if multi_step else None,
         strata=Strata(graph, partial(communicator.sum, purpose="ranks")),
         communicator=communicator,
         max_scores=60,

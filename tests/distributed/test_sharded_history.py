@@ -6,7 +6,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from columns import counted, fact_columns, joined_of, layout_of, pair_columns, parts_of, path_columns, popular_columns
+from columns import (
+    confidence_columns,
+    counted,
+    fact_columns,
+    joined_of,
+    joined_rule_columns,
+    layout_of,
+    pair_columns,
+    parts_of,
+    path_columns,
+    popular_columns,
+    rule_columns,
+)
 from graphs import (
     HISTORY,
     NUM_ENTITIES,
@@ -31,10 +43,10 @@ from gam_kg.history.walks import Joined
 
 LIMITS = [
     {},
-    {"recent": 2, "same_relation": 1, "popular": 1, "two_hop_first": 2, "two_hop_second": 1},
-    {"recent": 0, "popular": 0, "two_hop_first": 50, "two_hop_second": 3},
-    {"recent": 1, "same_relation": 0, "popular": 2, "two_hop_first": 0},
-    {"recent": 50, "same_relation": 50, "popular": 50, "two_hop_first": 1, "two_hop_second": 50},
+    {"recent": 2, "same_relation": 1, "popular": 1, "two_hop_first": 2, "two_hop_second": 1, "rule_bodies": 0},
+    {"recent": 0, "popular": 0, "two_hop_first": 50, "two_hop_second": 3, "rule_count": 2, "rule_heads": 1},
+    {"recent": 1, "same_relation": 0, "popular": 2, "two_hop_first": 0, "rule_bodies": 50},
+    {"recent": 50, "same_relation": 50, "popular": 50, "two_hop_first": 1, "two_hop_second": 50, "rule_bodies": 0},
 ]
 GRAPHS = [(0, 60, 64), (1, 60, 3), (2, 120, 2), (3, 4, 64), (4, 0, 64)]
 
@@ -69,6 +81,11 @@ def found_by(history: HistoryIndex, joined: Joined, ids: Tensor) -> dict[str, Co
     layout = layout_of(history, joined)
     if layout.popularity is not None:
         found["popular"] = with_ids(popular_columns(layout.popularity, layout.num_columns), ids)
+    if history.rules is not None:
+        for name, limit in (("rules", None), ("rules with some heads", history.config.rule_heads)):
+            found[name] = with_ids(rule_columns(history, joined.found.groups.queries, 1, limit), ids)
+        found["joined rules"] = with_ids(joined_rule_columns(joined), ids)
+    found["confidences"] = with_ids(confidence_columns(joined), ids)
     found["known answers"] = with_ids(joined.found.known_answers, ids)
     return found
 
@@ -123,7 +140,9 @@ def compare(communicator: Communicator) -> Counter:
 def test_ranks_find_together_what_one_index_finds(rank_pool, world_size: int) -> None:
     parts = rank_pool.run(world_size, compare)
     total: Counter = sum(parts, Counter())
-    assert set(total) == {"facts", "pairs of facts", "paths", "pairs of paths", "popular", "known answers"}
+    rules = {"rules", "rules with some heads", "joined rules", "confidences"}
+    walks = {"facts", "pairs of facts", "paths", "pairs of paths"}
+    assert set(total) == {*walks, "popular", "known answers", *rules}
     assert min(total.values()) > 1000
     # What is compared is a real division.
     assert sum(len(part) > 0 for part in parts) >= 2

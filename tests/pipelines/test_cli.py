@@ -7,18 +7,10 @@ import sys
 
 import pyarrow.parquet as pq
 import pytest
+from flows import gam_kg
 
 from gam_kg.errors import ConnectionLostError, DataError
 from pipelines import cli
-
-
-def gam_kg(monkeypatch, *arguments):
-    """Call the command line here; the exit status."""
-    monkeypatch.setattr(sys, "argv", ["gam-kg", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return ended.value.code or 0
-
 
 VERBS = ["run", "prepare", "train", "evaluate", "embed", "predict", "report", "plan"]
 
@@ -40,6 +32,7 @@ def test_a_run_folder_that_is_a_uri_is_refused(monkeypatch, tmp_path, capsys, ve
     [
         (["search", "s3://bucket/run", "--like", "x"], "RUN=s3://bucket/run"),
         (["generate", "s3://bucket/facts"], "OUT=s3://bucket/facts"),
+        (["compare", "s3://bucket/run", "there"], "FIRST=s3://bucket/run"),
         (["import", "facts.csv", "gs://bucket/facts.parquet"], "OUT=gs://bucket/facts.parquet"),
         (["train", "s3://bucket/my.yaml"], "CONFIG=s3://bucket/my.yaml"),
         (["run", "my.yaml", "predict.out=s3://bucket/answers.csv"], "predict.out: a URI"),

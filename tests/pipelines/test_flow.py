@@ -18,8 +18,7 @@ from gam_kg.distributed.communicator import Communicator
 from gam_kg.errors import ArtifactError, ConfigError, DataError
 from gam_kg.graph.partition import Partition
 from gam_kg.graph.snapshot import Queries
-from gam_kg.inference import embed as inference_embed
-from gam_kg.inference import trained_run
+from gam_kg.inference import similarity, trained_run
 from gam_kg.inference.embed import read_vectors
 from gam_kg.inference.evaluation import evaluate_run
 from gam_kg.inference.report import write_html
@@ -53,7 +52,7 @@ def test_metrics_tree_is_complete_and_agrees_with_the_ranks(finished):
     metrics = json.loads((config.run_path / "evaluation" / "metrics.json").read_text())
     ranks = pq.read_table(config.run_path / "evaluation" / "ranks.parquet").to_pandas()
     assert set(metrics["baselines"]) == {
-        "popularity", "recurrency_strict", "recurrency_combined", "typed_pair_counts"
+        "popularity", "recurrency_strict", "recurrency_combined", "typed_pair_counts", "rule_counts"
     }  # fmt: skip
     for name, tree in {"": metrics, **metrics["baselines"]}.items():
         for split in ("valid", "test"):
@@ -71,7 +70,10 @@ def test_metrics_tree_is_complete_and_agrees_with_the_ranks(finished):
                         assert leaf["hits@3"] == pytest.approx((queries <= 3).mean())
                 assert set(tree[split][setting]["strata"]) == set(STRATA)
                 assert sum(s["count"] for s in tree[split][setting]["strata"].values()) == len(rows)
+                assert sum(part["count"] for part in tree[split][setting]["entities"].values()) == len(rows)
                 assert sum(point["count"] for point in tree[split][setting]["curve"]) == len(rows)
+                assert sum(part["count"] for part in tree[split][setting]["horizons"].values()) == len(rows)
+                assert ("calibration" in tree[split][setting]) == (not name)
     graph = json.loads((config.run_path / "graph" / "manifest.json").read_text())["content"]
     assert len(ranks) == 2 * (graph["splits"]["valid"] + graph["splits"]["test"])
     queries = ranks[ranks["direction"] == "object"]
@@ -135,7 +137,7 @@ def test_embedding_needs_no_history_and_writes_row_group_by_row_group(finished, 
     config, _ = finished
     again = with_run_dir(config, tmp_path / "run")
     link(config, again, "graph", "checkpoint")
-    monkeypatch.setattr(inference_embed, "_ROW_GROUP", 4)
+    monkeypatch.setattr(similarity, "_GROUP", 4)
     monkeypatch.setattr(trained_run, "build_history", None)
     embed(again)
     files = [path / "embeddings" / "entities.parquet" for path in (config.run_path, again.run_path)]
@@ -218,7 +220,8 @@ def test_predictions_are_the_models_best(finished, tmp_path):
     best = torch.topk(scores, 4)
     assert frame["answer_id"].tolist()[:4] == best.indices.tolist()
     np.testing.assert_allclose(frame["score"].to_numpy()[:4], best.values.numpy(), rtol=1e-5)
-    np.testing.assert_allclose(frame["probability"].to_numpy()[:4], scores.softmax(0)[best.indices].numpy(), rtol=1e-4)
+    probability = (scores / loaded.temperature(1)).softmax(0)[best.indices]
+    np.testing.assert_allclose(frame["probability"].to_numpy()[:4], probability.numpy(), rtol=1e-4)
 
 
 def test_a_run_predicts_what_comes_next_for_the_pairs_of_the_last_day(finished):
@@ -311,9 +314,11 @@ def test_two_workers_train_evaluate_and_embed_as_one_process_does(finished, tmp_
     shards = [pq.read_table(path) for path in sorted(found.glob("entities-*-of-00002.parquet"))]
     together = pa.concat_tables(shards).sort_by("entity_id")
     whole = pq.read_table(expected / "entities.parquet")
-    assert together.drop(["embedding"]).equals(whole.drop(["embedding"]))
-    vectors = [np.stack(table["embedding"].to_pylist()) for table in (together, whole)]
-    np.testing.assert_allclose(*vectors, rtol=0, atol=1e-3)
+    columns = ["embedding", "search_vector"]
+    assert together.drop(columns).equals(whole.drop(columns))
+    for name in columns:
+        vectors = [np.stack(table[name].to_pylist()) for table in (together, whole)]
+        np.testing.assert_allclose(*vectors, rtol=0, atol=1e-2 if name == "search_vector" else 1e-3)
     ranks = [pq.read_table(each.run_path / "evaluation" / "ranks.parquet") for each in (several, config)]
     assert ranks[0].column_names == ranks[1].column_names
     for name in ranks[1].column_names:

@@ -14,6 +14,7 @@ from gam_kg.config import load_config
 from gam_kg.errors import ConfigError, OutputError
 from gam_kg.synthetic.generator import FACTS, World
 from gam_kg.synthetic.groups import SyntheticConfig, plan_groups
+from gam_kg.synthetic.multi_step import Cut
 from gam_kg.synthetic.optimum import Optimum
 from pipelines.cli import app
 from pipelines.generate import generate
@@ -59,6 +60,16 @@ def test_the_files_hold_what_the_library_generates(made):
     for name, values in content["optimum"]["test"].items():
         assert values == pytest.approx(test[name], rel=1e-12)
     assert 0.3 < content["optimum"]["test"]["all"]["both"] < 1
+
+    multi_step, start = Optimum.empty(CONFIG.snapshots), content["test_start"]
+    for group in groups:
+        multi_step = multi_step.merge(Optimum.after(Cut(group, start, CONFIG.noise, CONFIG.snapshots)))
+    found = content["optimum"]["multi_step"]
+    assert list(found) == ["1", "2", "3-5"]
+    assert sum(values["all"]["facts"] for values in found.values()) == content["optimum"]["test"]["all"]["facts"]
+    for name, last in {"1": start, "2": start + 1, "3-5": CONFIG.snapshots - 1}.items():
+        for role, values in multi_step.compute(start + int(name[0]) - 1, last + 1).items():
+            assert found[name][role] == pytest.approx(values, rel=1e-12), (name, role)
     assert read_manifest(out, "synthetic").id == manifest.id
     assert manifest.config["seed"] == 7
 
@@ -129,9 +140,17 @@ def test_the_verb_prints_sizes_and_optimum(tmp_path):
     best = content["optimum"]["test"]["all"]
     assert f"2,000 facts, {content['num_entities']} entities, 20 relations, 30 snapshots -> {out}" in result.output
     assert f"from timestamp {content['test_start']} on): {100 * best['both']:.2f} %" in result.output
+    table = [line.split() for line in result.output.splitlines()[-2 - len(content["optimum"]["multi_step"]) :]]
+    assert table[0] == ["horizon", "facts", "all", "recurrent", "persistent", "periodic", "random"]
+    rows = {"single-step": content["optimum"]["test"]} | content["optimum"]["multi_step"]
+    for cells, (name, values) in zip(table[1:], rows.items(), strict=True):
+        assert cells[:2] == [name, str(values["all"]["facts"])]
+        assert [float(cell) for cell in cells[2:] if cell != "-"] == [
+            pytest.approx(100 * values[role]["both"], abs=0.005) for role in table[0][2:] if role in values
+        ]
     names = np.unique(read(out)["relation"].to_pylist())
     assert len(names) == 20
-    assert {name.split("_")[0] for name in names} == {"recurrent", "periodic", "random"}
+    assert {name.split("_")[0] for name in names} == {"recurrent", "persistent", "periodic", "random"}
 
 
 def test_every_setting_is_an_option_with_its_default_and_description():

@@ -72,12 +72,35 @@ def test_everything_that_listens_is_on_loopback(config, tmp_path, verb):
 @pytest.mark.slow
 def test_a_killed_run_leaves_no_process(config):
     with start("train", config, "train.epochs=1000") as process:
-        for line in process.stdout:
-            if line.startswith("epoch 1"):
-                break
-        left = tree(process.pid)
-        assert any("Agent" in program for program in alive(left).values())
-        process.kill()
+        kill_at(process, "epoch 1")
+
+
+@linux
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_killed_search_leaves_no_process_and_goes_on_with_its_epochs(config, tmp_path):
+    (tmp_path / "space.yaml").write_text("train.learning_rate: {choice: [0.01]}")
+    arguments = ["tune", config, tmp_path / "space.yaml", "train.epochs=12", "train.patience=12", "--trials", 1]
+    with start(*arguments) as process:
+        kill_at(process, "tune: trial 0, epoch 2")
+    with start(*arguments) as process:
+        found = listeners_of(process, seconds=900)
+        shown = process.stdout.read()
+    assert process.returncode == 0, shown
+    assert "tune: trial 0, epoch 2:" not in shown
+    assert "tune: trial 0, epoch 12:" in shown
+    assert any(program.startswith("ray::Implicit") for program, _ in found), "the trial's process"
+    assert not beyond_loopback(found)
+
+
+def kill_at(process, text):
+    """Kill a process when it has shown a line that begins so; all that it started must end."""
+    for line in process.stdout:
+        if line.startswith(text):
+            break
+    left = tree(process.pid)
+    assert any("Agent" in program for program in alive(left).values())
+    process.kill()
     left.discard(process.pid)
     end = time.monotonic() + 45
     while (found := alive(left)) and time.monotonic() < end:

@@ -23,6 +23,8 @@ SCHEMAS = {
     "embeddings/entities.parquet": schemas.embedding_schema("entity", DIM),
     "embeddings/relations.parquet": schemas.embedding_schema("relation", DIM),
     "predictions/predictions.parquet": schemas.PREDICTIONS,
+    "ablation/ablation.parquet": schemas.ABLATION,
+    "tune/trials.parquet": schemas.TRIALS,
 }
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gam_kg.errors import ArtifactError
+from gam_kg.graph.snapshot import Queries
 from gam_kg.graph.temporal_graph import TemporalGraph
 
 seeds = st.integers(0, 10_000)
@@ -70,6 +71,23 @@ def test_selected_queries_have_their_answers_in_the_order_of_selection(seed, sel
         if query == row
     ]
     assert list(zip(chosen.answer_query.tolist(), chosen.answer.tolist(), strict=True)) == expected
+
+
+@given(seeds, st.lists(st.integers(0, 8), min_size=1, max_size=4), st.integers(0, 3))
+@settings(max_examples=30)
+def test_queries_of_several_snapshots_together_are_those_of_each(seed, times, back):
+    graph = graph_of(random_facts(seed))
+    parts = [graph.snapshot(time).queries.seen_from(times[0] - back) for time in times]
+    together = Queries.together(parts)
+    assert (together.time, together.now, together.horizon) == (times[0], times[0] - back, back + 1)
+    assert answers_of(together) == [row for part in parts for row in answers_of(part)]
+    first = 0
+    for part in parts:
+        again = together.select(torch.arange(first, first + len(part)))
+        assert torch.equal(again.subject, part.subject)
+        assert torch.equal(again.answer_query, part.answer_query)
+        first += len(part)
+    assert first == len(together)
 
 
 @given(seeds, st.integers(-1, 10))

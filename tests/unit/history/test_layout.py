@@ -5,11 +5,11 @@ from columns import bin_of, counted, joined_of, layout_of, parts_of, popular_col
 from graphs import Past, all_queries, graph_of, history_before, history_config, snapshots_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import limits, recurring_facts
+from strategies import horizons, limits, recurring_facts
 
+from gam_kg.history.bins import NUM_BINS
 from gam_kg.history.layout import Slots, lay_out
 from gam_kg.history.sampling import InclusionProbabilities, Sample
-from gam_kg.history.walks import NUM_BINS
 from gam_kg.ops.counter_rng import CounterRNG
 
 probabilities = st.sampled_from([InclusionProbabilities(0.6, 0.3), InclusionProbabilities(1.0, 1.0)])
@@ -18,16 +18,16 @@ probabilities = st.sampled_from([InclusionProbabilities(0.6, 0.3), InclusionProb
 def popular_of(past, queries, limit):
     """(relation, other, recency, count) of the most recent objects of the queries' relations."""
     return Counter(
-        (relation, other, bin_of(queries.time - last), bin_of(count))
+        (relation, other, bin_of(queries.now - last), bin_of(count))
         for relation in set(queries.relation.tolist())
         for other, last, count in past.popular(relation, limit)
     )
 
 
-@given(recurring_facts, st.integers(0, 8), st.integers(0, 3), limits)
+@given(recurring_facts, st.integers(0, 8), st.integers(0, 3), horizons, limits)
 @settings(max_examples=60)
-def test_popularity_is_what_a_walk_through_the_facts_finds(rows, end, later, popular):
-    queries, past = all_queries(end + later), Past(rows, end)
+def test_popularity_is_what_a_walk_through_the_facts_finds(rows, end, later, horizon, popular):
+    queries, past = all_queries(end + later, horizon), Past(rows, end)
     history = history_before(graph_of(rows), history_config(popular=popular), end)
     layout = layout_of(history, joined_of(history, queries))
     found = layout.popularity
@@ -35,6 +35,7 @@ def test_popularity_is_what_a_walk_through_the_facts_finds(rows, end, later, pop
         assert found is None
         return
     assert found is not None
+    assert layout.horizon == horizon
     assert found.num_relations == len(queries.relation.unique())
     expected = popular_of(past, queries, popular)
     assert counted(popular_columns(found, layout.num_columns)) == expected

@@ -1,12 +1,12 @@
 from collections import defaultdict
+from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gam_kg.history.recency import KeyTable, RecencyIndex
-from gam_kg.history.sharded import reaches, thresholds
+from gam_kg.history.recency import KeyTable, RecencyIndex, reaches, thresholds
 
 WIDTH = 10
 logs = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(0, 9)), max_size=40)
@@ -76,14 +76,42 @@ def test_the_order_of_the_log_does_not_matter(log, random, end, limit):
     assert rows_of(recent(log, range(4), end, limit)) == rows_of(recent(shuffled, range(4), end, limit))
 
 
+def table_rows(table):
+    """First, last, count, streak and squared gaps of each key that was seen."""
+    columns = (table.keys, table.first, table.last, table.count, table.streak, table.squared_gaps)
+    return {key: tuple(row) for key, *row in zip(*(column.tolist() for column in columns), strict=True) if row[2]}
+
+
+def brute_table(log, end):
+    times_of = defaultdict(set)
+    for group, item, time in log:
+        if time < end:
+            times_of[group * WIDTH + item].add(time)
+    rows = {}
+    for key, times in times_of.items():
+        streak = next(length for length in range(1, 99) if max(times) - length not in times)
+        gaps = [later - earlier for earlier, later in pairwise(sorted(times))]
+        rows[key] = (min(times), max(times), len(times), streak, sum(gap**2 for gap in gaps))
+    return rows
+
+
+# Few keys, so that streaks of several snapshots, and gaps between them, are there.
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1), st.integers(0, 9)), max_size=40), st.integers(0, 10))
+@settings(max_examples=200)
+def test_a_table_has_what_a_walk_through_the_times_of_each_key_finds(log, end):
+    assert table_rows(Log(log, end).table) == brute_table(log, end)
+
+
 @given(logs, st.integers(0, 10))
 def test_what_was_seen_is_forgotten_when_cleared(log, end):
     past = Log(log, 10)
     past.table.clear()
     past.index.clear()
+    assert table_rows(past.table) == {}
     assert rows_of(past.index.recent(torch.arange(4))) == []
     past.end = 0
     past.insert_until(end)
+    assert table_rows(past.table) == brute_table(log, end)
     assert rows_of(past.index.recent(torch.arange(4))) == brute_recent(log, range(4), end, None)
 
 

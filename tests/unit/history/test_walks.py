@@ -1,17 +1,30 @@
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 
 import torch
-from columns import bin_of, counted, fact_columns, joined_of, pair_columns, parts_of, path_columns
-from graphs import Past, all_queries, graph_of, history_before, history_config, queries_of
+from columns import (
+    bin_of,
+    confidence_columns,
+    counted,
+    fact_columns,
+    joined_of,
+    joined_rule_columns,
+    pair_columns,
+    parts_of,
+    path_columns,
+)
+from graphs import NUM_ENTITIES, Past, all_queries, graph_of, history_before, history_config, queries_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import limits, recurring_facts
+from pair_past import features_of, unpacked
+from strategies import horizons, limits, recurring_facts
 
 from gam_kg.graph.partition import Partition
+from gam_kg.history.bins import NUM_BINS, log_bin
 from gam_kg.history.index import HistoryIndex
+from gam_kg.history.pair_features import PARTS
 from gam_kg.history.sampling import InclusionProbabilities, Sample
-from gam_kg.history.walks import NEVER, NUM_BINS, UniqueRows, log_bin
+from gam_kg.history.walks import UniqueRows
 from gam_kg.ops.counter_rng import CounterRNG
 
 
@@ -27,7 +40,7 @@ def test_log_bins_follow_the_formula():
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 2), st.integers(0, 2)), max_size=30))
 def test_unique_rows_are_the_rows_each_stored_once(rows):
     columns = torch.tensor(rows, dtype=torch.int64).reshape(-1, 3).T.contiguous()
-    found = UniqueRows.of(tuple(columns), 3)
+    found = UniqueRows.of(tuple(columns))
     assert torch.equal(torch.stack(found.columns)[:, found.index], columns)
     assert len(found.columns[0]) == len(set(rows))
 
@@ -40,44 +53,44 @@ def past_facts(past, subject, relation, config):
     return different + [(relation, other, last, count, True) for other, last, count in same]
 
 
-@given(recurring_facts, st.integers(0, 8), st.integers(0, 3), limits, limits)
+@given(recurring_facts, st.integers(0, 8), st.integers(0, 3), horizons, limits, limits)
 @settings(max_examples=60)
-def test_facts_and_pairs_are_those_a_walk_through_the_facts_finds(rows, end, later, recent, same_relation):
+def test_facts_and_pairs_are_those_a_walk_through_the_facts_finds(rows, end, later, horizon, recent, same_relation):
     config = history_config(recent=recent, same_relation=same_relation)
-    queries, past = all_queries(end + later), Past(rows, end)
+    now, past = end + later, Past(rows, end)
+    queries = all_queries(now, horizon)
     history = history_before(graph_of(rows), config, end)
     parts = parts_of(joined_of(history, queries))
     if recent == same_relation == 0:
         assert "facts" not in parts
         return
 
-    walks, features = Counter(), {}
+    walks = Counter()
     for query, (subject, relation) in enumerate(zip(queries.subject.tolist(), queries.relation.tolist(), strict=True)):
-        by_other = defaultdict(list)
         for seen, other, last, count, same in past_facts(past, subject, relation, config):
-            recency, count = bin_of(queries.time - last), bin_of(count)
+            recency, count = bin_of(now - last), bin_of(count)
             walks[query, other, seen, recency, count, int(same)] += 1
-            by_other[other].append((recency, count, same))
-        for other, entries in by_other.items():
-            own = [entry[:2] for entry in entries if entry[2]]
-            features[query, other] = (
-                relation,
-                *(own[0] if own else (NEVER, 0)),
-                min(recency for recency, _, _ in entries),
-                bin_of(len(entries)),
-            )
     found, pairs = parts["facts"]
     assert counted(fact_columns(found)) == walks
-    query, other, *columns = pair_columns(found, pairs, history.num_rows)
-    assert len(pairs) == len(features)
-    pairs = zip(query.tolist(), other.tolist(), strict=True)
-    assert dict(zip(pairs, zip(*(column.tolist() for column in columns), strict=True), strict=True)) == features
+    query, other, relation, *columns = pair_columns(found, pairs, history.num_rows)
+    assert torch.equal(relation, queries.relation[query])
+    rows = zip(query.tolist(), other.tolist(), *(column.tolist() for column in columns), strict=True)
+    features = {row[:2]: dict(zip(PARTS, map(unpacked, PARTS, row[2:]), strict=True)) for row in rows}
+    assert len(features) == len(pairs)
+    pairs = enumerate(zip(queries.subject.tolist(), queries.relation.tolist(), strict=True))
+    expected = {
+        (query, other): features_of(past, pair, other, now, config)
+        for query, pair in pairs
+        for other in range(NUM_ENTITIES)
+    }
+    assert features == {pair: one for pair, one in expected.items() if one is not None}
 
 
-@given(recurring_facts, st.integers(0, 8), st.integers(0, 3), limits, limits)
+@given(recurring_facts, st.integers(0, 8), st.integers(0, 3), horizons, limits, limits)
 @settings(max_examples=60)
-def test_paths_are_those_a_walk_through_the_facts_finds(rows, end, later, first, second):
-    queries, past = all_queries(end + later), Past(rows, end)
+def test_paths_are_those_a_walk_through_the_facts_finds(rows, end, later, horizon, first, second):
+    now, past = end + later, Past(rows, end)
+    queries = all_queries(now, horizon)
     history = history_before(graph_of(rows), history_config(two_hop_first=first, two_hop_second=second), end)
     parts = parts_of(joined_of(history, queries))
     if first == 0 or second == 0:
@@ -89,7 +102,7 @@ def test_paths_are_those_a_walk_through_the_facts_finds(rows, end, later, first,
         for r1, neighbour, last1, _ in past.facts_of(subject, first):
             for r2, other, last2, count2 in past.facts_of(neighbour, second):
                 if other != subject:
-                    recencies = bin_of(queries.time - last1), bin_of(queries.time - last2)
+                    recencies = bin_of(now - last1), bin_of(now - last2)
                     expected[query, other, r1, recencies[0], r2, recencies[1], bin_of(count2)] += 1
     found, pairs = parts["paths"]
     assert counted(path_columns(found)) == expected
@@ -131,6 +144,11 @@ def test_walks_of_a_sample_are_those_of_all_whose_candidates_are_drawn(
         features = [pair_columns(*part, history.num_rows)[2:] for part in ((walks, pairs), (found_walks, found_pairs))]
         for of_all, of_drawn in zip(*features, strict=True):
             assert torch.equal(of_drawn, of_all[is_drawn])
+    for columns_of in (joined_rule_columns, confidence_columns):
+        query, row, *_ = columns = columns_of(whole)
+        is_drawn = sample.includes(queries.subject[query], row, sample.draws(row))
+        assert counted(columns_of(drawn)) == counted(column[is_drawn] for column in columns)
+        left_out |= set((query * history.num_rows + row)[~is_drawn & torch.isin(row, sample.column_rows)].tolist())
     assert set(drawn.excluded.tolist()) == left_out
     assert not len(whole.excluded)
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from columns import bin_of
 from graphs import (
     HISTORY,
     NUM_ENTITIES,
@@ -11,26 +12,28 @@ from graphs import (
     Past,
     all_queries,
     graph_of,
+    history_config,
     queries_of,
     random_facts,
     snapshots_of,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rules_by_hand import pair_rules_by_hand, rules_by_hand, together_by_hand
 
-from gam_kg.config import HistoryConfig
+from gam_kg.history import confidence
 from gam_kg.history.index import HistoryIndex
-from gam_kg.history.walks import log_bin
-from gam_kg.metrics.baselines import StrictRecurrency, build_baselines
+from gam_kg.metrics.all_baselines import build_baselines
+from gam_kg.metrics.baselines import StrictRecurrency
 from gam_kg.train.evaluate import roll
 
-TINY = 1e-9
+TINY, EVERY = 1e-9, 10**6
 seeds, times = st.integers(0, 10_000), st.integers(0, 9)
 
 
-def baselines_before(graph, time, decay=0.03):
+def baselines_before(graph, time, decay=0.03, **changes):
     """Baselines that have observed all snapshots before a time."""
-    history = HistoryIndex(graph, HistoryConfig(**HISTORY))
+    history = HistoryIndex(graph, history_config(**changes))
     baselines = build_baselines(history, decay)
     roll(baselines.values(), history, snapshots_of(graph, [at for at in graph.times if at < time]))
     return baselines
@@ -86,38 +89,65 @@ def test_counting_baselines_equal_counting_by_hand(seed, end, later):
         torch.testing.assert_close(scores, per_query(queries, score), rtol=1e-12, atol=1e-15)
 
 
-def bin_of(value):
-    return int(log_bin(torch.tensor(value)))
-
-
 @given(seeds, st.integers(0, 7))
 @settings(max_examples=10)
 def test_typed_pair_counts_equal_counting_by_hand(seed, until):
     facts = random_facts(seed)
-    graph = graph_of(facts)
-    baseline = baselines_before(graph, until)["typed_pair_counts"]
-    exposures, hits = Counter(), Counter()
-    for time in [time for time in graph.times if time < until]:
-        past, now = Past(facts, time), Past(facts[facts[:, 3] == time], time + 1)
-        for subject, relation in {(s, r) for s, r, _ in now.seen}:
-            for seen, other, last, _ in past.facts_of(subject, limit=10**6):
-                kind = (relation, seen, bin_of(time - last))
-                exposures[kind] += 1
-                hits[kind] += (subject, relation, other) in now.seen
-
+    baseline, (exposures, hits) = (
+        baselines_before(graph_of(facts), until)["typed_pair_counts"],
+        pair_rules_by_hand(facts.tolist(), until, EVERY),
+    )
     past, queries = Past(facts, until), all_queries(until)
     counted = share(past)
 
     def score(subject, relation, candidate):
         kinds = [
             (relation, seen, bin_of(until - last))
-            for seen, other, last, _ in past.facts_of(subject, limit=10**6)
+            for seen, other, last, _ in past.facts_of(subject, EVERY)
             if other == candidate
         ]
         rate = sum(hits[kind] / (exposures[kind] + 1) for kind in kinds)
         return rate + TINY * counted(subject, relation, candidate)
 
     scores = baseline.scores(queries).dense()
+    torch.testing.assert_close(scores, per_query(queries, score), rtol=1e-12, atol=1e-15)
+
+
+@given(seeds, st.integers(0, 7), st.integers(0, 2), st.booleans(), st.sampled_from([2, 10]))
+@settings(max_examples=10)
+def test_rule_counts_equal_counting_by_hand(seed, until, later, with_rules, most):
+    facts, num_bodies = random_facts(seed), HISTORY["rule_bodies"] if with_rules else 0
+    exposures, hits = pair_rules_by_hand(facts.tolist(), until, EVERY)
+    rule_exposures, rule_hits = rules_by_hand(facts.tolist(), until, num_bodies)
+    past, queries = Past(facts, until), all_queries(until + later).seen_from(until)
+    faded = Counter()
+    for (_, relation, other), seen in past.seen.items():
+        faded[relation, other] += sum(2 ** (-0.02 * (until - time)) for time in seen)
+    # A step of popularity is a 32nd of an octave, counted from a power of 2.
+    for key, weight in faded.items():
+        octave = 2.0 ** math.floor(math.log2(weight))
+        faded[key] = octave * (1 + math.floor((weight / octave - 1) * 32) / 32)
+
+    def score(subject, relation, candidate):
+        of_pair = [
+            hits[kind] / (exposures[kind] + 30)
+            for seen, other, last, _ in past.facts_of(subject, EVERY)
+            if other == candidate
+            for kind in [(relation, seen, bin_of(until - last))]
+        ]
+        shared = [
+            rule_hits[(*body, relation, candidate)] / (rule_exposures[(*body, relation)] + 30)
+            for *body, _, _ in past.facts_of(subject, num_bodies)
+        ]
+        total = sum(faded[relation, other] for other in range(NUM_ENTITIES))
+        rest = 0.1 * faded[relation, candidate] / (total + 10)
+        return together_by_hand(of_pair, shared, most) + rest
+
+    baseline = baselines_before(graph_of(facts), until, rule_bodies=num_bodies)["rule_counts"]
+    assert confidence._MOST == 10
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(confidence, "_MOST", most)
+        scores = baseline.scores(queries).dense()
     torch.testing.assert_close(scores, per_query(queries, score), rtol=1e-12, atol=1e-15)
 
 
@@ -155,7 +185,9 @@ def test_what_is_old_enough_has_faded_away():
     assert not scores.dense().any()
 
 
-@pytest.mark.parametrize("name", ["popularity", "recurrency_strict", "recurrency_combined", "typed_pair_counts"])
+@pytest.mark.parametrize(
+    "name", ["popularity", "recurrency_strict", "recurrency_combined", "typed_pair_counts", "rule_counts"]
+)
 def test_without_a_past_all_candidates_are_alike(name):
     baseline = baselines_before(graph_of([(0, 0, 1, 3)]), 3)[name]
     assert not baseline.scores(all_queries(3)).dense().any()

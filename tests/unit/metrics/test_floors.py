@@ -5,6 +5,7 @@ On ICEWS14, where it is there, they are those of the literature; on a stored gra
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from graphs import snapshots_of
 from gam_kg.config import HistoryConfig
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.history.index import HistoryIndex
-from gam_kg.metrics.baselines import build_baselines
+from gam_kg.metrics.all_baselines import build_baselines
 from gam_kg.metrics.strata import Strata
 from gam_kg.metrics.summary import RankSummary
 from gam_kg.schemas import STRATA
@@ -25,8 +26,8 @@ STORED = Path(__file__).parent / "floors"
 """Train, valid and test of a synthetic graph (60 entities, 13 relations), and `figures.json`."""
 
 
-def rank_baselines(folder: Path, *names: str) -> AnswerRanks:
-    """Ranks of the test answers by some baselines, of all where none are named."""
+def rank_baselines(folder: Path, *names: str) -> tuple[AnswerRanks, AnswerRanks]:
+    """Ranks of the test answers by some baselines, of all where none are named: single-step and multi-step."""
     splits = {
         name: np.loadtxt(folder / f"{name}.txt", dtype=np.int64, usecols=range(4))
         for name in ("train", "valid", "test")
@@ -47,9 +48,13 @@ def rank_baselines(folder: Path, *names: str) -> AnswerRanks:
         for is_test in (False, True)
     )
     roll(scorers.values(), history, past)
-    ranks = rank_split(scorers, history, test, partition=graph.partition, strata=Strata(graph), max_scores=4_000_000)
-    assert len(ranks.answer) == 2 * len(splits["test"])
-    return ranks
+    rank = partial(
+        rank_split, scorers, history, test, partition=graph.partition, strata=Strata(graph), max_scores=4_000_000
+    )
+    multi_step = rank(now=graph.test_start)  # which leaves the history as it is
+    single_step = rank()
+    assert len(single_step.answer) == len(multi_step.answer) == 2 * len(splits["test"])
+    return single_step, multi_step
 
 
 def percent(ranks: np.ndarray) -> dict[str, float]:
@@ -61,13 +66,19 @@ def shares(ranks: AnswerRanks) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def icews14():
+def both_of_icews14():
     if not ICEWS14.exists():
         message = f"{ICEWS14} is missing: the ICEWS14 figures were not checked"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
-    return rank_baselines(ICEWS14, "recurrency_strict", "recurrency_combined")
+    names = "recurrency_strict", "recurrency_combined", "typed_pair_counts", "rule_counts"
+    return rank_baselines(ICEWS14, *names)
+
+
+@pytest.fixture(scope="module")
+def icews14(both_of_icews14):
+    return both_of_icews14[0]
 
 
 def test_recurrency_reaches_its_known_figures_on_icews14(icews14):
@@ -77,13 +88,21 @@ def test_recurrency_reaches_its_known_figures_on_icews14(icews14):
     assert percent(icews14.raw["recurrency_combined"])["mrr"] == pytest.approx(36.6, abs=0.1)
 
 
+def test_rule_counts_reach_their_known_figures_on_icews14(icews14, both_of_icews14):
+    ranks, stratum = icews14.time_aware["rule_counts"], icews14.stratum
+    assert percent(ranks)["mrr"] == pytest.approx(44.0, abs=0.1)
+    found = {name: percent(ranks[stratum == index])["mrr"] for index, name in enumerate(STRATA)}
+    assert found == pytest.approx({"recurrent": 68.9, "pair_only": 32.4, "cold": 3.4}, abs=0.2)
+    assert percent(both_of_icews14[1].time_aware["rule_counts"])["mrr"] == pytest.approx(35.7, abs=0.1)
+
+
 def test_strata_have_their_known_shares_on_icews14(icews14):
     assert shares(icews14) == pytest.approx({"recurrent": 52.4, "pair_only": 22.0, "cold": 25.7}, abs=0.1)
 
 
 @pytest.fixture(scope="module")
 def stored():
-    return rank_baselines(STORED)
+    return rank_baselines(STORED)[0]
 
 
 FIGURES = json.loads((STORED / "figures.json").read_text())

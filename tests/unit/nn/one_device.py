@@ -46,13 +46,13 @@ def step_and_rank():
     from graphs import graph_of, history_before, random_facts, tiny_model
 
     from gam_kg.graph.message_graph import MessageGraph
-    from gam_kg.metrics.baselines import build_baselines
+    from gam_kg.metrics.all_baselines import build_baselines
     from gam_kg.metrics.ranks import rank_answers
 
-    graph = graph_of(random_facts(0), num_entities=12)  # some have no facts
+    graph = graph_of(random_facts(0, 200), num_entities=12)  # some have no facts
     model = tiny_model(graph)
     history, snapshot = history_before(graph, model.config.history, TIME), graph.snapshot(TIME)
-    queries = snapshot.queries
+    queries = graph.snapshot(TIME + 1).queries.seen_from(TIME)  # at horizon 1 slopes have no gradients
     window = [MessageGraph.of(graph.snapshot(time), graph.partition) for time in (TIME - 2, TIME - 1)]
     z = model.entity_vectors(model.empty_memory(), window)
     layout = layout_of(history, joined_of(history, queries))

@@ -1,13 +1,14 @@
 """What is planned is what a trainer's tensors and steps take."""
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from graphs import NUM_ENTITIES, NUM_SNAPSHOTS, graph_of, random_facts, tiny_config, write_graph
+from graphs import NUM_ENTITIES, NUM_SNAPSHOTS, graph_of, random_facts, random_graph, tiny_config, write_graph
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,14 +20,16 @@ from gam_kg.graph.temporal_graph import TemporalGraph, read_names
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import build_history
 from gam_kg.nn.model import ENTITY
-from gam_kg.plan.counts import GraphCounts, count_graph
-from gam_kg.plan.memory import history_bytes, history_of_rank, memory_items, peak_bytes, state_bytes
+from gam_kg.plan.counts import HEADS, GraphCounts, count_graph
+from gam_kg.plan.memory import history_bytes, history_of_rank, memory_items, peak_bytes, rule_bytes, state_bytes
 from gam_kg.plan.operations import IN_PLACE, epoch_operations, unit_operations
 from gam_kg.plan.plan import Planner
 from gam_kg.plan.workload import Workload
 from gam_kg.train.trainer import Trainer
 
 BUCKETS = 7
+NO_CONFIDENCE = {"rule_confidence": False}
+NO_RULES = {"history": {"rule_bodies": 0, **NO_CONFIDENCE}}
 
 
 def num_bytes(*tensors: Tensor) -> int:
@@ -41,8 +44,9 @@ def tensors_of(thing: Any) -> Iterator[Tensor]:
         for part in thing:
             yield from tensors_of(part)
     elif type(thing).__module__.startswith("gam_kg.history."):
-        for part in vars(thing).values():
-            yield from tensors_of(part)
+        for name, part in vars(thing).items():
+            if name != "_history":  # of which it is a part
+                yield from tensors_of(part)
 
 
 def index_bytes(index: HistoryIndex) -> int:
@@ -55,14 +59,6 @@ def index_bytes(index: HistoryIndex) -> int:
 def stored(folder: Path) -> TemporalGraph:
     write_graph(folder, graph_of(random_facts(0, 150), buckets=BUCKETS), BUCKETS)
     return TemporalGraph.load(folder)[0]
-
-
-def random_graph(num_facts: int, **sizes: int) -> TemporalGraph:
-    """Facts between entities of which few have many; snapshots are alike."""
-    generator = np.random.default_rng(0)
-    ends = (sizes["num_entities"] * generator.random((2, num_facts)) ** 2).astype(int)
-    relation, time = generator.integers(0, 3, num_facts), generator.integers(0, NUM_SNAPSHOTS, num_facts)
-    return graph_of(np.unique(np.stack([ends[0], relation, ends[1], time], 1), axis=0), buckets=16, **sizes)
 
 
 @pytest.mark.parametrize("name_words", [True, False])
@@ -87,15 +83,51 @@ def test_state_is_planned_to_the_byte(tmp_path: Path, decoder: str, name_words: 
 
 
 def test_rows_and_history_of_one_rank_are_planned_to_the_byte(tmp_path: Path) -> None:
-    graph, config = stored(tmp_path), tiny_config()
+    graph, config = stored(tmp_path), tiny_config(NO_RULES)
     workload = Workload(config, count_graph(tmp_path), 1)
     assert workload.rows == graph.partition.num_rows == NUM_ENTITIES
     assert history_of_rank(workload) == index_bytes(HistoryIndex(graph, config.model.history))
 
 
+@pytest.mark.parametrize("rule_count", [1, 2])
+def test_rules_are_planned_to_the_byte_where_their_number_is_known_and_never_too_few(
+    tmp_path: Path, rule_count: int
+) -> None:
+    graph, config = stored(tmp_path), tiny_config({"history": {"rule_count": rule_count, **NO_CONFIDENCE}})
+    index = HistoryIndex(graph, config.model.history)
+    rules = index.rules
+    assert rules is not None
+    planned = [history_of_rank(Workload(one, count_graph(tmp_path), 1)) for one in (config, tiny_config(NO_RULES))]
+    assert planned[1] + rule_bytes(len(rules._keys), len(rules._groups)) == index_bytes(index)
+    assert index_bytes(index) <= planned[0] <= 5 * index_bytes(index)
+
+
+@pytest.mark.parametrize("recent", [0, 50])
+def test_counts_of_rules_of_pairs_are_never_planned_too_few(tmp_path: Path, recent: int) -> None:
+    graph, limits = stored(tmp_path), {"rule_bodies": 0, "recent": recent}
+    counts, config = count_graph(tmp_path), tiny_config({"history": limits})
+    rows = graph.rows()
+    of_anchor = [rows.relation[rows.anchor == anchor].unique().tolist() for anchor in range(NUM_ENTITIES)]
+    assert counts.relation_pairs == len({pair for some in of_anchor for pair in product(some, some)})
+    index = HistoryIndex(graph, config.model.history)
+    for snapshot in graph.read(graph.times):
+        index.insert(snapshot)
+    for name in ("_newest", "_newest_bodies"):
+        setattr(index, name, None)
+    planned, without = (
+        history_of_rank(Workload(one, counts, 1))
+        for one in (config, tiny_config({"history": {**limits, **NO_CONFIDENCE}}))
+    )
+    measured = index_bytes(index)
+    assert without == index_bytes(
+        HistoryIndex(graph, tiny_config({"history": {**limits, **NO_CONFIDENCE}}).model.history)
+    )
+    assert without < measured <= planned <= without + 2 * (measured - without)
+
+
 def _index_bytes_of_rank(communicator: Communicator) -> int:
     graph = graph_of(random_facts(0, 150), buckets=BUCKETS).shard(communicator.rank, communicator.world_size)
-    return index_bytes(build_history(graph, tiny_config().model.history, communicator))
+    return index_bytes(build_history(graph, tiny_config(NO_RULES).model.history, communicator))
 
 
 def test_history_of_several_ranks_is_planned_to_the_byte(rank_pool: Any, tmp_path: Path) -> None:
@@ -106,7 +138,7 @@ def test_history_of_several_ranks_is_planned_to_the_byte(rank_pool: Any, tmp_pat
         parts = (counts.bucket_facts[rank::2], counts.bucket_answers[rank::2])
         assert history_bytes(*(part.sum() for part in parts)) == measured
     # The rank with the most facts need not be the one with the most of each: the plan is the most there can be.
-    assert max(found) <= history_of_rank(Workload(tiny_config(), counts, 2)) <= 1.1 * max(found)
+    assert max(found) <= history_of_rank(Workload(tiny_config(NO_RULES), counts, 2)) <= 1.1 * max(found)
 
 
 def test_rows_of_the_largest_of_several_ranks(tmp_path: Path) -> None:
@@ -147,6 +179,7 @@ def test_history_links_are_those_of_queries_at_the_end(tmp_path: Path) -> None:
     second = [min(len(facts[anchor]), limits.two_hop_second) for anchor in rows.anchor.tolist()]
     expected = np.minimum(degrees, limits.recent).mean() + np.minimum(same, limits.same_relation).mean()
     expected += np.minimum(degrees, limits.two_hop_first).mean() * np.mean(second)
+    expected += np.minimum(degrees, limits.rule_bodies).mean() * min(limits.rule_heads, HEADS)
     assert counts.history_links(limits) == pytest.approx(expected)
 
 

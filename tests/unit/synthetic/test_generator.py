@@ -10,8 +10,9 @@ from gam_kg.config_file import validated
 from gam_kg.errors import ConfigError
 from gam_kg.synthetic.generator import FACTS, World
 from gam_kg.synthetic.groups import PATTERNS, SyntheticConfig, plan_groups
-from gam_kg.synthetic.optimum import object_reciprocals, subject_reciprocals
+from gam_kg.synthetic.single_step import object_reciprocals, subject_reciprocals
 
+CHAINED = {pattern: 0 for pattern in PATTERNS if pattern != "chained"}
 LARGE = SyntheticConfig(entities=5000, relations=13, facts=100_000, snapshots=80)
 
 
@@ -29,7 +30,9 @@ def test_sizes_and_shares_are_as_configured():
         assert len(np.unique(rows[:, [0, 2]])) >= 0.98 * config.entities
         for pattern, share in config.shares.items():
             assert share_of_facts(config, pattern) == pytest.approx(share, abs=1 / config.facts)
-    assert share_of_facts(replace(SMALL, recurrent=3, periodic=0, chained=0, random=1), "recurrent") == 0.75
+    assert (
+        share_of_facts(replace(SMALL, recurrent=3, persistent=0, periodic=0, chained=0, random=1), "recurrent") == 0.75
+    )
 
 
 def test_a_group_is_the_same_whatever_else_is_made_and_another_seed_makes_another():
@@ -127,17 +130,17 @@ def test_which_series_have_facts_depends_only_on_presence():
         ({"fact": 6000}, r"fact: unknown key; allowed here: entities, relations, facts"),
         ({"chained": -0.1}, r"chained: .* greater than or equal to 0 \(found -0\.1\)"),
         ({"random": float("nan")}, r"random: .* finite number \(found nan\)"),
-        (dict.fromkeys(PATTERNS, 0.0), r"recurrent, periodic, chained, random: at least one"),
+        (dict.fromkeys(PATTERNS, 0.0), r"recurrent, persistent, periodic, chained, random: at least one"),
         ({"noise": 0.6}, r"noise: .* less than or equal to 0\.5 \(found 0\.6\)"),
         ({"exponent": 1.0}, r"exponent: .* greater than or equal to 1\.5 \(found 1\.0\)"),
         ({"exponent": 11}, r"exponent: .* less than or equal to 10 \(found 11\)"),
         ({"newcomers": 0.7}, r"newcomers: .* less than or equal to 0\.5 \(found 0\.7\)"),
-        ({"relations": 4}, r"relations=4: at least 5 for recurrent, periodic, chained, random"),
+        ({"relations": 5}, r"relations=5: at least 6 for recurrent, persistent, periodic, chained, random"),
         ({"facts": 4999}, r"facts=4999: at least 5000"),
         ({"facts": 10**7}, r"facts=10000000: .* lower it, or raise relations"),
         ({"random": 1e-9}, r"random=1e-09: too small a share"),
-        ({"recurrent": 0, "periodic": 0, "random": 0, "relations": 3}, r"relations=3: an even number"),
-        ({"recurrent": 0, "periodic": 0, "random": 0, "facts": 5001}, r"facts=5001: an even number"),
+        (CHAINED | {"relations": 3}, r"relations=3: an even number"),
+        (CHAINED | {"facts": 5001}, r"facts=5001: an even number"),
     ],
 )
 def test_values_that_cannot_be_are_refused_by_key(values, message):

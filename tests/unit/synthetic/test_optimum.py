@@ -9,11 +9,12 @@ from graphs import graph_of, snapshots_of
 
 from gam_kg.config import HistoryConfig
 from gam_kg.history.index import HistoryIndex
-from gam_kg.metrics.baselines import build_baselines
+from gam_kg.metrics.all_baselines import build_baselines
 from gam_kg.metrics.ranks import rank_answers
 from gam_kg.metrics.summary import RankSummary
 from gam_kg.synthetic.groups import SyntheticConfig
-from gam_kg.synthetic.optimum import Optimum, object_reciprocals, subject_reciprocals
+from gam_kg.synthetic.optimum import Optimum
+from gam_kg.synthetic.single_step import object_reciprocals, subject_reciprocals
 from gam_kg.train.evaluate import rank_split, roll
 
 
@@ -24,13 +25,13 @@ class Process:
         self.config, (world, groups) = config, made_of(config)
         self.born, size = world.born, config.entities
         self.weight = np.arange(1, size + 1) ** (-1 / (config.exponent - 1))
-        self.relations = []  # (pattern, period, subjects, number of the lead)
+        self.relations = []  # (pattern, period, subjects, number of the lead, law of the spells)
         for made in groups:
             lead = len(self.relations)
             for place in range(len(made.facts)):
                 pattern = ("follow" if place else "lead") if made.group.pattern == "chained" else made.group.pattern
                 period = {"random": 0, "follow": 0, "periodic": 2 + int(made.group.relations[0].split("_")[1]) % 2}
-                self.relations.append((pattern, period.get(pattern, 1), made.subjects.tolist(), lead))
+                self.relations.append((pattern, period.get(pattern, 1), made.subjects.tolist(), lead, made.spells))
         self.past = defaultdict(list)  # (subject, relation) -> [(time, object)]
 
     def remember(self, rows):
@@ -38,18 +39,23 @@ class Process:
             self.past[subject, relation].append((time, object))
 
     def may_have_a_fact(self, relation, time):
-        pattern, _, subjects, lead = self.relations[relation]
+        pattern, _, subjects, lead, _ = self.relations[relation]
         if pattern == "follow":
             return [s for s in subjects if self.past[s, lead] and self.past[s, lead][-1][0] == time - 1]
         return [s for s in subjects if self.born[s] <= time]
 
     def probabilities(self, subject, relation, time):
-        """Of every object."""
-        pattern, period, subjects, lead = self.relations[relation]
+        """Of every object if the series has a fact; of a persistent one, together with that it has one."""
+        pattern, period, subjects, lead, law = self.relations[relation]
         present = (self.born <= time) * self.weight
         if pattern in ("lead", "follow"):
             present = present * np.isin(np.arange(len(present)), subjects)
         drawn = present / present.sum()
+        if law:
+            past = self.past[subject, relation]
+            if not past or past[-1][0] < time - 1:
+                return law.begin * drawn
+            return law.survive * np.eye(len(drawn))[past[-1][1]] + (1 - law.survive) * law.begin * drawn
         if pattern == "follow":
             between = self.past[subject, lead][-1][1]
             past = self.past[between, lead]
@@ -90,7 +96,8 @@ def oracle_results(config):
             others = set(queries.answer[queries.answer_query == query].tolist()) - {answer}
             wrong = np.delete(scores[query], [*others, answer])
             above, equal = (wrong > scores[query][answer]).sum(), (wrong == scores[query][answer]).sum()
-            expected = (np.sort(scores[query])[::-1] / np.arange(1, config.entities + 1)).sum()
+            chances = np.sort(scores[query])[::-1] / scores[query].sum()
+            expected = (chances / np.arange(1, config.entities + 1)).sum()
             found[time, subject, relation, answer] = np.mean(1 / np.arange(above + 1, above + equal + 2)), expected
         jitter = 1 + 1e-9 * generator.random(scores.shape)
         ranked.append(rank_answers(torch.from_numpy(scores * jitter), queries).time_aware.numpy())

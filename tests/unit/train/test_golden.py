@@ -66,6 +66,7 @@ VALID_START, TEST_START = 4, 6
 AT_DEFAULT = {
     "model.name": "there is no other model",
     "model.name_words": "without them no words would be counted",
+    "model.history.rule_confidence": "without it nothing would say what rules say together",
     "train.precision": "the numbers are recorded in float64; bf16 has a test of its own",
     "train.num_workers": "workers belong to the commands; training runs in this process",
     "train.max_failures": "as num_workers",
@@ -76,7 +77,7 @@ AT_DEFAULT = {
 
 CASES = {
     "one_vs_all": {"train.candidates": "one_vs_all", "train.max_logits": 70},
-    # This one is stopped by `patience` after two epochs, of which the first is the best.
+    # This one is stopped by `patience` after three epochs, of which the second is the best.
     "sampled": {"seed": 3, "model.decoder": "complex", "train.epochs": 4, "train.gradient_norm": 2.0},
 }
 """What differs between the cases; "one_vs_all" is the default of `train.candidates`."""

@@ -8,7 +8,7 @@ from gam_kg.distributed.communicator import Communicator
 from gam_kg.distributed.snapshots import read_snapshots
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.history.index import HistoryIndex
-from gam_kg.metrics.baselines import build_baselines
+from gam_kg.metrics.all_baselines import build_baselines
 from gam_kg.synthetic.groups import SyntheticConfig
 from gam_kg.synthetic.optimum import Optimum
 from gam_kg.train.evaluate import ModelScorer, rank_split, roll

@@ -23,10 +23,12 @@ from scoring import sharded
 
 from gam_kg.config import HistoryConfig
 from gam_kg.history.index import HistoryIndex
-from gam_kg.metrics.baselines import build_baselines
+from gam_kg.metrics.all_baselines import build_baselines
 from gam_kg.nn.decoder import DECODERS
 from gam_kg.train.evaluate import ModelScorer, rank_split, roll, validate
 from gam_kg.train.trainer import Trainer
+
+HORIZONS = (1, 2, 5)
 
 
 def scorers_of(model, graph):
@@ -34,16 +36,20 @@ def scorers_of(model, graph):
     return history, {"model": ModelScorer(sharded(model), history), **build_baselines(history)}
 
 
-def scores_at(model, facts, time):
-    """Scores of every query at a time, by scorers that observed the snapshots before it."""
+def scores_at(model, facts, now):
+    """Scores of every query at each horizon, by scorers that observed the snapshots before `now`."""
     graph = graph_of(facts)
     history, scorers = scorers_of(model, graph)
-    roll(scorers.values(), history, snapshots_of(graph, [at for at in graph.times if at < time]))
-    return {name: table_of(scorer.scores(all_queries(time))) for name, scorer in scorers.items()}
+    roll(scorers.values(), history, snapshots_of(graph, [at for at in graph.times if at < now]))
+    return {
+        (name, horizon): table_of(scorer.scores(all_queries(now, horizon)))
+        for name, scorer in scorers.items()
+        for horizon in HORIZONS
+    }
 
 
-def alterations(facts, time, seed):
-    past, future = facts[facts[:, 3] < time], facts[facts[:, 3] >= time]
+def alterations(facts, now, seed):
+    past, future = facts[facts[:, 3] < now], facts[facts[:, 3] >= now]
     other = random_facts(seed)
     changed = future.copy()
     changed[:, 2] = (changed[:, 2] + 1) % 10
@@ -51,21 +57,24 @@ def alterations(facts, time, seed):
         "deleted": past,
         "one deleted": np.concatenate([past, future[1:]]),
         "altered": np.concatenate([past, changed]),
-        "replaced": np.concatenate([past, other[other[:, 3] >= time]]),
+        "replaced": np.concatenate([past, other[other[:, 3] >= now]]),
     }
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-@given(seed=st.integers(0, 1000), time=st.integers(1, 8))
+@given(seed=st.integers(0, 1000), now=st.integers(1, 8))
 @settings(max_examples=6)
-def test_no_score_depends_on_facts_at_or_after_its_time(decoder, seed, time):
+def test_no_score_depends_on_facts_after_the_last_visible_snapshot(decoder, seed, now):
     facts = random_facts(seed)
     model = tiny_model(graph_of(facts), seed, decoder=decoder)
-    expected = scores_at(model, facts, time)
-    for change, altered in alterations(facts, time, seed + 1).items():
-        found = scores_at(model, altered, time)
-        for name, scores in expected.items():
-            assert torch.equal(found[name], scores), f"{name} saw the future: {change}"
+    expected = scores_at(model, facts, now)
+    for change, altered in alterations(facts, now, seed + 1).items():
+        found = scores_at(model, altered, now)
+        for (name, horizon), scores in expected.items():
+            assert torch.equal(found[name, horizon], scores), f"{name} at {horizon} saw the future: {change}"
+    # Only the model looks at how far ahead a query is.
+    for (name, horizon), scores in expected.items():
+        assert torch.equal(scores, expected[name, 1]) == (name != "model" or horizon == 1)
 
 
 def test_scores_do_depend_on_the_past():
@@ -106,7 +115,7 @@ def test_a_snapshot_is_observed_after_all_its_queries_were_scored():
 
 
 def test_in_the_multi_step_setting_nothing_is_observed():
-    assert spied_on(multi_step=True) == [("scores", 6, 6), ("scores", 7, 6)]
+    assert spied_on(now=6) == [("scores", 6, 6), ("scores", 7, 6)]
 
 
 def ranks_of_test(model, graph, test=None, **settings):
@@ -136,7 +145,7 @@ def test_multi_step_ranks_see_nothing_from_the_start_of_the_split_on():
     graph = graph_of(facts)
     model = tiny_model(graph)
     snapshots = snapshots_of(graph, graph.times_in("test"))
-    found = [ranks_of_test(model, seen, snapshots, multi_step=True) for seen in (graph, graph.before(TEST_START))]
+    found = [ranks_of_test(model, seen, snapshots, now=TEST_START) for seen in (graph, graph.before(TEST_START))]
     single = ranks_of_test(model, graph)
     last = single.time == 7
     for name in found[0].time_aware:
@@ -159,7 +168,7 @@ def test_validation_does_not_see_test():
 
 def test_training_does_not_see_test_and_its_steps_do_not_see_validation():
     facts = random_facts(5)
-    config = tiny_config({"entity_dropout": 0.5, "dropout": 0.2}, epochs=2)
+    config = tiny_config({"entity_dropout": 0.5, "dropout": 0.2}, epochs=2, max_horizon=4, ahead_share=0.5)
 
     def trained(facts):
         trainer = Trainer(config, graph_of(facts))

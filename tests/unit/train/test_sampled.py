@@ -23,8 +23,17 @@ PARTS = {
     "no pairs": {"recent": 0, "same_relation": 0},
     "no paths": {"two_hop_first": 0},
     "recent facts beyond those by relation": {"recent": 50, "same_relation": 1, "two_hop_first": 0},
+    "no rules": {"rule_bodies": 0},
+    "no confidence of rules": {"rule_confidence": False},
     "no popularity": {"popular": 0},
-    "nothing": {"recent": 0, "same_relation": 0, "two_hop_first": 0, "popular": 0},
+    "nothing": {
+        "recent": 0,
+        "same_relation": 0,
+        "two_hop_first": 0,
+        "rule_bodies": 0,
+        "popular": 0,
+        "rule_confidence": False,
+    },
 }
 
 
@@ -34,13 +43,14 @@ def graph_with_many(seed):
 
 
 def backward(model, graph, num_negatives, *, step=0, **train):
-    """Loss and gradients of a step; over all entities where `num_negatives` is None."""
+    """Loss and gradients of a step with queries ahead; over all entities where `num_negatives` is None."""
     model.zero_grad()
     if num_negatives is not None:
         train = {"candidates": "sampled", "num_negatives": num_negatives, "history_links": ALL, **train}
     window, queries = message_graphs(graph, (TIME - 2, TIME - 1)), graph.snapshot(TIME).queries
     history = history_before(graph, model.config.history, TIME)
-    loss = step_loss(model, model.empty_memory(), window, queries, history, CounterRNG(3, step), **train)
+    ahead, rng = graph.snapshot(TIME + 1).queries.seen_from(TIME), CounterRNG(3, step)
+    loss = step_loss(model, model.empty_memory(), window, queries, history, rng, [ahead], **train)
     return float(loss), gradients_of(model)
 
 
@@ -93,7 +103,7 @@ def sampled_batch(graph, history, num_negatives, probability, seed):
     config = TrainConfig(candidates="sampled", num_negatives=num_negatives)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step_batch.InclusionProbabilities, "of", lambda *_: probability)
-        return make_batch(graph.snapshot(TIME).queries, [], history, config, CounterRNG(seed, 0), Communicator())
+        return make_batch([graph.snapshot(TIME).queries], [], history, config, CounterRNG(seed, 0), Communicator())
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -151,8 +161,9 @@ def includes(sample, subject, rows):
 
 
 def pairs_of_past(layout, rows=None):
-    """Query and row of the shard of what walks end in; `rows` are those of the layout where it is of a sample."""
-    number = sum(walks.num_pairs for walks in (layout.facts, layout.paths) if walks is not None)
+    """Query and row of the shard of walks and rules; `rows` are those of the layout where it is of a sample."""
+    number = sum(walks.num_pairs for walks in (layout.facts, layout.paths, layout.rules) if walks is not None)
+    number += 0 if layout.confidences is None else len(layout.confidences.bin)
     positions = layout.positions[layout.num_apart : layout.num_apart + number]
     if rows is None:
         return set(zip(*(part.tolist() for part in (positions // MANY, positions % MANY)), strict=True))
@@ -260,17 +271,18 @@ def test_a_step_has_probabilities_by_the_walks_of_all_of_its_queries(monkeypatch
     graph = graph_of(random_facts(3, 400))
     model, read = tiny_model(graph, history={**HISTORY, "recent": 50}), []
 
-    def noted(found, config, sample):
+    def noted(found, config, facts, sample):
         known, probabilities = len(found.known_answers[0]), sample.probabilities
         others = found.num_walks - known
         read.append((known * probabilities.known + others * probabilities.other, len(found.groups.queries)))
-        return join(found, config, sample)
+        return join(found, config, facts, sample)
 
     join = step_batch.join
     monkeypatch.setattr(step_batch, "join", noted)
     for links in (2, 6, ALL):
         backward(model, graph, 10, history_links=links)
-    (two, queries), (six, _), (every, _) = read
+    # Of each step, the queries of the next snapshot and those ahead.
+    (two, queries), (six, _), (every, _) = torch.tensor(read).view(3, 2, 2).sum(1).tolist()
     assert two == pytest.approx(2 * queries)
     assert six == pytest.approx(6 * queries)
     assert every > 8 * queries

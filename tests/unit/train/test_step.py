@@ -102,7 +102,8 @@ def gradients_after(model, graph, time, window, *, queries=None, **train):
         CounterRNG(7, 0),
         **train,
     )
-    return loss, [torch.zeros(1) if each.grad is None else each.grad.clone() for each in model.parameters()]
+    gradients = (torch.zeros(1) if each.grad is None else each.grad for each in model.parameters())
+    return loss, [grad.to_dense() if grad.is_sparse else grad.clone() for grad in gradients]
 
 
 @pytest.mark.parametrize("decoder", ["mlp", "distmult"])
@@ -138,16 +139,20 @@ def test_blocks_of_queries_give_the_gradients_of_one_block(max_scores, entity_dr
         assert_exact(part, expected)
 
 
-def test_a_step_sees_nothing_at_or_after_its_time():
+@pytest.mark.parametrize("horizon", [1, 2, 4])
+@pytest.mark.parametrize("candidates", [{}, {"candidates": "sampled", "num_negatives": 3, "history_links": 6}])
+def test_a_step_sees_nothing_at_or_after_its_time(horizon, candidates):
     facts = random_facts(2)
     queries = graph_of(facts).snapshot(4).queries
+    ahead = [graph_of(facts).snapshot(3 + horizon).queries.seen_from(4)] if horizon > 1 else []
+    settings = {"queries": queries, "ahead": ahead, **candidates}
     past = facts[facts[:, 3] < 4]
     altered = random_facts(9)
     others = past, [*past.tolist(), *altered[altered[:, 3] >= 4].tolist()]
-    loss, expected = gradients_after(tiny_model(graph_of(facts)), graph_of(facts), 4, 2, queries=queries)
+    loss, expected = gradients_after(tiny_model(graph_of(facts)), graph_of(facts), 4, 2, **settings)
     for other in others:
         model = tiny_model(graph_of(facts))
-        other_loss, found = gradients_after(model, graph_of(other), 4, 2, queries=queries)
+        other_loss, found = gradients_after(model, graph_of(other), 4, 2, **settings)
         assert torch.equal(loss, other_loss)
         assert all(map(torch.equal, found, expected))
 

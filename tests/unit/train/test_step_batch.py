@@ -33,10 +33,16 @@ def queries():
     return graph_of(random_facts(0)).snapshot(TIME).queries
 
 
+def parts_of(graph):
+    """Queries of the next snapshot, and some of a later one."""
+    ahead = graph.snapshot(TIME + 1).queries.seen_from(TIME)
+    return [graph.snapshot(TIME).queries, ahead.select(torch.arange(0, len(ahead), 3))]
+
+
 def batch_of(graph, config):
     history = history_before(graph, model_config().history, TIME)
     window, rng = message_graphs(graph, (TIME - 2, TIME - 1)), CounterRNG(3, 0)
-    return make_batch(graph.snapshot(TIME).queries, window, history, config, rng, Communicator())
+    return make_batch(parts_of(graph), window, history, config, rng, Communicator())
 
 
 def block_of(*ends):
@@ -118,7 +124,8 @@ def test_the_cache_takes_no_more_than_there_is_room_for(queries):
 def test_all_parts_of_the_blocks_come_back_and_give_the_same_numbers(queries, case):
     config = CONFIGS[case]
     batch, cache = batch_of(graph_of(random_facts(0)), config), BatchCache(Communicator())
-    assert (len(batch.blocks) > 1) == ("blocks" in case)
+    assert (len(batch.blocks) > 2) == ("blocks" in case)
+    assert {block.layout.horizon for block in batch.blocks} == {1, 2}
     cache.insert(queries, batch.blocks)
     found = to_device(replace(batch, blocks=cache.find(queries)), CPU)
     assert_equal(found, batch)
@@ -170,13 +177,15 @@ def test_training_with_the_cache_looks_up_once_and_gives_the_same_numbers(monkey
         times, original = [], trainer.history.find
 
         def find(queries, original=original, times=times):
-            times.append(queries.time)
+            times.append((queries.horizon, queries.time))
             return original(queries)
 
         monkeypatch.setattr(trainer.history, "find", find)
         list(trainer.run())
         weights.append(trainer.model.state_dict())
-        looked_up.append(Counter(time for time in times if time in trainer.times))
+        looked_up.append(Counter(time for horizon, time in times if horizon == 1 and time in trainer.times))
+        # Those ahead are other queries each time; the last snapshot has none after it.
+        assert sum(horizon > 1 for horizon, _ in times) == 3 * (len(trainer.times) - 1)
     assert set(looked_up[0].values()) == {1}
     assert set(looked_up[1].values()) == {3}
     for name, value in weights[0].items():

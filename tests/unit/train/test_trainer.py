@@ -1,4 +1,4 @@
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import pairwise
 
 import numpy as np
@@ -15,16 +15,21 @@ from gam_kg.train.trainer import Trainer
 
 
 def spied(trainer, monkeypatch):
-    """The steps of a training: the answers of each batch, with the window and the memory it started from."""
+    """The steps of a training: the answers of each batch, with the window and the memory it started from.
+
+    `answers` are those of the step's own queries.
+    """
     steps, times, backward_step, make = [], [], trainer_module.backward_step, trainer._batch
 
-    def noted_time(queries, *, cache):
+    def noted_time(queries, *, whole):
         times.append(queries.time)
-        return make(queries, cache=cache)
+        return make(queries, whole=whole)
 
     def spy(model, memory, batch, rng, *more):
-        answers = [answer for block in batch.blocks for answer in answers_of(block)]
-        assert len(answers) == batch.num_answers
+        by_horizon = defaultdict(list)
+        for block in batch.blocks:
+            by_horizon[block.layout.horizon] += answers_of(block)
+        assert sum(map(len, by_horizon.values())) == batch.num_answers
         steps.append(
             {
                 "epoch": trainer.position.epoch,
@@ -32,7 +37,7 @@ def spied(trainer, monkeypatch):
                 "time": times[-1],
                 "window": [snapshot.time for snapshot in batch.window],
                 "last_seen": memory.last_seen.clone(),
-                "answers": answers,
+                "answers": by_horizon.pop(1),
             }
         )
         return backward_step(model, memory, batch, rng, *more)
@@ -73,6 +78,47 @@ def test_every_answer_of_train_is_seen_exactly_once_an_epoch(monkeypatch, answer
     assert (len(steps) > 10) == (answers_per_step == 1)
 
 
+@pytest.mark.parametrize("changes", [{}, {"answers_per_step": 1}, {"candidates": "sampled", "num_negatives": 3}])
+@pytest.mark.parametrize("max_horizon", [1, 2, 3, 32])
+def test_a_step_looks_ahead_to_one_later_snapshot_of_train_within_the_horizon(monkeypatch, max_horizon, changes):
+    facts = random_facts(0, 200)
+    facts = facts[facts[:, 3] != 2]  # from snapshot 1 on nothing has horizon 2
+    config = tiny_config(epochs=2, patience=2, max_horizon=max_horizon, ahead_share=0.5, **changes)
+    trainer, drawn, original = Trainer(config, graph_of(facts)), defaultdict(set), trainer_module.queries_ahead
+    later = {time: [at for at in trainer.times if time < at < time + max_horizon] for time in trainer.times}
+
+    def noted(queries, following, *more):
+        found = original(queries, following, *more)
+        assert [one.time for one in following if one.time < queries.time + max_horizon] == later[queries.time]
+        assert {one.time for one in following} <= set(trainer.times)
+        assert trainer.history.end <= queries.time
+        assert len(found) == bool(later[queries.time])
+        for one in found:
+            assert one.now == queries.time
+            drawn[queries.time].add(one.time)
+        return found
+
+    monkeypatch.setattr(trainer_module, "queries_ahead", noted)
+    list(trainer.run())
+    assert set(drawn) == {time for time, times in later.items() if times}
+    assert all(times <= set(later[time]) for time, times in drawn.items())
+    assert max_horizon < 32 or any(len(times) > 1 for times in drawn.values())
+
+
+def test_without_a_share_ahead_training_is_that_of_the_next_snapshot():
+    trained = []
+    for changes in ({"max_horizon": 1}, {"ahead_share": 0.0}, {}):
+        trainer = Trainer(tiny_config(epochs=1, **changes), graph_of(random_facts(0, 200)))
+        list(trainer.run())
+        trained.append(trainer.model.state_dict())
+    next_only, no_share, ahead = trained
+    assert all(torch.equal(value, no_share[name]) for name, value in next_only.items())
+    slopes = [name for name in ahead if "slope" in name]
+    assert len(slopes) == 8
+    assert not any(next_only[name].any() for name in slopes)
+    assert all(ahead[name].any() for name in slopes)
+
+
 @pytest.mark.parametrize("window", [0, 1, 2, 4])
 def test_a_step_starts_from_the_memory_stored_before_its_window(monkeypatch, window):
     facts = random_facts(0)
@@ -109,7 +155,7 @@ def test_metrics_have_the_mean_loss_of_the_epoch(monkeypatch):
 
     def spy(model, memory, batch, *more):
         loss = original(model, memory, batch, *more)
-        losses.append((float(loss), batch.num_answers))
+        losses.append((float(loss), sum(len(answers_of(one)) for one in batch.blocks if one.layout.horizon == 1)))
         return loss
 
     monkeypatch.setattr(trainer_module, "backward_step", spy)

@@ -14,7 +14,7 @@ from gam_kg.train import checkpoint
 from gam_kg.train.trainer import Trainer
 
 MODEL = {"dropout": 0.2, "entity_dropout": 0.4}
-TRAIN = {"epochs": 3, "patience": 3, "answers_per_step": 8, "learning_rate": 0.01}
+TRAIN = {"epochs": 3, "patience": 3, "answers_per_step": 8, "learning_rate": 0.01, "max_horizon": 3, "ahead_share": 0.5}
 NOT_RESULTS = ("seconds", "facts_per_second", "peak_memory_bytes", "phases", "traffic")
 FILES = [
     "model.safetensors",
@@ -69,6 +69,7 @@ def uninterrupted():
     trainer = new_trainer()
     list(trainer.run())
     assert trainer.position.epoch == 3
+    assert trainer.model.relation_slope.any()  # it looked ahead
     return trainer
 
 

@@ -1,0 +1,135 @@
+"""Runs side by side: the same answers are joined whatever their order, and others are refused."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from gam_kg.artifacts import Manifest, write_artifact
+from gam_kg.errors import ArtifactError, EvaluationError
+from gam_kg.inference.run_comparison import Ranked, compare, comparison_tables
+from gam_kg.metrics.bootstrap import paired_difference
+from gam_kg.parquet import write_table
+from gam_kg.schemas import ENTITIES_SEEN
+
+QUERIES = [(day, subject, relation) for day in (8, 9) for subject in range(5) for relation in range(2)]
+ANSWERS = [(*query, answer) for query in QUERIES for answer in (5, 6)]
+
+
+def ranks_table(rank, answers=ANSWERS, **columns):
+    """Ranks of answers (snapshot, subject, relation, object), each as the object and, of day 9, as the subject."""
+    rows = []
+    for row, (day, subject, relation, other) in enumerate(answers):
+        for direction in ("object", "subject")[: day - 7]:
+            shown = {"subject": f"s{subject}", "relation": f"r{relation}", "object": f"o{other}"}
+            ids = {"subject_id": subject, "relation_id": relation, "object_id": other}
+            stratum = "cold" if other == 6 else "recurrent"
+            split = "valid" if day == 8 else "test"
+            rows.append({"split": split, "snapshot": day, "timestamp": f"day {day}", "direction": direction, **shown})
+            entities = ENTITIES_SEEN[day == 9 and other == 6]
+            rows[-1] |= {
+                **ids,
+                "stratum": stratum,
+                "entities": entities,
+                "horizon": 1 + other - 5,
+                "rank": float(rank[row]),
+            }
+    table = pa.Table.from_pylist(rows)
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(np.resize(values, len(table))))
+    return table
+
+
+def evaluated(folder, table):
+    def write(staging):
+        write_table(table, staging / "ranks.parquet")
+        return {}
+
+    write_artifact(folder / "evaluation", Manifest.of("evaluation", {}, {}), write)
+    return Ranked.read(folder)
+
+
+def draw(seed):
+    return np.random.default_rng(seed).geometric(0.3, len(ANSWERS)).astype(float)
+
+
+def test_answers_are_joined_whatever_their_order(tmp_path):
+    first, second = draw(0), draw(1)
+    table = ranks_table(second)
+    shuffled = table.take(np.random.default_rng(2).permutation(len(table)))
+    found = compare([evaluated(tmp_path / "a", ranks_table(first))], [evaluated(tmp_path / "b", shuffled)])
+    assert [(one.split, one.answers, one.count) for one in found] == [
+        *(("valid", part, count) for part, count in (("both", 20), ("object", 20), ("recurrent", 10), ("cold", 10))),
+        ("valid", "seen_in_training", 20),
+        *(("test", part, count) for part, count in (("both", 40), ("object", 20), ("subject", 20))),
+        *(("test", part, 20) for part in ("recurrent", "cold", *ENTITIES_SEEN)),
+    ]
+    valid = slice(0, 20)  # the two answers of a query are neighbours
+    by_hand = paired_difference(1 / second[valid], 1 / first[valid], np.arange(20) // 2)
+    assert found[0].first == pytest.approx([(1 / first[valid]).mean()])
+    assert found[0].second == pytest.approx([(1 / second[valid]).mean()])
+    assert vars(found[0].difference) == pytest.approx(vars(by_hand), abs=0.02)
+    assert found[0].difference.mean == pytest.approx(by_hand.mean)
+    cold = found[3]
+    assert cold.first == pytest.approx([(1 / first[valid][1::2]).mean()])
+
+
+def test_a_query_is_asked_from_either_side(tmp_path):
+    # One fact a day and relation, asked for its object and its subject: two queries each.
+    ranked = evaluated(tmp_path, ranks_table([1.0, 2.0], [(9, 0, 0, 5), (9, 1, 0, 5)])).of("test")
+    asked = list(zip(ranked.table["direction"].to_pylist(), ranked.query().tolist(), strict=True))
+    of_objects, of_subjects = ([number for side, number in asked if side == name] for name in ("object", "subject"))
+    assert len(set(of_objects)) == 2, "s0 and s1 are asked for different objects"
+    assert len(set(of_subjects)) == 1, "the two subjects of (?, r0, o5) answer one query"
+    assert not {*of_objects} & {*of_subjects}
+
+
+def test_the_ranks_of_several_seeds_are_averaged_answer_by_answer(tmp_path):
+    ranks = [draw(seed) for seed in range(3)]
+    runs = [evaluated(tmp_path / str(seed), ranks_table(rank)) for seed, rank in enumerate(ranks)]
+    found = compare(runs[:2], runs[2:])[0]
+    expected = [(1 / ranks[seed][:20]).mean() for seed in range(3)]
+    assert [*found.first, *found.second] == pytest.approx(expected)
+    assert found.difference.mean == pytest.approx(expected[2] - (expected[0] + expected[1]) / 2)
+
+
+def test_other_answers_are_refused_with_an_example(tmp_path):
+    whole, part = evaluated(tmp_path / "a", ranks_table(draw(0))), ranks_table(draw(0), ANSWERS[:-1])
+    with pytest.raises(EvaluationError, match=r"2 are in the first only, 0 in the second only, as .*day 9.*facts"):
+        compare([whole], [evaluated(tmp_path / "b", part)])
+
+
+def test_only_what_both_have_is_compared(tmp_path):
+    both = evaluated(tmp_path / "a", ranks_table(draw(0), rank_multi_step=[1.0, 3.0]))
+    single = evaluated(tmp_path / "b", ranks_table(draw(1)))
+    assert {one.setting for one in compare([both], [both])} == {"single_step", "multi_step"}
+    assert {one.setting for one in compare([both], [single])} == {"single_step"}
+    valid = evaluated(tmp_path / "c", ranks_table(draw(1), ANSWERS[:20]))
+    assert {one.split for one in compare([both], [valid])} == {"valid"}
+    test = evaluated(tmp_path / "d", ranks_table(draw(1)[20:], ANSWERS[20:]))
+    with pytest.raises(EvaluationError, match="no split was evaluated in all of them"):
+        compare([valid], [test])
+
+
+def test_multi_step_is_compared_by_horizon(tmp_path):
+    first = evaluated(tmp_path / "a", ranks_table(draw(0), rank_multi_step=[1.0, 4.0]))
+    second = evaluated(tmp_path / "b", ranks_table(draw(1), rank_multi_step=[2.0]))
+    found = {
+        one.answers: one for one in compare([first], [second]) if (one.split, one.setting) == ("valid", "multi_step")
+    }
+    assert [part for part in found if "horizon" in part] == ["horizon 1", "horizon 2"]
+    assert found["horizon 1"].difference.mean == pytest.approx(0.5 - 1)
+    assert found["horizon 2"].difference.mean == pytest.approx(0.5 - 0.25)
+    assert not [one for one in compare([first], [second]) if one.setting == "single_step" and "horizon" in one.answers]
+
+
+def test_the_table_shows_percent(tmp_path):
+    better = evaluated(tmp_path / "a", ranks_table(np.ones(40)))
+    worse = evaluated(tmp_path / "b", ranks_table(np.full(40, 2.0)))
+    header, rows = next(comparison_tables(compare([better], [worse]), ("A", "B")))
+    assert header == ["valid, single-step, MRR %", "answers", "A", "B", "difference", "95 % interval"]
+    assert rows[0] == ["both", "20", "100.00", "50.00", "-50.00", "-50.00 to -50.00"]
+
+
+def test_a_run_without_evaluation_is_refused(tmp_path):
+    with pytest.raises(ArtifactError, match="gam-kg evaluate"):
+        Ranked.read(tmp_path)
