@@ -19,7 +19,7 @@ from gam_kg.train.step_batch import CACHE_BYTES, MOST_QUERIES
 FLOAT, DOUBLE, LONG, INT = 4, 8, 8, 4
 PHASES = ("always", "step", "epoch end")
 BEST_WEIGHTS, BATCH_CACHE, NOT_RETURNED = "weights of the best epoch", "batch cache", "freed, not returned"
-_FIRST_USE = 32 * 2**20  # growth of a process that trains a graph of ten entities
+_FIRST_USE = 120 * 2**20  # growth of a process that trains ten entities; mostly what optimizers of torch import
 _NOT_RETURNED_SHARE = 0.25  # of what a step frees, the allocator has some that an epoch's end cannot use; or vice versa
 _ROW_BYTES, _SLAB_ROW_BYTES, _GROUP_ROWS = 28, 128, 16_384  # of facts in a file, and sorted; rows of a row group
 _NAME_BYTES = 100  # of an entity; fewer if names share few words

@@ -171,13 +171,19 @@ def _sampled_batch(
     blocks = [_block(history, join(one, history.config, history.facts, sample), sample, communicator) for one in found]
     own = torch.cat([queries.subject, queries.answer])
     own = partition.rows(own[partition.owns(own)])
-    read = unique(torch.cat([sample.column_rows, own, *(block.layout.ends for block in blocks)]))
+    # Walks end in `ends`; rules lead to pairs apart, which no walk may reach.
+    candidates = [part for block in blocks for part in (block.layout.ends, _rows_apart(block.layout))]
+    read = unique(torch.cat([sample.column_rows, own, *candidates]))
     window = only_for(window, read)
     rows = unique(torch.cat([read, *(one.active for one in window)]))
     # Other places are not written, since that would take time proportional to the shard.
     place = torch.empty(partition.num_rows, dtype=torch.int64).index_copy_(0, rows, torch.arange(len(rows)))
     blocks = (replace(block, layout=_renumbered(block.layout, place, len(rows))) for block in blocks)
     return StepBatch(len(queries.answer), rows, tuple(window), tuple(blocks))
+
+
+def _rows_apart(layout: ScoreLayout) -> Tensor:
+    return layout.ends[:0] if layout.apart is None else layout.apart.column
 
 
 def _renumbered(layout: ScoreLayout, place: Tensor, num_rows: int) -> ScoreLayout:

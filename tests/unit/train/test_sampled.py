@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scoring import score_table, sharded, step_loss
 
-from gam_kg.config import TrainConfig
+from gam_kg.config import HistoryConfig, TrainConfig
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.graph.partition import Partition
 from gam_kg.history.sampling import InclusionProbabilities, Sample
@@ -177,6 +177,25 @@ def pairs_apart(layout, rows):
     if layout.apart is None:
         return []
     return list(zip(layout.apart.row.tolist(), rows[layout.apart.column].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_of_all_candidates_are_read_those_that_only_rules_lead_to_too(monkeypatch, seed):
+    laid_out, renumbered = [], step_batch._renumbered
+
+    def record(layout, *arguments):
+        laid_out.append(layout)
+        return renumbered(layout, *arguments)
+
+    monkeypatch.setattr(step_batch, "_renumbered", record)
+    graph = graph_with_many(seed)
+    history = history_before(
+        graph, HistoryConfig(**{**HISTORY, "recent": 1, "same_relation": 0, "two_hop_first": 0}), TIME
+    )
+    batch = sampled_batch(graph, history, 2, InclusionProbabilities(1.0, 1.0), seed)
+    assert any(len(layout.confidences.bin) for layout in laid_out)
+    for block, layout in zip(batch.blocks, laid_out, strict=True):
+        assert torch.equal(batch.rows[block.layout.apart.column], layout.apart.column)
 
 
 def test_rows_that_are_not_read_get_no_gradient():
