@@ -109,8 +109,8 @@ def _values(cut: Cut, horizon: int, state: np.ndarray, objects: np.ndarray) -> n
     """
     subjects, noise, drawn = cut.generated.subjects, cut.noise, cut.popularity(objects)
     density = cut.left[0] / cut.left[1]
-    kept = (1 - density * noise) ** (horizon - 2)  # until the slot of the lead
-    lead = (1 - noise) * kept
+    unchanged = (1 - density * noise) ** (horizon - 2)  # until the slot of the lead
+    lead = (1 - noise) * unchanged
     probability = cut.popularity(subjects)
     # The object is the query's, by what b's last lead points at: the object, nothing or another.
     there, nowhere, elsewhere = 1 - noise + noise * drawn, drawn, noise * drawn
@@ -123,8 +123,8 @@ def _values(cut: Cut, horizon: int, state: np.ndarray, objects: np.ndarray) -> n
     # If the last visible lead points at the query's object, or not: a lead at the slot points at it, or any last lead.
     stays = lead + (1 - lead) * drawn
     turns = (1 - lead) * drawn
-    stays_any = density * stays + (1 - density) * (kept + (1 - kept) * drawn)
-    turns_any = density * turns + (1 - density) * (1 - kept) * drawn
+    stays_any = density * stays + (1 - density) * (unchanged + (1 - unchanged) * drawn)
+    turns_any = density * turns + (1 - density) * (1 - unchanged) * drawn
     any_lead = 1 - (1 - density) ** (horizon - 1)
     numerators = [others, drawn * itself, (1 - lead) * others, stays * itself]
     denominators = [any_lead * (1 - drawn), any_lead * drawn, 1 - stays_any, stays_any]

@@ -48,14 +48,14 @@ def test_rules_are_those_rules_by_hand(rows, end, later, num_bodies, stored, few
 @settings(max_examples=30)
 def test_what_was_looked_up_before_does_not_matter(rows, of_all):
     graph = graph_of(rows)
-    asked, unasked = (HistoryIndex(graph, history_config()) for _ in range(2))
+    used, unused = (HistoryIndex(graph, history_config()) for _ in range(2))
     for snapshot in snapshots_of(graph):
         queries = snapshot.queries if of_all else snapshot.queries.select(torch.arange(0, len(snapshot.queries), 2))
-        asked.find(queries)
-        for index in (asked, unasked):
+        used.find(queries)
+        for index in (used, unused):
             index.insert(snapshot)
     queries = all_queries(graph.end)
-    assert all(map(torch.equal, rule_columns(asked, queries, 1, None), rule_columns(unasked, queries, 1, None)))
+    assert all(map(torch.equal, rule_columns(used, queries, 1, None), rule_columns(unused, queries, 1, None)))
 
 
 @given(recurring_facts, st.integers(0, 8), st.integers(1, 3))

@@ -74,11 +74,11 @@ def test_answers_are_joined_whatever_their_order(tmp_path):
 
 
 def test_a_query_is_asked_from_either_side(tmp_path):
-    # One fact a day and relation, asked for its object and its subject: two queries each.
+    # One fact a day and relation, queried for its object and its subject: two queries each.
     ranked = evaluated(tmp_path, ranks_table([1.0, 2.0], [(9, 0, 0, 5), (9, 1, 0, 5)])).of("test")
-    asked = list(zip(ranked.table["direction"].to_pylist(), ranked.query().tolist(), strict=True))
-    of_objects, of_subjects = ([number for side, number in asked if side == name] for name in ("object", "subject"))
-    assert len(set(of_objects)) == 2, "s0 and s1 are asked for different objects"
+    queried = list(zip(ranked.table["direction"].to_pylist(), ranked.query().tolist(), strict=True))
+    of_objects, of_subjects = ([number for side, number in queried if side == name] for name in ("object", "subject"))
+    assert len(set(of_objects)) == 2, "s0 and s1 are queried for different objects"
     assert len(set(of_subjects)) == 1, "the two subjects of (?, r0, o5) answer one query"
     assert not {*of_objects} & {*of_subjects}
 
