@@ -21,15 +21,15 @@ from gam_kg.train.checkpoint import save_rows
 from gam_kg.train.run import LocalCheckpoints
 
 MANIFEST = Manifest.of("graph", {}, {})
-NUMBERS = 400_000
+NUMBERS = 4 * 400_000
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of one MiB."""
+    """A disk of four MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip("a disk cannot be mounted here")
     yield disk
@@ -79,7 +79,7 @@ def test_a_disk_that_is_full_at_any_byte_never_leaves_half_an_artifact(small_dis
     folder = small_disk.parent / "run"
     write_graph(folder / "graph", graph_of(random_facts(1, 150), buckets=3), buckets=3)
     outcomes = []
-    for free in (0, 4, 16, 40, 80, 120, 400):  # KiB
+    for free in (0, 4, 16, 80, 400, 1000, 3000):  # KiB
         filler = small_disk / "filler"
         filler.write_bytes(b"")
         room = os.statvfs(small_disk)

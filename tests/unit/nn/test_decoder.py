@@ -115,7 +115,7 @@ def test_dropout_acts_in_training_only(name):
 def test_dense_scores_are_inner_products_with_the_entity_vectors(name):
     graph, no_history = (
         graph_of(random_facts(0)),
-        dict.fromkeys(("recent", "same_relation", "popular", "two_hop_first"), 0),
+        dict.fromkeys(("recent", "same_relation", "popular", "two_hop_first", "rule_bodies"), 0),
     )
     model = tiny_model(graph, decoder=name, history={**HISTORY, **no_history})
     z = torch.randn(10, 4, dtype=torch.float64)

@@ -96,5 +96,6 @@ def test_at_the_start_candidates_are_ordered_about_as_by_their_probability():
         bin_ = torch.bucketize(probability, BOUNDS, right=True)
         found = part(Confidences(torch.zeros_like(bin_), bin_), 1)
         none = part(Confidences(*torch.zeros(2, 1, dtype=torch.int64)), 1)
-    torch.testing.assert_close(found, torch.log1p(probability / 0.002).float(), rtol=0, atol=math.log(2) / 4 + 1e-6)
+    expected = torch.log1p(probability / 0.002).float() / 2
+    torch.testing.assert_close(found, expected, rtol=0, atol=math.log(2) / 8 + 1e-6)
     assert float(none) < float(found.min())
