@@ -21,7 +21,7 @@ from gam_kg.train.checkpoint import save_rows
 from gam_kg.train.run import LocalCheckpoints
 
 MANIFEST = Manifest.of("graph", {}, {})
-NUMBERS = 4 * 400_000
+NUMBERS = 1_600_000
 
 
 @pytest.fixture
