@@ -264,11 +264,11 @@ def test_many_bad_rows_are_told_wherever_results_are_shown(tmp_path, local_ray, 
     facts = [f"data.facts={tmp_path / 'facts.parquet'}", f"run_dir={tmp_path / 'run'}"]
     config = load_config(None, [*settings, *facts, "evaluate.baselines=false"])
     run(config)
-    told = f"{len(frame) // 2:,} of {len(frame):,} rows of the facts (50%) could not be used"
-    assert told in capsys.readouterr().out
+    found_notice = f"{len(frame) // 2:,} of {len(frame):,} rows of the facts (50%) could not be used"
+    assert found_notice in capsys.readouterr().out
     for kind in ("checkpoint", "embeddings", "evaluation", "predictions", "report"):
-        assert told in content(config, kind)["notices"][0], kind
-    assert told in (config.run_path / "report" / "report.html").read_text()
+        assert found_notice in content(config, kind)["notices"][0], kind
+    assert found_notice in (config.run_path / "report" / "report.html").read_text()
     caplog.set_level(logging.WARNING, "gam_kg")
     search_like(config.run_path, "place 1", None, 1)
-    assert told in caplog.text
+    assert found_notice in caplog.text

@@ -56,7 +56,7 @@ def whole(run: Path) -> None:
 
 
 def contents(run: Path) -> dict[str, object]:
-    """All that a run has written, but for times."""
+    """All that a run has written, except times."""
     found: dict[str, object] = {}
     for kind in ARTIFACTS:
         found[kind] = open_artifact(run / kind, kind).id
