@@ -54,6 +54,7 @@ def run_lock(folder: Path, verb: str, *, take_over: bool = False) -> Generator[N
                 lock = _owned[folder] = _Lock(folder / LOCK, _contents(verb))
                 try:
                     _take(lock.path, lock.contents, take_over=take_over)
+                    _remove_leftovers(lock.path)
                 except BaseException:
                     del _owned[folder]
                     raise
@@ -234,10 +235,23 @@ def _create(path: Path, contents: bytes) -> bool:
     return True
 
 
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes have left beside a lock of this process that ended while they took one.
+
+    The lock of a replacement serves only while the lock that it replaces is there, and that one is not any more.
+    """
+    for leftover in path.parent.glob(f"{LOCK}.*"):
+        process = Process.of_tag(leftover.name.rpartition(".new-")[2].rpartition(".")[0])
+        if process is None and (found := _read(leftover)) is not None:
+            process = _Holder.of(found.contents).process
+        if process is not None and process.has_ended():
+            leftover.unlink(missing_ok=True)
+
+
 @contextmanager
 def _written(path: Path, contents: bytes) -> Generator[Path]:
     """A file beside a path with these contents, while the block runs."""
-    written = path.with_name(f"{path.name}.new-{uuid4().hex[:8]}")
+    written = path.with_name(f"{path.name}.new-{Process.current().tag}.{uuid4().hex[:8]}")
     try:
         written.write_bytes(contents)
         yield written

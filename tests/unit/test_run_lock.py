@@ -224,6 +224,36 @@ def test_a_taker_killed_while_taking_is_no_obstacle(tmp_path):
     assert not claims[0].exists()
 
 
+@pytest.mark.parametrize("call", range(12))
+def test_a_taker_killed_at_any_call_leaves_nothing_that_the_next_one_does_not_remove(tmp_path, call):
+    lock_of(replace(Process.current(), started=1), tmp_path)
+    killed = """
+import os, sys
+from pathlib import Path
+from gam_kg.run_lock import run_lock
+left = int(sys.argv[2])
+def counted(of):
+    def called(*arguments, **settings):
+        global left
+        if not left:
+            os._exit(9)
+        left -= 1
+        return of(*arguments, **settings)
+    return called
+os.link = counted(os.link)
+for name in ("write_bytes", "replace", "unlink"):
+    setattr(Path, name, counted(getattr(Path, name)))
+with run_lock(Path(sys.argv[1]), "train"):
+    os._exit(9)
+"""
+    taker = start(killed, tmp_path, call)
+    taker.communicate(timeout=60)
+    assert taker.returncode == 9
+    with run_lock(tmp_path, "train"):
+        assert files_of(tmp_path) == [LOCK]
+    assert files_of(tmp_path) == []
+
+
 def test_what_lost_the_lock_puts_nothing_in_place(tmp_path):
     run, place = tmp_path / "run", tmp_path / "run" / "graph" / "rows.txt"
     with run_lock(run, "train"):
