@@ -37,7 +37,7 @@ class PrepareConfig(Section):
 class HistoryConfig(Section):
     recent: Count = Field(100, description="most recent facts of the subject, any relation")
     same_relation: Count = Field(1000, description="most recent facts of the subject with the query's relation")
-    popular: Count = Field(500, description="most recent objects of the query's relation, any subject")
+    popular: Count = Field(10_000, description="most recent objects of the query's relation, any subject")
     two_hop_first: Count = Field(15, description="most recent facts of the subject that a path may start with")
     two_hop_second: Count = Field(10, description="most recent facts of each neighbour that a path may end with")
     rule_bodies: Count = Field(
@@ -46,6 +46,10 @@ class HistoryConfig(Section):
     rule_heads: Count = Field(5, description="most frequent answers to which a rule may lead")
     rule_count: Positive = Field(
         1, description="how often a rule must lead to an answer to be stored; 2 takes a quarter of the memory"
+    )
+    max_rules: Positive = Field(
+        30_000_000,
+        description="rules stored at most, by all workers together; where there are more, rule_count is raised",
     )
     rule_confidence: bool = Field(
         True,

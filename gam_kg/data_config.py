@@ -79,6 +79,11 @@ class DataConfig(Section):
         description="'lahman', a CSV/TSV file or a folder with train.txt; imported to `facts` where that is missing or "
         "was imported from other content",
     )
+    entity_features: Place = Field(
+        None,
+        description="optional; Parquet file, folder, glob or URI with a row for each entity: its name in the column "
+        "`entity`, and columns of numbers, categories, lists of categories or text",
+    )
     columns: ColumnsConfig = Field(ColumnsConfig(), description="names of the input's columns")
     csv: CsvConfig = Field(CsvConfig(), description="how CSV and TSV files are read")
     normalize_names: tuple[Literal["case", "blanks", "unicode"], ...] = Field(

@@ -21,12 +21,12 @@ _OPERATIONAL = {"num_workers", "use_gpu", "threads", "max_failures", "checkpoint
 
 
 def _graph_settings(config: Config) -> dict[str, Any]:
-    """The settings that `graph/` depends on, beside the content of the facts."""
+    """The settings that `graph/` depends on, beside the content of the facts and of the features of entities."""
     # Facts that are not imported from text do not depend on how text tables are read.
     is_text = (config.data.import_from or "lahman").partition(":")[0] != "lahman"
     data = config.data.model_copy(update={} if is_text else {"csv": CsvConfig()})
     return {
-        "data": data.model_dump(mode="json", exclude={"facts", "import_from"}),
+        "data": data.model_dump(mode="json", exclude={"facts", "import_from", "entity_features"}),
         "prepare": config.prepare.model_dump(mode="json", exclude={"memory_gib"}),
     }
 

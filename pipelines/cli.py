@@ -23,7 +23,7 @@ from gam_kg.errors import exit_status
 from gam_kg.synthetic.groups import SyntheticConfig
 from gam_kg.text import printable, user_path
 from pipelines.cli_arguments import ConfigFile, Force, Overrides, TakeOver
-from pipelines.cli_experiments import ablate_command, compare_command, tune_command
+from pipelines.cli_experiments import ablate_command, compare_command, ensemble_command, tune_command
 from pipelines.progress import console, results
 
 app = typer.Typer(
@@ -238,8 +238,8 @@ def search_command(
         search_answers(user_path(run, "RUN"), *query, at, top_k)
 
 
-for _name, _command in {"compare": compare_command, "ablate": ablate_command, "tune": tune_command}.items():
-    app.command(_name)(_command)
+for _command in (compare_command, ensemble_command, ablate_command, tune_command):
+    app.command(_command.__name__.removesuffix("_command"))(_command)
 
 
 class _Printable(logging.Formatter):

@@ -1,4 +1,4 @@
-"""The verbs of the command line that set runs against each other: compare, ablate, tune."""
+"""The verbs of the command line that set runs against each other: compare, ensemble, ablate, tune."""
 
 import math
 from typing import Annotated
@@ -24,6 +24,26 @@ def compare_command(
     from pipelines.compare import show_comparison
 
     show_comparison(user_path(first, "FIRST"), user_path(second, "SECOND"))
+
+
+def ensemble_command(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN", help="Folders of evaluated runs, two or more, on one graph.")
+    ],
+    out: Annotated[str | None, typer.Option(help="Also write evaluation/ into this new folder, for compare.")] = None,
+) -> None:
+    """Several runs scored together, as seeds of one configuration: a candidate's score is the mean of theirs.
+
+    It ranks what all of them were evaluated on and shows MRR and hits of each run, of all together, and of the best
+    untrained baseline, with the differences to all together and their 95 % intervals (paired bootstrap over queries).
+    """
+    folders = [user_path(run, "RUN") for run in runs]
+    if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
+        raise typer.BadParameter("give at least two runs, each once")
+    folder = user_path(out, "--out") if out is not None else None
+    from pipelines.ensemble import ensemble
+
+    ensemble(folders, folder)
 
 
 def ablate_command(

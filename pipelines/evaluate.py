@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from gam_kg.artifacts import Content
 from gam_kg.config import EvaluateConfig
-from gam_kg.inference.evaluation import count_ticks, evaluate_run
+from gam_kg.inference.evaluation import Evaluation, count_ticks, evaluate_run
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.parquet import write_table
 from pipelines.progress import counted
@@ -40,8 +40,14 @@ def evaluate_worker(run: TrainedRun, settings: dict[str, Any], on_event: OnEvent
     total = count_ticks(run, config)
     found = evaluate_run(run, config, counted(lambda done: on_event((done, total))))
     if run.graph.partition.rank == 0:
-        (folder / "metrics.json").write_text(json.dumps(found.metrics, indent=2), encoding="utf-8")
-        write_table(found.ranks, folder / "ranks.parquet")
+        write_evaluation(found, folder)
+
+
+def write_evaluation(found: Evaluation, folder: Path) -> Content:
+    """Write the files of `evaluation/` into its folder."""
+    (folder / "metrics.json").write_text(json.dumps(found.metrics, indent=2), encoding="utf-8")
+    write_table(found.ranks, folder / "ranks.parquet")
+    return {"num_queries": found.ranks.num_rows}
 
 
 evaluate = Stage(

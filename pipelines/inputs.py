@@ -18,6 +18,7 @@ from gam_kg.run_folder import waiting
 from gam_kg.text import is_uri, user_path
 from pipelines.sources import Sources
 
+FEATURES = "data.entity_features"
 _MUCH = 1 / 3  # share of quarantined rows that is repeated wherever results are shown
 
 
@@ -29,45 +30,50 @@ def _value_of(config: Config, key: str) -> Any:
     return value
 
 
-def record(config: Config, keys: tuple[str, ...], sources: Sources | None) -> dict[str, dict[str, Any]]:
+def record(config: Config, keys: tuple[str, ...], sources: tuple[Sources, ...]) -> dict[str, dict[str, Any]]:
     """What a manifest records of the files that some configuration keys name.
 
     Args:
         config: The run's configuration.
         keys: The keys.
-        sources: The files of one of the keys, if there are some.
+        sources: The files of some of the keys.
 
     Returns:
         Key → `given`, the key's value; `place`, the same as an absolute path or URI; `files`, the path, size in bytes
         and time of change in nanoseconds of each file.
     """
-    found = {}
+    found, by_key = {}, {one.key: one for one in sources}
     for key in keys:
         given = _value_of(config, key)
         files = _import_files(given, config.data.facts) if key == "data.import_from" else []
-        if sources is not None and key == sources.key:
-            files = _files(sources)
+        if key in by_key:
+            files = _files(by_key[key])
         found[key] = {"given": given, "place": given and _place(given), "files": files}
     return found
 
 
 def notices(config: Config, graph: Manifest) -> tuple[str, ...]:
-    """What a user of a graph's results must know: that its facts have changed, or that many rows were left out.
+    """What a user of a graph's results must know: that its input files have changed, or that many rows were left out.
 
     Raises:
-        ConfigError: The configuration names other facts than those that the graph was made from.
+        ConfigError: The configuration names other facts or features than those that the graph was made from.
     """
-    found = [_import_notice(config, graph) or _facts_notice(config.data.facts, graph), quarantine_notice(graph.content)]
-    return tuple(notice for notice in found if notice)
+    data = config.data
+    found = [_import_notice(config, graph) or _files_notice("data.facts", data.facts, graph)]
+    if data.facts is not None:
+        _require_features_alike(data.entity_features, graph)
+        found.append(_files_notice(FEATURES, data.entity_features, graph))
+    return tuple(notice for notice in (*found, quarantine_notice(graph.content)) if notice)
 
 
 def notices_of_run(run: Path, graph: Manifest) -> tuple[str, ...]:
     """`notices` where there is no configuration: the facts are looked up where they were."""
     facts, source = (graph.sources.get(key, {}).get("place") for key in ("data.facts", "data.import_from"))
-    changed = _facts_notice(facts, graph)
+    changed = _files_notice("data.facts", facts, graph)
     if facts and source and not changed and _import_files(source, facts) != graph.sources["data.import_from"]["files"]:
         changed = None if has_content_of(Path(facts), source) else _import_changed(source)
-    found = (changed, quarantine_notice(graph.content), waiting_notice(run))
+    features = _files_notice(FEATURES, graph.sources.get(FEATURES, {}).get("place"), graph)
+    found = (changed, features, quarantine_notice(graph.content), waiting_notice(run))
     return tuple(notice for notice in found if notice)
 
 
@@ -78,23 +84,37 @@ def waiting_notice(run: Path) -> str | None:
     return "a new graph waits in graph.next/; until gam-kg train CONFIG, the old graph and checkpoint are used"
 
 
-def _facts_notice(facts: str | None, graph: Manifest) -> str | None:
-    recorded = graph.sources.get("data.facts")
-    if facts is None or recorded is None:
+def _files_notice(key: str, given: str | None, graph: Manifest) -> str | None:
+    """That the facts, or the features of entities, have changed."""
+    recorded = graph.sources.get(key)
+    if given is None or recorded is None:
         return None
+    prefix = key.rpartition(".")[2]
+    name = prefix.replace("_", " ")
     try:
-        sources = Sources.find(facts)
-        if _files(sources) == recorded["files"] or sources.hashes() == graph.inputs:
+        sources = Sources.find(given, key)
+        made_from = {file: found for file, found in graph.inputs.items() if file.startswith(f"{prefix}/")}
+        if _files(sources) == recorded["files"] or sources.hashes() == made_from:
             return None
         what = "have changed since graph/ was made from them"
     except DataError:
         what = "are gone, or cannot be read any more"
-    if _place(facts) != recorded["place"]:
+    if _place(given) != recorded["place"]:
         raise ConfigError(
-            f"data.facts={facts}: graph/ was made from {recorded['given']}, and these are other facts, or none; run: "
-            "gam-kg run CONFIG, or name the facts that it was made from"
+            f"{key}={given}: graph/ was made from {recorded['given']}, and these are other {name}, or none; run: "
+            f"gam-kg run CONFIG, or name the {name} that it was made from"
         )
-    return f"the facts {facts} {what}; results are of the old ones, run: gam-kg run CONFIG"
+    return f"the {name} {given} {what}; results are of the old ones, run: gam-kg run CONFIG"
+
+
+def _require_features_alike(given: str | None, graph: Manifest) -> None:
+    """Refuse features where the graph was made without, or none where it was made with some."""
+    made_with = graph.sources.get(FEATURES, {}).get("given")
+    if (given is None) != (made_with is None):
+        raise ConfigError(
+            f"{FEATURES}={given or 'null'}, but graph/ was made with {made_with or 'none'}; run: gam-kg run CONFIG, or "
+            "set what it was made with"
+        )
 
 
 def _import_notice(config: Config, graph: Manifest) -> str | None:

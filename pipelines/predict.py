@@ -33,11 +33,12 @@ def _write(task: Task) -> Content:
     Raises:
         DataError: The queries cannot be read, none of them can be answered, or one cannot and `predict.strict` is set.
     """
-    config, sources = task.config, task.sources
-    if sources is None:
+    config = task.config
+    if not task.sources:
         run = open_run(config)
         rows = QueryRows.of(run, _next_of_active(run))
     else:
+        (sources,) = task.sources
         tables = read_query_files(sources, config.data)  # before the slow part: a mistake is reported at once
         run = open_run(config)
         rows = read_queries(run, pa.concat_tables(tables), config.data.columns)

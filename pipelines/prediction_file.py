@@ -39,6 +39,7 @@ def out_path(config: Config) -> Path | None:
         "predict.queries": config.predict.queries,
         "data.facts": data.facts,
         "data.import_from": data.import_from,
+        "data.entity_features": data.entity_features,
     }
     for key, value in inputs.items():
         local = (value or "").removeprefix("file://")

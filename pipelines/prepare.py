@@ -8,7 +8,7 @@ write the buckets into the run's folder, which on a cluster must therefore be sh
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,10 @@ from ray.data import Dataset
 
 from gam_kg.artifacts import Content
 from gam_kg.config import Config
-from gam_kg.data_config import ColumnsConfig
+from gam_kg.data_config import ColumnsConfig, DataConfig
 from gam_kg.errors import DataError
+from gam_kg.ingest.entity_features import EntityFeatures, check_columns
+from gam_kg.ingest.feature_words import FILE as FEATURES
 from gam_kg.ingest.merging import merge_facts
 from gam_kg.ingest.splits import Extremes, choose_boundaries, count_splits, merge_extremes
 from gam_kg.ingest.time_axis import TimeAxis, TimestampRange
@@ -38,8 +40,9 @@ from pipelines import prepare_steps as steps
 from pipelines.memory import Room
 from pipelines.prepare_report import report_look_alikes, summarise, warn_of_quality
 from pipelines.quarantine import Quarantine
+from pipelines.query_files import read_whole_files
 from pipelines.ray_session import ray_session, starts_here
-from pipelines.sources import RowGroup
+from pipelines.sources import RowGroup, Sources
 from pipelines.stages import Stage, Task
 from pipelines.workflow import GRAPH
 
@@ -57,12 +60,16 @@ Summary = TypeVar("Summary")
 
 @dataclass(frozen=True)
 class _Input:
-    """The checked input of one run of the stage; `kind` is what the schemas say of the timestamps."""
+    """The checked input of one run of the stage.
+
+    `kind` is what the schemas say of the timestamps; `features` are those of entities, if there are some.
+    """
 
     config: Config
     reader: steps.Reader
     kind: TimeKind | None
     groups: tuple[RowGroup, ...]
+    features: EntityFeatures | None
 
     @property
     def num_rows(self) -> int:
@@ -84,14 +91,13 @@ class _Merged:
 
 
 def _write(task: Task) -> Content:
-    """Vocabularies, anchored facts in buckets, and the rows that were quarantined.
+    """Vocabularies, features of entities, anchored facts in buckets, and the rows that were quarantined.
 
     Raises:
         ConfigError: Settings that do not fit the data.
         DataError: The input cannot be read, too many rows are bad, or a split would be empty.
     """
-    config, sources = task.config, task.sources
-    assert sources is not None, "prepare reads files"
+    config, (sources, *features) = task.config, task.sources
     if config.data.import_from is not None:
         # Importers write the columns under their own names.
         config = config.model_copy(update={"data": config.data.model_copy(update={"columns": ColumnsConfig()})})
@@ -100,7 +106,7 @@ def _write(task: Task) -> Content:
     kind, form = time_form(data, time)
     # Boundaries win over a split column, whose values then do not matter.
     reader = steps.Reader(sources, data.columns, form, data.normalize_names, data.split.valid_start is None)
-    found = _Input(config, reader, kind, groups)
+    found = _Input(config, reader, kind, groups, _read_features(features, data))
     if not found.num_rows:
         raise DataError(f"data.facts={config.data.facts}: {len(sources.paths)} file(s) without a single row")
     limit = config.prepare.memory_gib
@@ -112,6 +118,14 @@ def _write(task: Task) -> Content:
         content = _make_graph(found, task.folder, room)
     warn_of_quality(content)
     return content
+
+
+def _read_features(sources: Sequence[Sources], data: DataConfig) -> EntityFeatures | None:
+    if not sources:
+        return None
+    (found,) = sources
+    tables = read_whole_files(found, data, partial(check_columns, file=found.names[0]))
+    return EntityFeatures.of(found.key, dict(zip(found.names, tables, strict=True)), data.normalize_names)
 
 
 def _make_graph(found: _Input, staging: Path, room: Room) -> Content:
@@ -138,6 +152,11 @@ def _make_graph(found: _Input, staging: Path, room: Room) -> Content:
     for name, table in {"entities": entities, "relations": relations, "snapshots": timeline}.items():
         write_table(table, staging / f"{name}.parquet")
     num_anchored = _write_buckets(merged.facts, names, found.config.prepare.buckets, staging / "anchored")
+    features: Content = {}
+    if found.features is not None:
+        trained = entities["first_snapshot"].to_numpy() < boundaries[0]
+        table, features["entity_features"] = found.features.encode(names[0], trained)
+        write_table(table, staging / FEATURES)
     num_facts = int(counts.sum())
     assert num_anchored == 2 * num_facts, f"{num_anchored} anchored facts written, 2 * {num_facts} expected"
     return {
@@ -159,6 +178,7 @@ def _make_graph(found: _Input, staging: Path, room: Room) -> Content:
         "merged": totals.merged - num_duplicates,
         "names_changed": merged.notes.count(RENAMED),
         "look_alikes": {vocabulary.kind: report_look_alikes(vocabulary) for vocabulary in names},
+        **features,
     }
 
 

@@ -1,5 +1,6 @@
-"""The files of queries as tables: Parquet or text, with all of their columns."""
+"""Input files as whole tables with all of their columns: those of queries, Parquet or text, and of entity features."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,25 +19,34 @@ from pipelines.sources import Sources
 
 
 def read_query_files(sources: Sources, data: DataConfig) -> list[pa.Table]:
+    """`read_whole_files`, whose columns are those of queries.
+
+    Raises:
+        DataError: As there; or the columns are refused by `find_columns`.
+    """
+    return read_whole_files(sources, data, lambda names: find_columns(names, data.columns))
+
+
+def read_whole_files(sources: Sources, data: DataConfig, check: Callable[[list[str]], object]) -> list[pa.Table]:
     """One table a file, all with the same columns in the same order, those of `key=value` folders included.
 
     Args:
         sources: The files.
-        data: How text tables are read, and the names of columns.
+        data: How text tables are read.
+        check: Refuses the names of the columns of the first file if they are not right.
 
     Raises:
-        DataError: A file cannot be read, has other columns than the first, or a column that its folder has too; or its
-            columns are refused by `find_columns`.
+        DataError: A file cannot be read, has other columns than the first, or a column that its folder has too.
     """
     sources.log_left_out()
     tables = [_with_folders(_read(sources, file, data), file, sources.folder_types) for file in sources.files]
     first = tables[0].schema
-    find_columns(first.names, data.columns)  # refused before the run is opened
+    check(first.names)
     for name, table in zip(sources.names, tables, strict=True):
         if sorted(map(str, table.schema)) != sorted(map(str, first)):
             raise DataError(
                 f"{name} has the columns {_described(table.schema)}; {sources.names[0]} has {_described(first)}; all "
-                "files of queries must have the same"
+                f"files of {sources.key} must have the same"
             )
     return [table.select(first.names) if len(tables) > 1 else table for table in tables]
 

@@ -27,7 +27,7 @@ def search_like(run_path: Path, name: str, at: str | None, top_k: int) -> None:
         ArtifactError: The run cannot be read, or was replaced meanwhile.
         DataError: The name is unknown; the message has the closest names.
     """
-    with _opened(run_path) as run:
+    with opened(run_path) as run:
         found = nearest_entities(run, name, at, top_k).to_pylist()
         last = _label(run, snapshot_at(run.axis, at, run.graph.end - 1))
         spelt = run.spelt(pa.array([name]))[0]
@@ -42,7 +42,7 @@ def search_answers(run_path: Path, subject: str, relation: str, at: str | None, 
         ArtifactError: The run cannot be read, or was replaced meanwhile.
         DataError: A name is unknown; the message has the closest names.
     """
-    with _opened(run_path) as run:
+    with opened(run_path) as run:
         found = query_answers(run, subject, relation, at, top_k).to_pylist()
         when = _label(run, snapshot_at(run.axis, at, run.graph.end))
     rows = [
@@ -65,8 +65,12 @@ def _label(run: TrainedRun, snapshot: int) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Generator[TrainedRun]:
-    """A run to look things up in; what is read in the block is of one graph and one checkpoint."""
+def opened(path: Path) -> Generator[TrainedRun]:
+    """A run to read; what is read in the block is of one graph and one checkpoint.
+
+    Raises:
+        ArtifactError: It cannot be read, or was replaced meanwhile.
+    """
     torch.set_num_threads(threads(Config()))
     run = TrainedRun.load(path)
     for notice in notices_of_run(path, run.graph_manifest):
@@ -76,4 +80,4 @@ def _opened(path: Path) -> Generator[TrainedRun]:
     finally:
         for made in (run.graph_manifest, run.checkpoint_manifest):
             if read_manifest(path / made.kind, made.kind).id != made.id:
-                raise ArtifactError(f"{path / made.kind} was replaced while it was read; search again")
+                raise ArtifactError(f"{path / made.kind} was replaced while it was read; give the command again")

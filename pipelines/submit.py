@@ -105,7 +105,11 @@ def require_shared_paths(config: Config, verb: str = "run") -> None:
         )
     if data.facts is None and verb in ("run", "prepare"):
         raise ConfigError(f"data.facts is not set, and {verb} needs it; set data.facts=/PATH or a URI")
-    uris = {"data.facts": data.facts, "predict.queries": config.predict.queries}
+    uris = {
+        "data.facts": data.facts,
+        "data.entity_features": data.entity_features,
+        "predict.queries": config.predict.queries,
+    }
     paths: dict[str, str | None] = {"run_dir": config.run_dir, **uris, "predict.out": config.predict.out}
     if data.import_from is not None and data.import_from.partition(":")[0] != "lahman":
         paths["data.import_from"] = data.import_from

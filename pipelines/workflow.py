@@ -26,28 +26,35 @@ class Description:
         kind: The artifact, and its folder in the run.
         verb: The command that makes it.
         reads: Kinds of the artifacts that it is made from.
-        files: Configuration → the input files that it is made from, if any.
+        files: Configuration → the input files that it is made from, by configuration key.
         keys: The configuration keys that name input files.
     """
 
     kind: str
     verb: str
     reads: tuple[str, ...] = ("graph", "checkpoint")
-    files: Callable[[Config], Sources | None] = lambda _: None
+    files: Callable[[Config], tuple[Sources, ...]] = lambda _: ()
     keys: tuple[str, ...] = ()
 
 
-def _facts(config: Config) -> Sources:
-    return Sources.find(config.data.facts)
+def _facts_and_features(config: Config) -> tuple[Sources, ...]:
+    facts, features = Sources.find(config.data.facts), config.data.entity_features
+    return (facts,) if features is None else (facts, Sources.find(features, "data.entity_features"))
 
 
-def _queries(config: Config) -> Sources | None:
+def _queries(config: Config) -> tuple[Sources, ...]:
     out_path(config)  # refused before any work
     queries = config.predict.queries
-    return None if queries is None else Sources.find(queries, "predict.queries", text_tables=True)
+    return () if queries is None else (Sources.find(queries, "predict.queries", text_tables=True),)
 
 
-GRAPH = Description("graph", "prepare", reads=(), files=_facts, keys=("data.facts", "data.import_from"))
+GRAPH = Description(
+    "graph",
+    "prepare",
+    reads=(),
+    files=_facts_and_features,
+    keys=("data.facts", "data.import_from", "data.entity_features"),
+)
 CHECKPOINT = Description("checkpoint", "train", reads=("graph",))
 EMBEDDINGS = Description("embeddings", "embed")
 EVALUATION = Description("evaluation", "evaluate")
@@ -67,7 +74,7 @@ class Situation:
         manifest: That of the artifact to be made, still without content.
         paths: Kind → folder of each artifact that it is made from.
         read: Kind → manifest of each artifact that it is made from.
-        sources: The input files, if it reads some.
+        sources: The input files, by configuration key.
         notices: What users of the result must know.
     """
 
@@ -76,7 +83,7 @@ class Situation:
     manifest: Manifest
     paths: dict[str, Path]
     read: dict[str, Manifest]
-    sources: Sources | None
+    sources: tuple[Sources, ...]
     notices: tuple[str, ...]
 
     @classmethod
@@ -98,10 +105,11 @@ class Situation:
                 require_same(name, manifest.inputs[name], read[name].id, paths[kind])
         require_same_settings(stage.verb, config, {paths[kind]: manifest for kind, manifest in read.items()})
         sources = stage.files(config)
-        recorded = record(
-            config, stage.keys, sources
-        )  # before the content is hashed, which it then cannot be older than
-        inputs = {kind: manifest.id for kind, manifest in read.items()} | (sources.hashes() if sources else {})
+        # Before the content is hashed, which it then cannot be older than.
+        recorded = record(config, stage.keys, sources)
+        inputs = {kind: manifest.id for kind, manifest in read.items()}
+        for one in sources:
+            inputs |= one.hashes()
         manifest = replace(Manifest.of(stage.kind, inputs, SETTINGS[stage.kind](config)), sources=recorded)
         found = notices(config, read["graph"]) if "graph" in read else ()
         return cls(stage, config, manifest, paths, read, sources, found)

@@ -57,7 +57,9 @@ def path_columns(walks: Walks) -> tuple[Tensor, ...]:
 def rule_columns(history: HistoryIndex, queries: Queries, fewest: int, limit: int | None) -> tuple[Tensor, ...]:
     """Of each rule with a body in the past of a query: query, end; body (relation, entity); hits, exposures."""
     bodies = history.bodies(queries)
-    heads, facts = history.heads(bodies, fewest, limit), bodies.facts
+    heads, facts = history.heads(bodies, fewest), bodies.facts
+    if limit is not None:
+        heads = history.most_frequent(bodies, heads, limit)
     fact = bodies.fact[heads.row]
     entity = facts.neighbours[facts.of_neighbour[fact]]
     return bodies.query[heads.row], heads.item, facts.relation[fact], entity, heads.hits, heads.exposures

@@ -24,7 +24,7 @@ from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.ingest.vocabulary import Vocabulary, vocabulary_hash
 from gam_kg.metrics.sparse_scores import SparseScores
 from gam_kg.nn.model import GAMLSTM
-from gam_kg.schemas import ANCHORED, SNAPSHOTS
+from gam_kg.schemas import ANCHORED, ENTITY_FEATURES, SNAPSHOTS
 
 Fact = tuple[int, int, int, int]
 
@@ -35,6 +35,25 @@ HISTORY = {
     **{"rule_bodies": 4, "rule_heads": 2},
 }
 NAMES = ["Police (Arda)", "Army (Arda)", "Police (Bree)", "Citizen", "army", "Citizen (Bree)", "x", "y", "z", "Bree"]
+
+
+def features_of(rows: Iterable[tuple[int, str, float]]) -> pa.Table:
+    """ENTITY_FEATURES of rows (entity, feature, weight)."""
+    columns = dict(zip(ENTITY_FEATURES.names, zip(*rows, strict=True), strict=True))
+    return pa.table(columns, schema=ENTITY_FEATURES)
+
+
+def random_features(num_entities: int = 10, seed: int = 0) -> pa.Table:
+    """A category, two numbers and some words of most entities."""
+    generator, rows = np.random.default_rng(seed), []
+    for entity in range(num_entities):
+        if entity % 5 != 3:
+            rows.append((entity, f"kind = {generator.integers(3)}", 1.0))
+            rows += [(entity, f"text = {word}", 0.5) for word in sorted(set(generator.integers(6, size=2).tolist()))]
+        rows += [
+            (entity, f"{name} =", float(generator.normal())) for name in ("age", "size") if generator.random() < 0.7
+        ]
+    return features_of(rows)
 
 
 def random_facts(seed: int, num_facts: int = 60) -> np.ndarray:
@@ -78,6 +97,7 @@ def write_graph(
     num_facts: int | None = None,
     row_group_size: int = 1000,
     names: Sequence[str] | None = None,
+    features: pa.Table | None = None,
 ) -> None:
     """Store a graph as `prepare` does, with these names of entities, or "entity 0", "entity 1", ..."""
     rows = graph.rows()
@@ -106,6 +126,8 @@ def write_graph(
     times, counts = rows.time.unique(return_counts=True)
     timeline = pa.table([times.numpy(), counts.numpy() // 2], names=SNAPSHOTS.names).cast(SNAPSHOTS)
     pq.write_table(timeline, folder / "snapshots.parquet")
+    if features is not None:
+        pq.write_table(features, folder / "entity_features.parquet")
     content = {
         "buckets": buckets,
         "num_facts": len(rows.time) // 2 if num_facts is None else num_facts,
@@ -165,10 +187,11 @@ def tiny_config(model: dict[str, Any] | None = None, **train: Any) -> Config:
     return Config.model_validate({"model": model_config(**(model or {})).model_dump(), "train": train})
 
 
-def tiny_model(graph: TemporalGraph, seed: int = 0, **changes: Any) -> GAMLSTM:
+def tiny_model(graph: TemporalGraph, seed: int = 0, features: pa.Table | None = None, **changes: Any) -> GAMLSTM:
     """A float64 model in evaluation mode whose every parameter is random, those that start at zero included."""
     torch.manual_seed(seed)
-    words = NameWords.of([NAMES[number % len(NAMES)] for number in range(graph.num_entities)])
+    names = [NAMES[number % len(NAMES)] for number in range(graph.num_entities)]
+    words = NameWords.of(names, features=features)
     model = GAMLSTM(model_config(**changes), graph.num_relations, graph.trained, words).double()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -13,6 +13,7 @@ from gam_kg.history.pair_features import PARTS
 STREAKS = (1, 2, 3, 4, 5, 6, 8, 11, 16, 24, 32)
 SHARES = [Fraction(percent, 100) for percent in (2, 5, 10, 20, 35, 50, 65, 80, 100)]
 DISPERSIONS = [Fraction(tenths, 10) for tenths in (11, 15, 20, 30)]
+NOVELTIES = [Fraction(thousandths, 1000) for thousandths in (50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999)]
 UNSEEN = {"same": (NEVER, 0), "rhythm": (0, 0, 0), "place": (NEVER, 0)}
 
 Bins = tuple[int, ...]
@@ -76,5 +77,12 @@ def features_of(
 def query_of(answers: list[tuple[int, int, int]], now: int) -> Bins:
     """Bins of recency and count of all answers (other, last, count) to a query."""
     if not answers:
-        return NEVER, 0
-    return bin_of(now - max(last for _, last, _ in answers)), bin_of(sum(count for _, _, count in answers))
+        return NEVER, 0, 0
+    recency = bin_of(now - max(last for _, last, _ in answers))
+    return recency, bin_of(sum(count for _, _, count in answers)), novelty_of([row[1:] for row in answers])
+
+
+def novelty_of(answers: list[tuple[int, int]]) -> int:
+    """Bin of the share of (last, count) of all answers that were new when they came."""
+    novelty = Fraction(len(answers), sum(count for _, count in answers))
+    return sum(novelty > bound for bound in NOVELTIES)

@@ -35,6 +35,7 @@ UNUSUAL: dict[str, Any] = {
     "model.history.rule_bodies": 4,
     "model.history.rule_heads": 1,
     "model.history.rule_count": 2,
+    "model.history.max_rules": 10_000,
     "model.history.rule_confidence": False,
     "model.history.dim": 3,
     "model.history.popularity_dim": 2,

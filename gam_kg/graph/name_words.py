@@ -1,52 +1,110 @@
-"""Words that entity names share: "Police (Australia)" names a kind and a country."""
+"""Words that entities share: of names, as "Police (Australia)" has a kind and a country, and of features."""
 
-import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from gam_kg.artifacts import Manifest
+from gam_kg.graph.temporal_graph import read_names
+from gam_kg.ingest.feature_words import FILE, mean_weights, only, shared_words
+from gam_kg.ingest.names import split_words
 from gam_kg.ops.sparse import csr_offsets
-
-_SEPARATORS = re.compile(r"[\s_(),]+")
-MIN_ENTITIES = 2
+from gam_kg.parquet import read_table
+from gam_kg.schemas import ENTITY_FEATURES
 
 
 @dataclass(frozen=True)
 class NameWords:
-    """Which shared words each entity's name has, as CSR.
+    """Which shared words each entity has, as CSR. Its features are words too, one for each category, word and number.
 
     Attributes:
-        words: The words that at least `MIN_ENTITIES` names have, sorted.
+        words: The words that entities share, sorted.
         offsets: int64 (num_entities + 1,).
         word: Word ids, int64 (offsets[-1],), ascending within an entity.
+        weight: Of each, float64 (offsets[-1],): one over the number of the name's words, whose rows are thus averaged;
+            of features that of ENTITY_FEATURES.
     """
 
     words: tuple[str, ...]
     offsets: Tensor
     word: Tensor
+    weight: Tensor
 
     @classmethod
     def of(
-        cls, names: list[str], *, known: Sequence[bool] | None = None, words: tuple[str, ...] | None = None
+        cls,
+        names: Sequence[str],
+        *,
+        known: Sequence[bool] | None = None,
+        words: Sequence[str] | None = None,
+        features: pa.Table | None = None,
     ) -> "NameWords":
-        """Split names at blanks, underscores, brackets and commas; case is ignored.
+        """Find the words of entities.
 
         Args:
             names: Entity names by id.
-            known: Which names count as sharing a word: those of training, so that the words say nothing about later
-                entities. None: all.
-            words: The words to look for; None finds those that names share.
+            known: Which entities count as sharing a word: those of training, so that the words say nothing about later
+                ones. None: all.
+            words: The words to look for; None finds those that entities share.
+            features: ENTITY_FEATURES. Its words have blanks, which those of names have not.
         """
-        split = [sorted({part for part in _SEPARATORS.split(name.casefold()) if part}) for name in names]
+        of_names = _words_of_names(names)
+        features = ENTITY_FEATURES.empty_table() if features is None else features
         if words is None:
-            counted = split if known is None else [parts for parts, one in zip(split, known, strict=True) if one]
-            counts = Counter(part for parts in counted for part in parts)
-            words = tuple(sorted(part for part, count in counts.items() if count >= MIN_ENTITIES))
-        ids = {part: index for index, part in enumerate(words)}
-        found = [[ids[part] for part in parts if part in ids] for parts in split]
-        length = torch.tensor([len(part) for part in found], dtype=torch.int64)
-        word = torch.tensor([word for part in found for word in part], dtype=torch.int64)
-        return cls(words, csr_offsets(length), word)
+            words = shared_words(pa.concat_tables([of_names, features]), known)
+        found = pa.concat_tables([mean_weights(only(of_names, words)), only(features, words)])
+        found = found.append_column("word", pc.index_in(found["feature"], pa.array(words, pa.large_string())))
+        found = found.sort_by([("entity_id", "ascending"), ("word", "ascending")])
+        return cls(
+            tuple(words),
+            csr_offsets(torch.from_numpy(np.bincount(found["entity_id"].to_numpy(), minlength=len(names)))),
+            torch.from_numpy(found["word"].to_numpy().astype(np.int64)),
+            torch.from_numpy(found["weight"].to_numpy().copy()),
+        )
+
+    @classmethod
+    def stored(
+        cls,
+        graph: Path,
+        manifest: Manifest,
+        *,
+        of_names: bool,
+        known: Sequence[bool] | None = None,
+        words: Sequence[str] | None = None,
+    ) -> "NameWords | None":
+        """The words of the entities of a `graph/` artifact; None where neither names nor features have some.
+
+        Args:
+            graph: Its folder.
+            manifest: Its manifest.
+            of_names: Whether names have words.
+            known: See `of`.
+            words: See `of`.
+
+        Raises:
+            ArtifactError: A file is missing or damaged.
+        """
+        features = read_features(graph, manifest)
+        if not of_names and features is None:
+            return None
+        names = read_names(graph, "entity").to_pylist() if of_names else [""] * manifest.content["num_entities"]
+        return cls.of(names, known=known, words=words, features=features)
+
+
+def _words_of_names(names: Sequence[str]) -> pa.Table:
+    """ENTITY_FEATURES of weight one."""
+    split = [split_words(name) for name in names]
+    entity = np.repeat(np.arange(len(split)), [len(parts) for parts in split])
+    texts = pa.array((part for parts in split for part in parts), pa.large_string())
+    return pa.table([entity, texts, np.ones(len(texts))], schema=ENTITY_FEATURES)
+
+
+def read_features(graph: Path, manifest: Manifest) -> pa.Table | None:
+    """The ENTITY_FEATURES of a `graph/` artifact, if it has some; raises ArtifactError where they cannot be read."""
+    return read_table(graph / FILE) if FILE in manifest.files else None

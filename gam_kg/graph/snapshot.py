@@ -8,7 +8,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from gam_kg.ops.ragged import ragged_ranges, row_ranges
+from gam_kg.ops.ragged import ragged_ranges, row_ranges, sort_with_positions
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def inverse_relation(relation: Tensor, num_relations: int) -> Tensor:
 
 def lexical_order(*columns: Tensor) -> Tensor:
     """Order by the first column, ties by the second, and so on."""
-    order = torch.argsort(columns[-1], stable=True)
+    _, order = sort_with_positions(columns[-1])
     for column in reversed(columns[:-1]):
-        order = order[torch.argsort(column[order], stable=True)]
+        order = order[sort_with_positions(column[order])[1]]
     return order

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gam_kg.history.found import Bodies, Found, Heads
 from gam_kg.history.sampling import Sample
-from gam_kg.ops.ragged import select, sort_with_positions, unique_inverse
+from gam_kg.ops.ragged import ragged_ranges, select, sort_with_positions, unique_inverse
 
 UNSEEN = 30
 """Exposures that are added to those of a rule, so that few hits give little confidence."""
@@ -85,13 +85,21 @@ def together(of_pairs: Rules, shared: Rules | None = None) -> Rules:
 
 def _joined(pair: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
     """Distinct pairs, ascending, and how likely all their rules fail; of rules, (num_rules,) each."""
-    order = torch.argsort(confidence, descending=True)
-    pair, by_pair = sort_with_positions(pair.index_select(0, order))
-    confidence = confidence.index_select(0, order.index_select(0, by_pair))
+    pair, order = sort_with_positions(pair)
+    confidence = confidence.index_select(0, order)
     pair, number = torch.unique_consecutive(pair, return_counts=True)
-    first, failure = torch.cumsum(number, 0) - number, torch.ones(len(pair), dtype=torch.float64)
+    first = torch.cumsum(number, 0) - number
+    (has,) = torch.nonzero(number > 1, as_tuple=True)
+    if len(has):
+        of_pair, several = ragged_ranges(first.index_select(0, has), number.index_select(0, has))
+        # Numbers from 0 on have the order of their bits, taken as integers.
+        some, order = sort_with_positions(-confidence.index_select(0, several).view(torch.int64))
+        _, by_pair = sort_with_positions(of_pair.index_select(0, order))
+        confidence.index_copy_(0, several, (-some).view(torch.float64).index_select(0, by_pair))
+    failure = 1 - confidence.index_select(0, first)
     # Products of at most ten numbers, one after another, are the same on any number of ranks.
-    for index in range(_MOST):
-        (has,) = torch.nonzero(number > index, as_tuple=True)
-        failure[has] *= 1 - _DISCOUNT**index * confidence[first[has] + index]
+    for index in range(1, _MOST):
+        fails = 1 - _DISCOUNT**index * confidence.index_select(0, first.index_select(0, has) + index)
+        failure.index_copy_(0, has, failure.index_select(0, has) * fails)
+        (has,) = select(number.index_select(0, has) > index + 1, has)
     return pair, failure

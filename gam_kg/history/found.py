@@ -1,5 +1,6 @@
 """What a look-up in the history index requests and what it finds, before facts are joined to the queries."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,10 @@ from torch import Tensor
 
 from gam_kg.graph.snapshot import Queries
 from gam_kg.history.recency import Recent
-from gam_kg.ops.ragged import select, unique_inverse
+from gam_kg.ops.ragged import select, sort_with_positions, unique_inverse
+
+Over = Callable[[Tensor], Tensor]
+"""Maps the numbers of each rank to those of all together."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,37 @@ class Hops:
     neighbours: Tensor
     of_neighbour: Tensor
 
+    @classmethod
+    def of_each(cls, rows: Tensor) -> list["Hops"]:
+        """The hops of several look-ups.
+
+        Args:
+            rows: Row, relation, last and neighbour of each hop, and which of the look-ups found it, 1 or 0 each; in
+                any order, int64 (num_hops, 4 + num_look_ups).
+        """
+        row, order = sort_with_positions(rows[:, 0].contiguous())
+        columns = row, *rows.index_select(0, order)[:, 1:].T.contiguous()
+        found = []
+        for of_one in columns[4:]:
+            *of_hop, neighbour = select(of_one > 0, *columns[:4])
+            found.append(cls(*of_hop, *unique_inverse(neighbour)))
+        return found
+
+
+@dataclass(frozen=True)
+class SubjectPast:
+    """What was found for some subjects at one time, to be used again until the next snapshot is inserted.
+
+    Attributes:
+        subjects: Distinct, ascending, int64 (num_subjects,).
+        recent: Facts by subject, for rules of pairs; none where these are switched off.
+        bodies: Bodies of rules; None where rules are switched off.
+    """
+
+    subjects: Tensor
+    recent: Recent
+    bodies: Hops | None
+
 
 @dataclass(frozen=True)
 class Bodies:
@@ -89,6 +124,35 @@ class Heads:
 
 
 @dataclass(frozen=True)
+class PastAnswers:
+    """All past answers of queries that were looked up, over all ranks.
+
+    Attributes:
+        last: When each query last had one, -1: never, int64 (num_queries,).
+        count: In how many snapshots it had each, summed, int64 (num_queries,).
+        distinct: How many they are, int64 (num_queries,).
+    """
+
+    last: Tensor
+    count: Tensor
+    distinct: Tensor
+
+    @classmethod
+    def of(cls, found: Recent, num_queries: int, total: Over, most: Over) -> "PastAnswers":
+        """Put together what the ranks have found.
+
+        Args:
+            found: The rank's past answers, by query.
+            num_queries: Number of queries.
+            total: Elementwise sum over ranks.
+            most: Elementwise maximum over ranks.
+        """
+        last, counts = torch.full((num_queries,), -1), torch.zeros(num_queries, 2, dtype=torch.int64)
+        counts.index_add_(0, found.row, torch.stack([found.count, torch.ones_like(found.count)], 1))
+        return cls(most(last.scatter_reduce_(0, found.row, found.last, "amax")), *total(counts).T.contiguous())
+
+
+@dataclass(frozen=True)
 class Found:
     """What an index has for queries, not yet joined to each of them.
 
@@ -100,8 +164,7 @@ class Found:
         own_row: Row of each subject in the shard, -1 for those of other ranks, int64 (num_subjects,).
         recent: Facts by subject.
         same_relation: Answers by query.
-        query_last: When each query last had one of these answers, of all ranks, -1: never, int64 (num_queries,).
-        query_count: The sum of their counts, likewise.
+        answers: What the queries' answers of all ranks are together.
         hops: First hops of paths; None where paths are switched off.
         second: Facts by neighbour; likewise.
         popular: Answers by relation; None where popularity is switched off.
@@ -116,8 +179,7 @@ class Found:
     own_row: Tensor
     recent: Recent
     same_relation: Recent
-    query_last: Tensor
-    query_count: Tensor
+    answers: PastAnswers
     hops: Hops | None
     second: Recent | None
     popular: Recent | None

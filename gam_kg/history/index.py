@@ -1,6 +1,6 @@
 """The history index: past facts by subject, by query and by relation, when last seen and how often; and rules."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -10,11 +10,12 @@ from gam_kg.errors import DataError
 from gam_kg.graph.snapshot import Queries, Snapshot
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.history.confidence import UNSEEN, shared_rules
-from gam_kg.history.found import Bodies, Found, Heads, Hops, QueryGroups
+from gam_kg.history.found import Bodies, Found, Heads, Hops, PastAnswers, QueryGroups, SubjectPast
 from gam_kg.history.pair_rules import PairRules
 from gam_kg.history.recency import KeyTable, RecencyIndex, Recent, reaches, thresholds
-from gam_kg.history.rules import FEWEST_HITS, RuleTable, frequent
-from gam_kg.ops.ragged import join_groups, last_of_each, select, sort_with_positions, unique_inverse
+from gam_kg.history.rule_keys import stored_rules
+from gam_kg.history.rules import FEWEST_HITS, RuleTable
+from gam_kg.ops.ragged import join_groups, last_of_each, select, unique_inverse
 
 _MOST_KEYS = torch.iinfo(torch.int64).max
 
@@ -44,46 +45,39 @@ class HistoryIndex:
     def __init__(self, graph: TemporalGraph, config: HistoryConfig) -> None:
         self.config, self.partition = config, graph.partition
         self.end, self.num_relations, self.num_entities = 0, 2 * graph.num_relations, graph.num_entities
-        if graph.num_entities**2 * self.num_relations >= _MOST_KEYS:
-            raise DataError(
-                f"{graph.num_entities} entities with {graph.num_relations} relations are too many facts to number "
-                "in 64 bits; leave out rare relations"
-            )
-        if config.rule_bodies and (graph.num_entities * self.num_relations) ** 2 >= _MOST_KEYS:
-            raise DataError(
-                f"{graph.num_entities} entities with {graph.num_relations} relations are too many rules to number in "
-                "64 bits; set model.history.rule_bodies=0, or leave out rare relations"
-            )
+        facts_of = graph.num_entities * self.num_relations
+        of_rules = facts_of**2 if config.rule_bodies else 0, "rules", "set model.history.rule_bodies=0, or "
+        for most, what, instead in ((facts_of * graph.num_entities, "facts", ""), of_rules):
+            if most >= _MOST_KEYS:
+                raise DataError(
+                    f"{graph.num_entities} entities with {graph.num_relations} relations are too many {what} to number "
+                    f"in 64 bits; {instead}leave out rare relations"
+                )
         ids, num_rows = graph.partition.ids, max(1, graph.partition.num_rows)
         self.num_rows = num_rows
         self._newest: tuple[Snapshot, Tensor] | None = None
-
-        def fact_tie(item: Tensor) -> Tensor:
-            return graph.fact_tie(item // num_rows, ids[item % num_rows])
-
-        def answer_tie(item: Tensor) -> Tensor:
-            return graph.answer_tie(ids[item])
-
-        self._answer_tie = answer_tie
-
+        self._found: SubjectPast | None = None
+        self._fact_tie = lambda item: graph.fact_tie(item // num_rows, ids[item % num_rows])
+        self._answer_tie = lambda item: graph.answer_tie(ids[item])
         self.facts = KeyTable(graph.distinct(lambda rows: self._fact_key(rows.other, rows.relation, rows.anchor)))
         self.answers = KeyTable(graph.distinct(lambda rows: self._answer_key(rows.relation, rows.anchor)))
-        self.by_subject = RecencyIndex(self.facts, self.num_relations * num_rows, fact_tie)
-        self.by_query = RecencyIndex(self.facts, num_rows, answer_tie)
-        self.by_relation = RecencyIndex(self.answers, num_rows, answer_tie)
-        self._pair_rules = PairRules(self) if config.rule_confidence else None
+        self.by_subject = RecencyIndex(self.facts, self.num_relations * num_rows, self._fact_tie)
+        self.by_query = RecencyIndex(self.facts, num_rows, self._answer_tie)
+        self.by_relation = RecencyIndex(self.answers, num_rows, self._answer_tie)
+        self._pair_rules: PairRules | None = None
         self.rules: RuleTable | None = None
-        self._newest_bodies: tuple[int, Tensor, Hops] | None = None
         if config.rule_bodies:
-            # A look-up needs at least `rule_count` hits so far, so the rules without that many in the end are never
-            # found. Which ones are stored says nothing else of the future.
-            keys = frequent(self._rule_keys(self._snapshots(graph)), config.rule_count)
+            # A look-up needs as many hits so far as every stored rule has in the end, so other rules are never found.
+            # What is stored says nothing else of the future but that number, where there are more than `max_rules`.
+            keys, fewest = stored_rules(lambda: self._rule_keys(graph), config, self.partition, self.sum)
             self.reset()
-            self.rules = RuleTable(keys, num_rows)
+            self.rules = RuleTable(keys, num_rows, fewest)
+        if config.rule_confidence:
+            self._pair_rules = PairRules(self)
 
     def reset(self) -> None:
         """Go back to before the first snapshot."""
-        self.end, self._newest, self._newest_bodies = 0, None, None
+        self.end, self._newest, self._found = 0, None, None
         for part in (self.facts, self.answers, self.by_subject, self.by_query, self.by_relation):
             part.clear()
         if self._pair_rules is not None:
@@ -101,21 +95,21 @@ class HistoryIndex:
             raise ValueError(f"snapshot {snapshot.time} is inserted after snapshot {self.end - 1}")
         if self._pair_rules is not None and self.config.recent:
             groups = QueryGroups.of(snapshot.queries)
-            (recent,) = self.recent((self.by_subject, groups.subjects, self.config.recent))
-            self._pair_rules.observe(groups, recent)
+            self._pair_rules.observe(groups, self._past_of(groups.subjects).recent)
         if self.rules is not None:
             self.rules.insert(*self._counted(snapshot.queries))
-        self._insert_facts(snapshot)
-
-    def _insert_facts(self, snapshot: Snapshot) -> None:
-        self.end = snapshot.time + 1
-        places = self.fact_places(snapshot)
-        self.facts.insert(places, snapshot.time)
-        self.by_subject.insert(places)
-        self.by_query.insert(places)
+        self.by_query.insert(self._insert_facts(snapshot))
         places = self.answers.places(self._answer_key(snapshot.relation, snapshot.anchor))
         self.answers.insert(places, snapshot.time)
         self.by_relation.insert(places)
+
+    def _insert_facts(self, snapshot: Snapshot) -> Tensor:
+        """Insert the facts of a snapshot by subject, which is all that rules need; returns their `fact_places`."""
+        self.end, self._found = snapshot.time + 1, None
+        places = self.fact_places(snapshot)
+        self.facts.insert(places, snapshot.time)
+        self.by_subject.insert(places)
+        return places
 
     def fact_places(self, snapshot: Snapshot) -> Tensor:
         """Places of a snapshot's distinct facts in `facts`, ascending, int64 (num_distinct,)."""
@@ -145,30 +139,29 @@ class HistoryIndex:
             (self.by_subject, subjects, config.rule_bodies),
             (self.by_subject, subjects, num_first),
         )
-        hops = second = None
+        hops = second = of_rules = None
         if num_first or config.rule_bodies:
             hops, of_rules = self._hops(first, bodies)
-            self._newest_bodies = self.end, subjects, of_rules
+        self._found = SubjectPast(subjects, recent, of_rules)
         if num_first:
             assert hops is not None
             (second,) = self.recent((self.by_subject, hops.neighbours, config.two_hop_second))
-        own_row = torch.where(self.partition.owns(subjects), self.partition.rows(subjects), -1)
-        popular = popular if config.popular else None
-        hops = hops if num_first else None
-        last, count = torch.full((len(queries),), -1), torch.zeros(len(queries), dtype=torch.int64)
-        last = self.max(last.scatter_reduce_(0, same_relation.row, same_relation.last, "amax"))
-        count = self.sum(count.index_add_(0, same_relation.row, same_relation.count))
+        own_row = self._own_row(subjects)
+        popular, hops = popular if config.popular else None, hops if num_first else None
+        answers = PastAnswers.of(same_relation, len(queries), self.sum, self.max)
         rules = every_rule = pair_rules = None
         if self._pair_rules is not None:
             pair_rules = self._pair_rules.confidences(groups, recent, UNSEEN)
         if self.rules is not None:
             bodies = self.bodies(queries)
+            heads = self.heads(bodies, 1 if config.rule_confidence else FEWEST_HITS)
             if config.rule_heads:
-                rules = bodies, self.heads(bodies, limit=config.rule_heads)
+                frequent_heads = heads.where(heads.hits >= FEWEST_HITS)
+                rules = bodies, self.most_frequent(bodies, frequent_heads, config.rule_heads)
             if config.rule_confidence:
-                every_rule = shared_rules(bodies, self.heads(bodies, fewest=1), self.num_rows)
+                every_rule = shared_rules(bodies, heads, self.num_rows)
         return Found(
-            *(groups, self.num_rows, own_row, recent, same_relation, last, count),
+            *(groups, self.num_rows, own_row, recent, same_relation, answers),
             *(hops, second, popular, rules, every_rule, pair_rules),
         )
 
@@ -185,38 +178,40 @@ class HistoryIndex:
         return found
 
     def bodies(self, queries: Queries) -> Bodies:
-        """The bodies of the rules of queries, alike on all ranks. A collective."""
-        subjects, of_subject = unique_inverse(queries.subject)
-        newest = self._newest_bodies
-        if newest is None or newest[0] != self.end or not torch.equal(newest[1], subjects):
-            (bodies,) = self.recent((self.by_subject, subjects, self.config.rule_bodies))
-            newest = self._newest_bodies = self.end, subjects, self._hops(bodies, bodies)[1]
-        facts = newest[2]
-        query, fact = join_groups(facts.row, len(subjects), of_subject)
-        entity = facts.neighbours.index_select(0, facts.of_neighbour)
-        own_row = torch.where(self.partition.owns(entity), self.partition.rows(entity), -1)
-        body = facts.relation * self.num_entities + entity
-        group = body.index_select(0, fact) * self.num_relations + queries.relation.index_select(0, query)
-        return Bodies(facts, own_row, query, fact, group)
-
-    def heads(self, bodies: Bodies, fewest: int = FEWEST_HITS, limit: int | None = None) -> Heads:
-        """The answers of the shard to which the rules with some bodies have led, by position of the body.
-
-        A collective, if there is a limit.
-
-        Args:
-            bodies: The bodies.
-            fewest: Hits of a rule, at least; never less than those that a stored rule has in the end.
-            limit: Answers of a rule, of all shards: those with the most hits, at last by `answer_tie`; None for all.
+        """The bodies of the rules of queries, alike on all ranks. A collective.
 
         Raises:
             ValueError: Rules are switched off.
         """
-        if self.rules is None:
+        if not self.config.rule_bodies:
             raise ValueError("rules are switched off, as model.history.rule_bodies=0")
-        heads = self.rules.heads(bodies.group, max(fewest, self.config.rule_count))
-        if limit is None:
-            return heads
+        subjects, of_subject = unique_inverse(queries.subject)
+        facts = self._past_of(subjects).bodies
+        assert facts is not None
+        query, fact = join_groups(facts.row, len(subjects), of_subject)
+        entity = facts.neighbours.index_select(0, facts.of_neighbour)
+        body = facts.relation * self.num_entities + entity
+        group = body.index_select(0, fact) * self.num_relations + queries.relation.index_select(0, query)
+        return Bodies(facts, self._own_row(entity), query, fact, group)
+
+    def heads(self, bodies: Bodies, fewest: int) -> Heads:
+        """The answers of the shard to which the rules with some bodies have led, by position of the body.
+
+        Args:
+            bodies: The bodies.
+            fewest: Hits of a rule, at least; never less than those that a stored rule has in the end.
+        """
+        assert self.rules is not None
+        return self.rules.heads(bodies.group, fewest)
+
+    def most_frequent(self, bodies: Bodies, heads: Heads, limit: int) -> Heads:
+        """The answers of each body, of all shards, with the most hits, and at last by `answer_tie`. A collective.
+
+        Args:
+            bodies: The bodies.
+            heads: Their answers.
+            limit: Answers of a body, at most.
+        """
         items = torch.stack([heads.row, heads.hits, self._answer_tie(heads.item), torch.zeros_like(heads.row)], 1)
         return heads.where(self.among_first(items, torch.full_like(bodies.group, limit)))
 
@@ -254,33 +249,43 @@ class HistoryIndex:
         """Group of each query in `by_query`, int64 (num_queries,)."""
         return queries.subject * self.num_relations + queries.relation
 
+    def _own_row(self, entity: Tensor) -> Tensor:
+        return torch.where(self.partition.owns(entity), self.partition.rows(entity), -1)
+
     def _fact_key(self, subject: Tensor, relation: Tensor, answer: Tensor) -> Tensor:
         return (subject * self.num_relations + relation) * self.num_rows + self.partition.rows(answer)
 
     def _answer_key(self, relation: Tensor, answer: Tensor) -> Tensor:
         return relation * self.num_rows + self.partition.rows(answer)
 
+    def _past_of(self, subjects: Tensor) -> SubjectPast:
+        """What inserting the queries of subjects reads, int64 (num_subjects,); looked up if it was not just found."""
+        if self._found is None or not torch.equal(self._found.subjects, subjects):
+            limit = self.config.recent if self._pair_rules is not None else 0
+            recent, bodies = self.recent(
+                (self.by_subject, subjects, limit), (self.by_subject, subjects, self.config.rule_bodies)
+            )
+            hops = self._hops(bodies)[0] if self.config.rule_bodies else None
+            self._found = SubjectPast(subjects, recent, hops)
+        return self._found
+
     def _hops(self, *found: Recent) -> list[Hops]:
         """First facts of all ranks, from those whose neighbours are in the shard; one of `found` has all the others."""
         longest = max(found, key=lambda one: len(one.row))
         relation, neighbour = longest.item // self.num_rows, self.partition.ids[longest.item % self.num_rows]
-        of_found = [torch.isin(longest.place, one.place) for one in found]
+        every = torch.ones_like(longest.row)
+        of_found = [every if one is longest else torch.isin(longest.place, one.place) for one in found]
         rows = self.gather(torch.stack([longest.row, relation, longest.last, neighbour, *of_found], 1))
-        row, order = sort_with_positions(rows[:, 0].contiguous())
-        columns = row, *rows.index_select(0, order)[:, 1:].T.contiguous()
-        hops = []
-        for of_one in columns[4:]:
-            row, relation, last, neighbour = select(of_one > 0, *columns[:4])
-            hops.append(Hops(row, relation, last, *unique_inverse(neighbour)))
-        return hops
+        return Hops.of_each(rows)
 
     def _snapshots(self, graph: TemporalGraph) -> Iterator[Snapshot]:
         """All snapshots of the graph, with the queries of all ranks. A collective."""
         return graph.read(graph.times)
 
-    def _rule_keys(self, snapshots: Iterable[Snapshot]) -> Iterator[Tensor]:
-        """Keys of the rules of each snapshot; facts are inserted on the way."""
-        for snapshot in snapshots:
+    def _rule_keys(self, graph: TemporalGraph) -> Iterator[Tensor]:
+        """Keys of the rules of each snapshot; facts are inserted on the way. A collective."""
+        self.reset()
+        for snapshot in self._snapshots(graph):
             yield self._counted(snapshot.queries)[1]
             self._insert_facts(snapshot)
 

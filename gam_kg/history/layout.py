@@ -13,6 +13,7 @@ from gam_kg.history.bins import NUM_BINS, log_bin
 from gam_kg.history.confidence import Confidences
 from gam_kg.history.found import Found
 from gam_kg.history.index import HistoryIndex
+from gam_kg.history.pair_features import query_feature
 from gam_kg.history.recency import RecencyIndex, Recent
 from gam_kg.history.rule_walks import RuleWalks
 from gam_kg.history.sampling import Sample
@@ -53,6 +54,7 @@ class ScoreLayout:
         horizon: See `Queries`.
         num_queries, num_columns: Size of the table.
         subject, relation: The rank's own queries (those of its subjects), (num_own_queries,).
+        past: Their past, the feature "query" of `pair_features`, (num_own_queries,).
         row: Rows of z of their subjects, (num_own_queries,).
         columns: Rows of z that are columns, (num_columns,); None: all.
         ends: Rows of z in which walks end, (num_ends,).
@@ -70,6 +72,7 @@ class ScoreLayout:
     num_columns: int
     subject: Tensor
     relation: Tensor
+    past: Tensor
     row: Tensor
     columns: Tensor | None
     ends: Tensor
@@ -148,7 +151,8 @@ def lay_out(history: HistoryIndex, joined: Joined, slots: Slots) -> ScoreLayout:
         slots: Where pairs lie.
     """
     queries, found, partition = joined.found.groups.queries, joined.found, history.partition
-    subject, relation = select(partition.owns(queries.subject), queries.subject, queries.relation)
+    past = query_feature(found.answers, queries.now)
+    subject, relation, past = select(partition.owns(queries.subject), queries.subject, queries.relation, past)
     ends, facts, paths = _with_ends(joined)
     positions = [slots.first_apart + torch.arange(len(slots.apart)), *map(slots.positions, joined.pairs)]
     popularity = apart = None
@@ -165,6 +169,7 @@ def lay_out(history: HistoryIndex, joined: Joined, slots: Slots) -> ScoreLayout:
         slots.num_columns,
         subject,
         relation,
+        past,
         partition.rows(subject),
         None if slots.sample is None else slots.sample.column_rows,
         ends,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gam_kg.history.bins import NEVER, NUM_BINS, log_bin
+from gam_kg.history.found import PastAnswers
 from gam_kg.history.recency import KeyTable, Recent
 
 _MOST_COUNT, _MOST_RELATIONS = 16, 6
@@ -14,13 +15,14 @@ _PHASES = torch.tensor([2 ** (half / 2) for half in range(-6, 7)], dtype=torch.f
 _DISPERSIONS = torch.tensor([1.1, 1.5, 2.0, 3.0], dtype=torch.float64)
 _STREAKS = torch.tensor([1, 2, 3, 4, 5, 6, 8, 11, 16, 24, 32])
 _SHARES = torch.tensor([0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0], dtype=torch.float64)
+_NOVELTIES = torch.tensor([0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.999], dtype=torch.float64)
 
 PARTS = {
     "same": (NUM_BINS + 1, _MOST_COUNT),
     "rhythm": (len(_PHASES) + 3, len(_DISPERSIONS) + 2, len(_STREAKS) + 1),
     "place": (NUM_BINS + 1, len(_SHARES) + 1),
     "any": (NUM_BINS + 1, _MOST_COUNT, _MOST_RELATIONS),
-    "query": (NUM_BINS + 1, _MOST_COUNT),
+    "query": (NUM_BINS + 1, _MOST_COUNT, len(_NOVELTIES) + 1),
 }
 """The parts of each feature, by their numbers of bins.
 
@@ -30,7 +32,7 @@ PARTS = {
 * place: among the answers to (s, r, ?), how many snapshots o was last seen before the latest one, and its share of
   their counts;
 * any: recency and count of (s, any, o), and the number of relations;
-* query: recency and count of (s, r, any).
+* query: recency and count of (s, r, any), and its novelty: the share of its answers that were new when they came.
 
 What was never seen has the recency `NEVER`, and otherwise bin 0.
 """
@@ -67,20 +69,20 @@ def rhythm(table: KeyTable, place: Tensor, now: int) -> Tensor:
     return combined("rhythm", torch.where(gaps > 0, phase, 1), torch.where(gaps > 1, dispersion, 0), length)
 
 
-def place_among_answers(answers: Recent, query_last: Tensor, query_count: Tensor) -> Tensor:
+def place_among_answers(answers: Recent, past: PastAnswers) -> Tensor:
     """The place of past answers among all past answers to their query, int64 (num_answers,).
 
     Args:
-        answers: Past answers, by query.
-        query_last: When each query last had an answer, over all ranks, int64 (num_queries,).
-        query_count: How many it had, likewise.
+        answers: Past answers of the shard, by query.
+        past: Those of all ranks.
     """
-    behind = query_last.index_select(0, answers.row) - answers.last
-    share = answers.count.double() / query_count.index_select(0, answers.row)
+    behind = past.last.index_select(0, answers.row) - answers.last
+    share = answers.count.double() / past.count.index_select(0, answers.row)
     return combined("place", log_bin(behind), torch.bucketize(share, _SHARES))
 
 
-def query_feature(query_last: Tensor, query_count: Tensor, now: int) -> Tensor:
-    """The past of queries, int64 (num_queries,); arguments as of `place_among_answers` and `rhythm`."""
-    recency = torch.where(query_count > 0, log_bin(now - query_last), NEVER)
-    return combined("query", recency, log_bin(query_count))
+def query_feature(past: PastAnswers, now: int) -> Tensor:
+    """The past of queries, int64 (num_queries,); recency is counted back from a snapshot."""
+    recency = torch.where(past.count > 0, log_bin(now - past.last), NEVER)
+    novelty = torch.bucketize(past.distinct.double() / past.count.clamp(min=1), _NOVELTIES)
+    return combined("query", recency, log_bin(past.count), novelty)

@@ -13,7 +13,7 @@ from torch import Tensor
 from gam_kg.history.bins import NUM_BINS, log_bin
 from gam_kg.history.found import QueryGroups
 from gam_kg.history.recency import Recent
-from gam_kg.ops.ragged import join_groups, select, unique_counts
+from gam_kg.ops.ragged import insert_at, join_groups, select, unique_counts
 
 if TYPE_CHECKING:
     from gam_kg.history.index import HistoryIndex
@@ -98,7 +98,7 @@ class _KindCounts:
     def of(self, kind: Tensor) -> tuple[Tensor, Tensor]:
         """Exposures and hits so far, zero for kinds never seen, float64 (num_kinds,) each."""
         position = self._positions(kind)
-        return self._exposures[position], self._hits[position]
+        return self._exposures.index_select(0, position), self._hits.index_select(0, position)
 
     def _positions(self, kind: Tensor) -> Tensor:
         pairs, index = torch.unique_consecutive(kind // NUM_BINS, return_inverse=True)
@@ -112,13 +112,9 @@ class _KindCounts:
         """Insert pairs, distinct and ascending."""
         size = len(self._pairs) + len(new)
         at = torch.searchsorted(self._pairs, new) + torch.arange(len(new))
-        is_old = torch.ones(size, dtype=torch.bool).index_fill_(0, at, False)
         rows = torch.arange(len(self._pairs), size)
         # Sorting all pairs at each snapshot would take longer than counting.
-        self._pairs, self._rows = (
-            old.new_empty(size).masked_scatter_(is_old, old).index_copy_(0, at, inserted)
-            for old, inserted in ((self._pairs, new), (self._rows, rows))
-        )
+        self._pairs, self._rows = insert_at(self._pairs, new, at), insert_at(self._rows, rows, at)
         if size * NUM_BINS > len(self._hits):
             more = self._hits.new_zeros(max(size * NUM_BINS, len(self._hits) * 3 // 2) - len(self._hits))
             self._exposures, self._hits = (torch.cat([counts, more]) for counts in (self._exposures, self._hits))

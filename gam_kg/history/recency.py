@@ -128,9 +128,9 @@ class RecencyIndex:
             return
         keys = self.table.keys.index_select(0, places)
         groups, of_key, length = torch.unique_consecutive(keys // self._width, return_inverse=True, return_counts=True)
-        order = torch.argsort(self.tie(keys % self._width))
+        _, order = sort_with_positions(self.tie(keys % self._width))
         weight = of_key * (2**32) + self.table.count[places]
-        order = order[torch.argsort(weight[order], stable=True)]
+        order = order[sort_with_positions(weight[order])[1]]
         first, end = self._bounds(groups)
         full = self._used[first].long() + length > 2 * (end - first)
         if bool(full.any()):

@@ -138,7 +138,7 @@ class _Join:
         same_parts = {
             "same": combined("same", recency[num_other:], log_bin(same.count)),
             "rhythm": rhythm(self.table, same.place, self.now),
-            "place": place_among_answers(same, found.query_last, found.query_count),
+            "place": place_among_answers(same, found.answers),
         }
         any_recency = torch.full((size,), NUM_BINS).scatter_reduce_(0, pair, recency, "amin")
         any_count = torch.zeros(size, dtype=torch.int64).index_add_(0, pair, count)
@@ -150,7 +150,7 @@ class _Join:
                 for name, one in same_parts.items()
             ),
             combined("any", any_recency, log_bin(any_count), torch.bincount(pair, minlength=size)),
-            query_feature(found.query_last, found.query_count, self.now)[query],
+            query_feature(found.answers, self.now)[query],
         )
         return UniqueRows.of(columns)
 

@@ -1,5 +1,6 @@
 """The evaluation of a run: the model and the untrained baselines under one protocol, as metrics and as ranks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from gam_kg.config import EvaluateConfig
+from gam_kg.inference.ensemble import Ensemble
 from gam_kg.inference.reliability import MeasuredModel
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.metrics.all_baselines import build_baselines
@@ -48,8 +50,16 @@ def count_ticks(run: TrainedRun, config: EvaluateConfig) -> int:
     return tuned + ranked + sum(time < _first_ranked(run, config) for time in graph.times)
 
 
-def evaluate_run(run: TrainedRun, config: EvaluateConfig, tick: Tick = lambda: None) -> Evaluation:
+def evaluate_run(
+    run: TrainedRun, config: EvaluateConfig, tick: Tick = lambda: None, others: Sequence[TrainedRun] = ()
+) -> Evaluation:
     """Walk through time and rank every answer of the configured splits in the configured settings. A collective.
+
+    Args:
+        run: The run.
+        config: What to rank.
+        tick: Called `count_ticks` times.
+        others: Runs on the same graph; with any, the model is all the runs together, whose calibration is not measured.
 
     Raises:
         EvaluationError: A score is NaN or infinite.
@@ -59,7 +69,7 @@ def evaluate_run(run: TrainedRun, config: EvaluateConfig, tick: Tick = lambda: N
     if config.baselines:
         baselines = build_baselines(history, _best_decay(run, config.facts, tick))
     history.reset()
-    model = ModelScorer(run.sharded, history)
+    model = Ensemble([run, *others]) if others else ModelScorer(run.sharded, history)
     scorers: dict[str, Scorer] = {MODEL: model, **baselines}
     roll(scorers.values(), history, run.snapshots(0, _first_ranked(run, config)), tick)
     strata = Strata(graph, partial(run.sharded.communicator.sum, purpose="ranks"))
@@ -69,10 +79,13 @@ def evaluate_run(run: TrainedRun, config: EvaluateConfig, tick: Tick = lambda: N
         found[split], calibration[split] = {}, {}
         # Multi-step first: it leaves memories and history as they are at the start of the split.
         for setting in [name for name in ("multi_step", "single_step") if name in config.settings]:
-            measured = MeasuredModel(model, run, graph.share_of(split, _MEASURED_FACTS), _MAX_SCORES)
-            ranked = {**scorers, MODEL: measured}
+            ranked, measured = scorers, None
+            if isinstance(model, ModelScorer):
+                measured = MeasuredModel(model, run, graph.share_of(split, _MEASURED_FACTS), _MAX_SCORES)
+                ranked = {**scorers, MODEL: measured}
             found[split][setting] = _rank(run, ranked, split, config.facts, tick, setting, strata)
-            calibration[split][setting] = measured.compute()
+            if measured is not None:
+                calibration[split][setting] = measured.compute()
         if "single_step" not in config.settings:
             roll(scorers.values(), history, run.snapshots(*graph.bounds(split)))
     trees = {

@@ -1,7 +1,8 @@
-"""Runs that ranked the same queries, side by side: mean reciprocal ranks, and intervals of their differences."""
+"""Runs that ranked the same queries, side by side: their figures, and intervals of the differences."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,12 @@ import pyarrow as pa
 
 from gam_kg.artifacts import open_artifact
 from gam_kg.errors import EvaluationError
-from gam_kg.inference.report import Table
-from gam_kg.metrics.bootstrap import Difference, number_rows, paired_difference
+from gam_kg.inference.report import LABELS, Table
+from gam_kg.metrics.bootstrap import Difference, number_rows, paired_difference, paired_differences
 from gam_kg.metrics.horizons import HORIZONS, horizon_bin
+from gam_kg.metrics.summary import RankSummary
 from gam_kg.parquet import read_table
-from gam_kg.schemas import DIRECTIONS, ENTITIES_SEEN, SETTINGS, SPLITS, STRATA
+from gam_kg.schemas import DIRECTIONS, ENTITIES_SEEN, MODEL, SETTINGS, SPLITS, STRATA
 
 _ANSWER = ("split", "timestamp", "direction", "subject", "relation", "object")
 _RANK = {setting: "rank" if setting == "single_step" else f"rank_{setting}" for setting in SETTINGS}
@@ -21,14 +23,14 @@ _RANK = {setting: "rank" if setting == "single_step" else f"rank_{setting}" for 
 
 @dataclass(frozen=True)
 class Ranked:
-    """The time-aware ranks of a run's evaluation.
+    """The time-aware ranks of an evaluation.
 
     Attributes:
-        run: Folder of the run.
+        run: Folder of the run, or how several runs together are called.
         table: `evaluation/ranks.parquet`, sorted by answer.
     """
 
-    run: Path
+    run: Path | str
     table: pa.Table
 
     @classmethod
@@ -39,7 +41,11 @@ class Ranked:
             ArtifactError: The run has no evaluation, or a damaged one.
         """
         open_artifact(run / "evaluation", "evaluation", part="ranks.parquet")
-        table = read_table(run / "evaluation" / "ranks.parquet")
+        return cls.from_table(run, read_table(run / "evaluation" / "ranks.parquet"))
+
+    @classmethod
+    def from_table(cls, run: Path | str, table: pa.Table) -> "Ranked":
+        """Those of a table as `evaluation/ranks.parquet`, in any order."""
         return cls(run, table.sort_by([(name, "ascending") for name in _ANSWER]))
 
     @property
@@ -51,9 +57,16 @@ class Ranked:
         """Those of a split."""
         return Ranked(self.run, self.table.filter(pa.compute.equal(self.table["split"], split)))
 
-    def reciprocal(self, setting: str) -> np.ndarray:
-        """Reciprocal rank of each answer, float64 (num_answers,)."""
-        return 1 / self.table[_RANK[setting]].to_numpy()
+    def ranks(self, setting: str, scorer: str = MODEL) -> np.ndarray:
+        """Rank of each answer by the model or a baseline, float64 (num_answers,)."""
+        return self.table[_RANK[setting] if scorer == MODEL else f"{scorer}_{_RANK[setting]}"].to_numpy()
+
+    def best_baseline(self, setting: str) -> str | None:
+        """The baseline with the highest MRR, on validation where that was ranked; None where none was."""
+        valid, suffix = self.of("valid"), f"_{_RANK[setting]}"
+        tried = valid if len(valid.table) else self
+        names = [name.removesuffix(suffix) for name in self.table.column_names if name.endswith(suffix)]
+        return max(names, key=lambda name: (1 / tried.ranks(setting, name)).sum()) if names else None
 
     def query(self) -> np.ndarray:
         """Number of each answer's query, int64 (num_answers,)."""
@@ -95,24 +108,32 @@ def compare(first: Sequence[Ranked], second: Sequence[Ranked]) -> list[Compariso
     Raises:
         EvaluationError: They have no split or setting in common, or did not rank the same answers in one.
     """
-    runs = [*first, *second]
-    found = []
-    for split in SPLITS:
+    runs, found = [*first, *second], []
+    for split, setting in ranked_by_all(runs):
         ranked = [run.of(split) for run in runs]
-        if min(len(run.table) for run in ranked):
-            _require_same_answers(ranked)
-            query = ranked[0].query()
-            for setting in (one for one in SETTINGS if all(one in run.settings for run in runs)):
-                reciprocal = np.stack([run.reciprocal(setting) for run in ranked])
-                for name, rows in _groups(ranked[0].table, setting):
-                    before, after = np.split(reciprocal[:, rows], [len(first)])
-                    difference = paired_difference(after.mean(0), before.mean(0), query[rows])
-                    sides = (tuple(side.mean(1).tolist()) for side in (before, after))
-                    found.append(Comparison(split, setting, name, int(rows.sum()), *sides, difference))
-    if not found:
+        query, reciprocal = ranked[0].query(), np.stack([1 / run.ranks(setting) for run in ranked])
+        for name, rows in _groups(ranked[0].table, setting):
+            before, after = np.split(reciprocal[:, rows], [len(first)])
+            difference = paired_difference(after.mean(0), before.mean(0), query[rows])
+            sides = (tuple(side.mean(1).tolist()) for side in (before, after))
+            found.append(Comparison(split, setting, name, int(rows.sum()), *sides, difference))
+    return found
+
+
+def ranked_by_all(runs: Sequence[Ranked]) -> list[tuple[str, str]]:
+    """The splits and settings in which all runs have ranked the same answers.
+
+    Raises:
+        EvaluationError: There are none, or the answers of a split differ.
+    """
+    splits = [split for split in SPLITS if all(len(run.of(split).table) for run in runs)]
+    settings = [setting for setting in SETTINGS if all(setting in run.settings for run in runs)]
+    if not splits or not settings:
         names = ", ".join(str(run.run) for run in runs)
         raise EvaluationError(f"{names}: no split was evaluated in all of them; see evaluate.splits and .settings")
-    return found
+    for split in splits:
+        _require_same_answers([run.of(split) for run in runs])
+    return list(product(splits, settings))
 
 
 def comparison_tables(found: Sequence[Comparison], names: tuple[str, str]) -> Iterator[Table]:
@@ -126,6 +147,36 @@ def comparison_tables(found: Sequence[Comparison], names: tuple[str, str]) -> It
                 rows.append([label, f"{one.count:,}", *sides, *difference_cells(one.difference)])
         title = f"{split}, {setting.replace('_', '-')}, MRR %"
         yield [title, "answers", *names, "difference", "95 % interval"], rows
+
+
+def ensemble_tables(together: Ranked, runs: Sequence[Ranked]) -> Iterator[Table]:
+    """A table for each split and setting, in percent: the runs, all of them together, and the best baseline.
+
+    Args:
+        together: The ranks by the mean of the runs' scores.
+        runs: The runs; the baselines are those of the first that was evaluated with some.
+    """
+    names = [Path(run.run).resolve().name for run in runs]
+    if len(set(names)) < len(names):
+        names = [str(run.run) for run in runs]
+    for split, setting in ranked_by_all([together, *runs]):
+        mine = together.of(split)
+        ranks = {name: run.of(split).ranks(setting) for name, run in zip(names, runs, strict=True)}
+        baselines = ((run, name) for run in runs if (name := run.best_baseline(setting)))
+        for run, name in islice(baselines, 1):
+            ranks[f"{LABELS.get(name, name)}, untrained"] = run.of(split).ranks(setting, name)
+        others = {name: 1 / rank for name, rank in ranks.items()}
+        found = paired_differences(1 / mine.ranks(setting), others, mine.query())
+        rows = [[name, *_figures(rank), *difference_cells(found[name])] for name, rank in ranks.items()]
+        rows.insert(len(runs), [str(together.run), *_figures(mine.ranks(setting)), "", ""])
+        title = f"{split}, {setting.replace('_', '-')}, %"
+        yield [title, "MRR", "Hits@1", "Hits@3", "Hits@10", "together minus this, MRR", "95 % interval"], rows
+
+
+def _figures(ranks: np.ndarray) -> list[str]:
+    """MRR and hits in percent."""
+    found = RankSummary.of(ranks).compute()
+    return [f"{100 * found[name]:.2f}" for name in ("mrr", "hits@1", "hits@3", "hits@10")]
 
 
 def difference_cells(difference: Difference) -> tuple[str, str]:

@@ -1,5 +1,6 @@
-"""Names of entities and relations: stripped, folded where the configuration says so, and compared."""
+"""Names of entities and relations: stripped, folded where the configuration says so, compared, and split into words."""
 
+import re
 from collections.abc import Collection
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 _AROUND = (*range(0x21), *range(0x7F, 0xA1), 0x1680, *range(0x2000, 0x200C), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)
 _AROUND_CHARACTERS = "".join(map(chr, (*_AROUND, 0xFEFF)))
 _BLANKS = r"[\s\p{Z}]+"
+_SEPARATORS = re.compile(r"[\s_(),]+")
 FOLDS = ("case", "blanks", "unicode")
 
 
@@ -41,6 +43,11 @@ def fold_names(names: pa.Array | pa.ChunkedArray, folds: Collection[str]) -> pa.
     if "blanks" in folds:
         names = pc.replace_substring_regex(names, _BLANKS, " ")
     return pc.utf8_lower(names) if "case" in folds else names
+
+
+def split_words(text: str) -> set[str]:
+    """The words of a name or text, divided at blanks, underscores, brackets and commas; case is ignored."""
+    return {part for part in _SEPARATORS.split(text.casefold()) if part}
 
 
 def look_alikes(names: pa.Array, show: int) -> tuple[int, list[list[str]]]:

@@ -84,7 +84,7 @@ def read_group(file: Any, index: int, columns: Sequence[str], name: str, first_r
         seen = {column: _Seen() for column in columns}
         num_rows = long_bytes = 0
         for batch in parquet.iter_batches(rows, row_groups=[index], columns=columns):
-            table = pa.table({column: _as_text(batch.column(column)) for column in columns})
+            table = pa.table({column: as_text(batch.column(column)) for column in columns})
             longest = 1
             for column in columns:
                 longest += _check_lengths(table[column].chunk(0), f"{name}, column {column!r}", first_row + num_rows)
@@ -177,9 +177,10 @@ def _longest(texts: pa.Array) -> int:
     return pc.max(pc.binary_length(texts)).as_py() or 0
 
 
-def _as_text(values: pa.Array) -> pa.Array:
+def as_text(values: pa.Array) -> pa.Array:
+    """The values in the type that `text_type` says."""
     if pa.types.is_dictionary(values.type):
-        return pa.DictionaryArray.from_arrays(values.indices, _as_text(values.dictionary))
+        return pa.DictionaryArray.from_arrays(values.indices, as_text(values.dictionary))
     text = text_type(values.type)
     return values if text == values.type else values.cast(pa.large_binary()).view(text)
 

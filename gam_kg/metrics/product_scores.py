@@ -7,7 +7,7 @@ The rounding of a product depends on its shape, the column and the processor. So
 tiles, and written into its tile: an answer equals itself without a second product.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,6 +43,15 @@ class ProductScores:
     pair_query: Tensor
     pair_row: Tensor
     pair_score: Tensor
+
+    @classmethod
+    def mean(cls, parts: Sequence["ProductScores"]) -> "ProductScores":
+        """The mean of several scores of the same queries and candidates."""
+        # A sum of inner products is the inner product of longer vectors.
+        query, candidates = (torch.cat([getattr(one, name) for one in parts], 1) for name in ("query", "candidates"))
+        names = "pair_query", "pair_row", "pair_score"
+        pair_query, pair_row, pair_score = (torch.cat([getattr(one, name) for one in parts]) for name in names)
+        return cls(query / len(parts), candidates, pair_query, pair_row, pair_score / len(parts))
 
     @property
     def device(self) -> torch.device:

@@ -66,7 +66,7 @@ class RuleCounts(Baseline):
         history, shared = self.history, None
         if history.rules is not None:
             bodies = history.bodies(queries)
-            shared = shared_rules(bodies, history.heads(bodies, fewest=1), history.num_rows)
+            shared = shared_rules(bodies, history.heads(bodies, 1), history.num_rows)
         pair, probability = together(self._pairs.confidences(queries, UNSEEN), shared)
         background, row, total = self._popularity.background(queries)
         share = self.popularity_weight / (total + self.popularity_unseen)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gam_kg.nn.dropout import dropout
+from gam_kg.nn.vectors import unit
 from gam_kg.ops.counter_rng import RowRNG
 
 
@@ -37,7 +38,10 @@ class Decoder(nn.Module, ABC):
 
 
 class MLPDecoder(Decoder):
-    """q = LayerNorm(z_s∘x_r·√d + MLP[z_s, x_r, z_s∘x_r])."""
+    """q = LayerNorm(z_s∘x_r·√d + MLP[z_s·√d, unit(x_r)·√d, z_s∘unit(x_r)·d]).
+
+    The factors make each number that the MLP reads about one, so that it is not linear in them.
+    """
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__(dim, dropout)
@@ -47,7 +51,8 @@ class MLPDecoder(Decoder):
 
     def forward(self, subject: Tensor, relation: Tensor, rng: RowRNG | None = None) -> Tensor:
         product = subject * relation
-        hidden = functional.gelu(self.wide(torch.cat([subject, relation, product], -1)))
+        read_subject, read_relation = subject * self.dim**0.5, unit(relation) * self.dim**0.5
+        hidden = functional.gelu(self.wide(torch.cat([read_subject, read_relation, read_subject * read_relation], -1)))
         return self.norm(product * self.dim**0.5 + self.narrow(self._dropout(hidden, rng)))
 
 

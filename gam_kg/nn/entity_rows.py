@@ -1,5 +1,6 @@
-"""What is known of entities apart from memory: a row of their own or the shared one, plus the words of the name."""
+"""What is known of entities apart from memory: a row of their own or the shared one, plus the words that they share."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,17 +10,35 @@ from torch.autograd.function import once_differentiable
 from gam_kg.ops.sparse import CSRPattern
 
 
+@dataclass(frozen=True)
+class WeightedWords:
+    """The words of some entities, as a sparse matrix of shape (num_rows, num_words); a word may occur twice in a row.
+
+    Attributes:
+        pattern: Where its entries are.
+        weight: Their values, (num_entries,).
+    """
+
+    pattern: CSRPattern
+    weight: Tensor
+
+    def select(self, rows: Tensor, num_words: int) -> "WeightedWords":
+        """Those of some rows, integer (num_selected,)."""
+        pattern, entry = self.pattern.select(rows, num_words)
+        return WeightedWords(pattern, self.weight[entry])
+
+
 def named_rows(
-    entity: Tensor, shared: Tensor, own: Tensor, word: Tensor | None = None, words: CSRPattern | None = None
+    entity: Tensor, shared: Tensor, own: Tensor, word: Tensor | None = None, words: WeightedWords | None = None
 ) -> Tensor:
-    """The own row of each entity that has one, else the shared row; plus the mean of its words; (num_rows, dim).
+    """The own row of each entity that has one, else the shared row; plus its words, weighted; (num_rows, dim).
 
     Args:
         entity: Own rows, (num_rows, dim).
         shared: The shared row, (dim,).
         own: Whether each entity has a row of its own, bool (num_rows,).
         word: Rows of the words, (num_words, dim); None without words.
-        words: The words of each entity's name, of shape (num_rows, num_words); a word may occur twice.
+        words: The words of each entity.
     """
     return _NamedRows.apply(entity, shared, own, word, words)
 
@@ -55,20 +74,18 @@ class _NamedRows(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, entity: Tensor, shared: Tensor, own: Tensor, word: Tensor | None, words: CSRPattern | None
+        ctx: Any, entity: Tensor, shared: Tensor, own: Tensor, word: Tensor | None, words: WeightedWords | None
     ) -> Tensor:
-        rows, share = torch.where(own[:, None], entity, shared), None
+        rows, ctx.words = torch.where(own[:, None], entity, shared), words
         if word is not None and words is not None:
-            share = words.offsets.diff().to(word.dtype).reciprocal().index_select(0, words.row)
-            rows.add_(words.product(share, word))
-        ctx.save_for_backward(own, share)
-        ctx.words = words
+            rows.add_(words.pattern.product(words.weight, word))
+        ctx.save_for_backward(own)
         return rows
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        own, share = ctx.saved_tensors
+        (own,), words = ctx.saved_tensors, ctx.words
         is_own = own.to(grad.dtype)
-        of_word = None if share is None else ctx.words.transposed_product(share, grad)
+        of_word = None if words is None else words.pattern.transposed_product(words.weight, grad)
         return grad * is_own[:, None], (1 - is_own) @ grad, None, of_word, None

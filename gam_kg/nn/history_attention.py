@@ -61,11 +61,12 @@ class FeatureRows(nn.Module):
     Args:
         parts: Numbers of bins.
         dim: Length of a row.
+        std: Of the rows of bins at the start; those of combinations start at zero.
     """
 
-    def __init__(self, parts: tuple[int, ...], dim: int) -> None:
+    def __init__(self, parts: tuple[int, ...], dim: int, std: float = 0.1) -> None:
         super().__init__()
-        self.parts = nn.ParameterList([_rows(size, dim, 0.1) for size in parts])
+        self.parts = nn.ParameterList([_rows(size, dim, std) for size in parts])
         self.joint = nn.Parameter(torch.zeros(math.prod(parts), dim))
 
     def forward(self) -> Tensor:

@@ -12,8 +12,9 @@ from gam_kg.graph.name_words import NameWords
 from gam_kg.graph.partition import Partition
 from gam_kg.history.layout import ScoreLayout
 from gam_kg.nn.decoder import DECODERS
-from gam_kg.nn.entity_rows import named_rows, own_or_shared
+from gam_kg.nn.entity_rows import WeightedWords, named_rows, own_or_shared
 from gam_kg.nn.gam import GraphAttention
+from gam_kg.nn.gate import Gate
 from gam_kg.nn.history_attention import FactAttention, PathAttention, PopularityScore, at_horizon
 from gam_kg.nn.recurrence import EntityLSTM, Memory
 from gam_kg.nn.rule_attention import ConfidenceScore, RuleAttention
@@ -38,9 +39,10 @@ def _alone(messages: Tensor, _: MessageGraph) -> Tensor:
 class GAMLSTM(nn.Module):
     """The temporal knowledge-graph model of gam-kg, on one device.
 
-    Entity v has the vector z_v = unit(e_v + w_v + h_v) before t: its learned row e_v, the mean w_v of the rows of its
-    name's words, and its memory h_v. Entities without facts in training have the learned shared row in place of e_v,
-    which entity dropout trains.
+    Entity v has the vector z_v = unit(e_v + w_v + h_v) before t: its learned row e_v, the sum w_v of the rows of the
+    words of its name and features, and its memory h_v. A word's row counts √d / 2 times its weight in `NameWords` times
+    its `word_agreement`, which training sets. Entities without facts in training have the learned shared row in place
+    of e_v, which entity dropout trains.
 
     With several ranks it has one rank's entities; `exchange` and `gather` fetch the others'.
 
@@ -48,7 +50,7 @@ class GAMLSTM(nn.Module):
         config: Sizes and switches.
         num_relations: Relations without inverses.
         trained: Whether each entity has a row of its own (a fact in train), bool (num_entities,).
-        words: Shared words of the entities' names; None for none.
+        words: Shared words of the entities' names and features; None for none.
         partition: The rank's entities; None for all.
         seed: Seed of the entity rows; the other parameters start from torch's generator. None leaves them to
             weights that are loaded.
@@ -56,6 +58,7 @@ class GAMLSTM(nn.Module):
 
     entity_id: Tensor
     trained: Tensor
+    word_agreement: Tensor
 
     def __init__(
         self,
@@ -84,10 +87,14 @@ class GAMLSTM(nn.Module):
         self.word, self.words = None, None
         if words is not None and len(words.words):
             self.word = nn.Parameter(torch.randn(len(words.words), dim) * 0.05)
-            self.words = CSRPattern.of(words.offsets, words.word, len(self.word)).select(ids, len(self.word))
+            self.register_buffer("word_agreement", torch.ones(len(words.words)))
+            pattern = CSRPattern.of(words.offsets, words.word, len(self.word))
+            weight = words.weight * (dim**0.5 / 2)  # words and memory are then about as long
+            self.words = WeightedWords(pattern, weight.to(self.word.dtype)).select(ids, len(self.word))
         self.gam = GraphAttention(dim, config.heads, config.dropout)
         self.lstm = EntityLSTM(dim)
         self.decoder = DECODERS[config.decoder](dim, config.dropout)
+        self.gate = Gate(2 * num_relations)
         self.pair_attention = FactAttention(2 * num_relations, dim, config.history)
         self.path_attention = PathAttention(2 * num_relations, dim, config.history)
         self.rule_attention = RuleAttention(2 * num_relations, dim, config.history)
@@ -95,7 +102,7 @@ class GAMLSTM(nn.Module):
         self.popularity = PopularityScore(2 * num_relations, config.history)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GAMLSTM":
-        """Moves the words of names to another device as the parameters are."""
+        """Moves the words of entities to another device as the parameters are."""
         self.words = map_tensors(self.words, fn)
         return super()._apply(fn, recurse)
 
@@ -104,7 +111,7 @@ class GAMLSTM(nn.Module):
         return Memory.empty(len(self.entity), self.config.dim, like=self.entity.detach())
 
     def entity_rows(self, dropped: Tensor | None = None, index: Tensor | None = None) -> Tensor:
-        """Entity vectors without memory: learned or shared row, plus the words of the name; (num_requested, dim).
+        """Entity vectors without memory: learned or shared row, plus words of name and features; (num_requested, dim).
 
         Args:
             dropped: Which of the requested rows get the shared row this step, bool (num_requested,).
@@ -113,7 +120,7 @@ class GAMLSTM(nn.Module):
         own = self.trained if index is None else self.trained.index_select(0, index)
         own = own if dropped is None else own & ~dropped
         if index is None:
-            return named_rows(self.entity, self.shared, own, self.word, self.words)
+            return named_rows(self.entity, self.shared, own, self._word_rows(), self.words)
         # A row that is not its own is not read, gets no gradient and does not step.
         (at,) = torch.nonzero(own, as_tuple=True)
         entity = functional.embedding(index.index_select(0, at), self.entity, sparse=True)
@@ -121,7 +128,10 @@ class GAMLSTM(nn.Module):
         if self.word is None or self.words is None:
             return entity
         words = self.words.select(index, len(self.word))
-        return named_rows(entity, self.shared, torch.ones_like(own), self.word, words)
+        return named_rows(entity, self.shared, torch.ones_like(own), self._word_rows(), words)
+
+    def _word_rows(self) -> Tensor | None:
+        return None if self.word is None else self.word * self.word_agreement[:, None]
 
     def entity_vectors(
         self,
@@ -208,6 +218,7 @@ class GAMLSTM(nn.Module):
         if rng is not None:
             row_rng = rng.rows(layout.subject.long() * 2 * self.num_relations + relation)
         query = self.decoder(z, at_horizon(self.relation, self.relation_slope, relation, layout.horizon), row_rng)
+        query = query * self.gate(relation, layout.past, layout.horizon)
         parts = self.pair_attention, self.path_attention, self.rule_attention
         return torch.cat([query, *(part.queries(z, relation, layout.horizon) for part in parts)], 1)
 

@@ -7,6 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_MOST_INT64 = torch.iinfo(torch.int64).max
+_TABLE_ROOM = 4  # entries of a table for each value
+_MOST_BY_DIGITS = 2**20  # more have no room in the caches
+
 
 def ragged_ranges(start: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
     """All positions of the ranges `[start, start + length)`, one range after another.
@@ -62,44 +66,72 @@ def select(mask: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
     return tuple(column.index_select(0, index) for column in columns)
 
 
+def insert_at(values: Tensor, new: Tensor, at: Tensor) -> Tensor:
+    """Values (num_values,) with new ones inserted, whose positions in the result are `at`, ascending, (num_new,)."""
+    is_old = torch.ones(len(values) + len(new), dtype=torch.bool).index_fill_(0, at, False)
+    return values.new_empty(len(is_old)).masked_scatter_(is_old, values).index_copy_(0, at, new)
+
+
 def unique(values: Tensor) -> Tensor:
     """`torch.unique` of integers, ascending; on a CPU several times faster."""
     if values.device.type != "cpu":
         return torch.unique(values)
-    return torch.unique_consecutive(torch.from_numpy(np.sort(values.numpy())))
+    size = _table_size(values)
+    if size:
+        has = torch.zeros(size, dtype=torch.bool).index_fill_(0, values.long(), True)
+        return torch.nonzero(has)[:, 0].to(values.dtype)
+    return torch.unique_consecutive(_ascending(values))
 
 
 def unique_counts(values: Tensor) -> tuple[Tensor, Tensor]:
     """Distinct integers, ascending, and how often each is there, int64; (num_distinct,) each."""
-    if values.device.type == "cpu":  # numpy sorts numbers several times faster than torch
-        values = torch.from_numpy(np.sort(values.numpy()))
-        return torch.unique_consecutive(values, return_counts=True)
-    return torch.unique(values, return_counts=True)
+    if values.device.type != "cpu":
+        return torch.unique(values, return_counts=True)
+    return torch.unique_consecutive(_ascending(values), return_counts=True)
 
 
 def unique_inverse(values: Tensor) -> tuple[Tensor, Tensor]:
     """`torch.unique` of integers with `return_inverse`, int64 (num_values,); on a CPU several times faster."""
     if values.device.type != "cpu":
         return torch.unique(values, return_inverse=True)
+    size = _table_size(values)
+    if size:
+        found = unique(values)
+        place = torch.empty(size, dtype=torch.int64).index_copy_(0, found.long(), torch.arange(len(found)))
+        return found, place.index_select(0, values.long())
     ascending, order = sort_with_positions(values)
     found, inverse = torch.unique_consecutive(ascending, return_inverse=True)
     return found, torch.empty_like(order).index_copy_(0, order, inverse)
 
 
+def _ascending(values: Tensor) -> Tensor:
+    """The values, ascending; on a CPU."""
+    if len(values) > _MOST_BY_DIGITS:
+        return torch.from_numpy(np.sort(values.numpy()))
+    return sort_with_positions(values)[0]
+
+
+def _table_size(values: Tensor) -> int:
+    """Size of a table by value that takes less time than sorting does; 0: sorting takes less."""
+    if not len(values):
+        return 0
+    least, most = map(int, torch.aminmax(values))
+    return most + 1 if least >= 0 and most < _TABLE_ROOM * len(values) else 0
+
+
 def sort_with_positions(values: Tensor) -> tuple[Tensor, Tensor]:
     """A stable `torch.sort` of integers: ascending values, and their positions, int64; (num_values,) each."""
-    num_bits = max(0, len(values) - 1).bit_length()
     if values.device.type != "cpu" or not len(values):
         return torch.sort(values, stable=True)
-    if int(values.min()) < 0 or int(values.max()) >= 2 ** (63 - num_bits):
-        order = np.argsort(values.numpy(), kind="stable")
-        return torch.from_numpy(values.numpy()[order]), torch.from_numpy(order)
-    # Value and position in one number: numpy sorts those several times faster than torch sorts with positions.
-    both = np.sort((values.long().numpy() << num_bits) | np.arange(len(values)))
-    return torch.from_numpy(both >> num_bits).to(values.dtype), torch.from_numpy(both & (2**num_bits - 1))
-
-
-_MOST_INT64 = torch.iinfo(torch.int64).max
+    least, most = map(int, torch.aminmax(values))
+    # Digit by digit, the last one first: numpy sorts numbers of 16 bits in linear time.
+    rest = (values.long().numpy() - least).view(np.uint64)
+    order = np.argsort(rest.astype(np.uint16), kind="stable")
+    for shift in range(16, (most - least).bit_length(), 16):
+        digit = (rest >> np.uint64(shift)).astype(np.uint16)
+        order = order[np.argsort(digit[order], kind="stable")]
+    order = torch.from_numpy(order)
+    return values.index_select(0, order), order
 
 
 @dataclass(frozen=True)

@@ -37,11 +37,12 @@ class CSRPattern:
         transposed = sort_by_row(column, num_columns) if torch.is_grad_enabled() else None
         return cls(offsets, torch.repeat_interleave(offsets.diff()), column, transposed)
 
-    def select(self, rows: Tensor, num_columns: int) -> "CSRPattern":
-        """The pattern of some rows, integer (num_selected,)."""
+    def select(self, rows: Tensor, num_columns: int) -> tuple["CSRPattern", Tensor]:
+        """The pattern of some rows, integer (num_selected,), and which of the entries here are its entries."""
         start = self.offsets[rows]
         length = self.offsets[rows + 1] - start
-        return CSRPattern.of(csr_offsets(length), self.column[ragged_ranges(start, length)[1]], num_columns)
+        entry = ragged_ranges(start, length)[1]
+        return CSRPattern.of(csr_offsets(length), self.column[entry], num_columns), entry
 
     def product(self, value: Tensor, right: Tensor) -> Tensor:
         """`spmm` with these values of the entries."""

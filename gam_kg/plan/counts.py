@@ -12,8 +12,9 @@ import pyarrow as pa
 from gam_kg.artifacts import open_artifact
 from gam_kg.config import HistoryConfig
 from gam_kg.graph.fact_source import count_rows, row_groups
-from gam_kg.graph.name_words import NameWords
+from gam_kg.graph.name_words import NameWords, read_features
 from gam_kg.graph.temporal_graph import read_names
+from gam_kg.ingest.feature_words import shared_words
 from gam_kg.parquet import read_table
 from gam_kg.schemas import ANCHORED
 
@@ -30,6 +31,7 @@ class GraphCounts:
     Attributes:
         num_entities, num_relations: Numbers of the whole graph.
         num_words: Words that names share.
+        num_feature_words, num_features: Words that features share, one for each number; features of all entities.
         train, valid: Snapshots of training and of validation among the snapshots.
         num_facts, active, queries: Facts, active entities and distinct queries of each snapshot, (num_snapshots,).
         degree: Facts of each entity at either end, (num_entities,).
@@ -45,6 +47,8 @@ class GraphCounts:
     num_entities: int
     num_relations: int
     num_words: int
+    num_feature_words: int
+    num_features: int
     train: slice
     valid: slice
     num_facts: np.ndarray
@@ -96,12 +100,15 @@ def count_graph(path: Path, max_rows: int = MAX_ROWS) -> GraphCounts:
     Raises:
         ArtifactError: The artifact is missing, unfinished or damaged.
     """
-    content = open_artifact(path, "graph").content
+    manifest = open_artifact(path, "graph")
+    content = manifest.content
     num_entities, num_relations, buckets = (content[name] for name in ("num_entities", "num_relations", "buckets"))
     timeline = read_table(path / "snapshots.parquet")
     times, num_facts = _column(timeline, "snapshot"), _column(timeline, "num_facts")
     train, valid = (int(np.searchsorted(times, content[name])) for name in ("valid_start", "test_start"))
     entities = read_table(path / "entities.parquet", columns=["degree", "first_snapshot"])
+    known = _column(entities, "first_snapshot") < content["valid_start"]
+    features = read_features(path, manifest)
     rows, read, bucket_rows = _read_buckets(path / "anchored", buckets, max_rows)
     share = len(rows) / max(1, bucket_rows.sum())
 
@@ -122,7 +129,9 @@ def count_graph(path: Path, max_rows: int = MAX_ROWS) -> GraphCounts:
     return GraphCounts(
         num_entities=num_entities,
         num_relations=num_relations,
-        num_words=_count_words(path, _column(entities, "first_snapshot") < content["valid_start"]),
+        num_words=_count_words(path, known),
+        num_feature_words=0 if features is None else len(shared_words(features, known)),
+        num_features=0 if features is None else len(features),
         train=slice(0, train),
         valid=slice(train, valid),
         num_facts=num_facts,

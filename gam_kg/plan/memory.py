@@ -11,20 +11,23 @@ import torch
 
 from gam_kg.graph.fact_source import SLAB_ROWS
 from gam_kg.history.bins import NUM_BINS
+from gam_kg.history.rule_keys import CELLS_PER_RULE, COUNTED_PER_RULE, MERGED_AT_ONCE
 from gam_kg.nn.model import ENTITY, GAMLSTM
 from gam_kg.plan.workload import Workload
 from gam_kg.train.evaluate import MOST_WRITTEN_OUT, QUERIES_AT_ONCE
 from gam_kg.train.step_batch import CACHE_BYTES, MOST_QUERIES
 
 FLOAT, DOUBLE, LONG, INT = 4, 8, 8, 4
-PHASES = ("always", "step", "epoch end")
+PHASES = ("always", "start", "step", "epoch end")
 BEST_WEIGHTS, BATCH_CACHE, NOT_RETURNED = "weights of the best epoch", "batch cache", "freed, not returned"
 _FIRST_USE = 120 * 2**20  # growth of a process that trains ten entities; mostly what optimizers of torch import
 _NOT_RETURNED_SHARE = 0.25  # of what a step frees, the allocator has some that an epoch's end cannot use; or vice versa
 _ROW_BYTES, _SLAB_ROW_BYTES, _GROUP_ROWS = 28, 128, 16_384  # of facts in a file, and sorted; rows of a row group
 _NAME_BYTES = 100  # of an entity; fewer if names share few words
+_FEATURE_BYTES = 28  # row, column, position by column and weight
 _CACHED_LINK, _LINK, _WAITING_LINK = 18, 160, 72  # bytes of a fact or path of the history
 _CACHED_CONFIDENCE, _CONFIDENCE, _WAITING_CONFIDENCE = 7, 40, 16  # bytes of a rule whose confidence is joined
+_COUNTED_RULE, _WAITING_HIT = 35, 110  # bytes of a rule that is counted while rules are found; of a waiting hit
 _ROOM_FOR_COUNTS = 1.5  # for each pair of relations that has counts, as their tables grow by a half
 # Tables of entity vectors that are alive together in a step, in a step with sampled candidates, and in validation.
 _TABLES, _SAMPLED_TABLES, _VALIDATION_TABLES = 5, 7, 3
@@ -44,13 +47,13 @@ class Item(NamedTuple):
 
 def memory_items(workload: Workload, base_bytes: float) -> list[Item]:
     """What takes memory of a worker, whose process takes `base_bytes` before it reads anything."""
-    state, steps = state_bytes(workload), _step_bytes(workload)
+    state, steps, counts = state_bytes(workload), _step_bytes(workload), workload.counts
     best = state["entity rows"] + state["shared parameters"]
     validation = state["entity memory (h, c, last_seen)"] + max(best, _validation_bytes(workload))
     always = {
         **state,
         BEST_WEIGHTS: best,
-        "ids, hashes and words of names": _NAME_BYTES * workload.counts.num_entities,
+        "ids, hashes and words": _NAME_BYTES * counts.num_entities + _FEATURE_BYTES * counts.num_features,
         NOT_RETURNED: _NOT_RETURNED_SHARE * min(sum(steps.values()), validation),
     }
     return [
@@ -58,6 +61,7 @@ def memory_items(workload: Workload, base_bytes: float) -> list[Item]:
         Item("streamed facts", _stream_bytes(workload), on_device=False),
         Item("snapshots ahead", _ahead_bytes(workload), on_device=False),
         Item("history index", history_of_rank(workload), on_device=False),
+        Item("start: rules are found", finding_bytes(workload), "start", on_device=False),
         Item(BATCH_CACHE, _cache_bytes(workload), on_device=False),
         *(Item(name, number) for name, number in always.items()),
         *(Item(f"step: {name}", number, "step") for name, number in steps.items()),
@@ -77,8 +81,9 @@ def shared_sizes(workload: Workload) -> list[int]:
     config, counts = workload.config.model, workload.counts
     with torch.device("meta"):
         model = GAMLSTM(config, counts.num_relations, torch.zeros(1, dtype=torch.bool), seed=None)
-    words = [counts.num_words * config.dim] if counts.num_words and config.name_words else []
-    return [value.numel() for name, value in model.named_parameters() if name != ENTITY] + words
+    words = counts.num_feature_words + (counts.num_words if config.name_words else 0)
+    sizes = [value.numel() for name, value in model.named_parameters() if name != ENTITY]
+    return sizes + ([words * config.dim] if words else [])
 
 
 def state_bytes(workload: Workload) -> dict[str, float]:
@@ -128,13 +133,35 @@ def history_of_rank(workload: Workload) -> float:
         float(np.bincount(np.arange(len(part)) % ranks, part, ranks).max())
         for part in (counts.bucket_facts, counts.bucket_answers)
     )
-    rules = 0.0
-    if limits.rule_bodies:
-        exposures, hits = counts.exposures_and_hits(limits)
-        found = hits / limits.rule_count * facts / max(1, counts.bucket_facts.sum())
-        rules = rule_bytes(found, min(found, exposures))
+    rules = rule_bytes(*_rules_and_groups(workload)) if limits.rule_bodies else 0.0
     of_pairs = pair_rule_bytes(counts.relation_pairs if limits.recent else 0) if limits.rule_confidence else 0.0
     return history_bytes(facts, answers) + rules + of_pairs
+
+
+def _rules_and_groups(workload: Workload) -> tuple[float, float]:
+    """Rules of the rank with the most, as many as there can be, and their groups."""
+    limits = workload.config.model.history
+    exposures, hits = workload.counts.exposures_and_hits(limits)
+    found = min(hits / limits.rule_count, limits.max_rules) * _largest_share(workload)
+    return found, min(found, exposures)
+
+
+def _largest_share(workload: Workload) -> float:
+    facts, ranks = workload.counts.bucket_facts, workload.world_size
+    return float(np.bincount(np.arange(len(facts)) % ranks, facts, ranks).max()) / max(1, facts.sum())
+
+
+def finding_bytes(workload: Workload) -> float:
+    """Bytes of a rank while rules are found, beyond those of the rules in the end; see `rule_keys.frequent`."""
+    limits = workload.config.model.history
+    if not limits.rule_bodies:
+        return 0.0
+    _, hits = workload.counts.exposures_and_hits(limits)
+    share, counted = _largest_share(workload), min(hits, COUNTED_PER_RULE * limits.max_rules)
+    waiting = min(hits, max(MERGED_AT_ONCE, counted / 4))
+    cells = CELLS_PER_RULE * limits.max_rules if hits > counted else 0
+    took = share * (counted * _COUNTED_RULE + waiting * _WAITING_HIT + cells * INT)
+    return max(0.0, took - rule_bytes(*_rules_and_groups(workload)))
 
 
 def _cache_bytes(workload: Workload) -> float:

@@ -8,7 +8,7 @@ A training checkpoint is a folder from which trainers on any number of ranks con
     training-00000-of-00002.safetensors    their optimizer state and memory
     best-*.safetensors                     the weights of the best epoch so far
     position.json                          where training stands
-    words.json                             the words of names that have weights; `train.run` adds it
+    words.json                             the words of entities that have weights; `train.run` adds it
     digests-00000-of-00002.json            size and digest of the files of rank 0, by which damage is found
 
 The `checkpoint/` artifact of a run holds the best weights only, under the names of weights, with the words of names and
@@ -33,7 +33,7 @@ from gam_kg.distributed.communicator import Communicator
 from gam_kg.errors import ArtifactError, writing
 from gam_kg.graph.name_words import NameWords
 from gam_kg.graph.partition import Partition
-from gam_kg.graph.temporal_graph import TemporalGraph, read_names
+from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.nn.model import ENTITY, GAMLSTM
 from gam_kg.nn.recurrence import Memory
 from gam_kg.ops.finite import require_finite
@@ -199,10 +199,8 @@ def load_model(
     graph, graph_manifest = TemporalGraph.load(graph_path, rank=communicator.rank, world_size=communicator.world_size)
     require_same("graph", manifest.inputs["graph"], graph_manifest.id, checkpoint)
     config = ModelConfig.model_validate(manifest.config["model"])
-    words = None
-    if config.name_words:
-        names = read_names(graph_path, "entity").to_pylist()
-        words = NameWords.of(names, words=tuple(read_json(checkpoint / "words.json", "checkpoint")))
+    found = read_json(checkpoint / "words.json", "checkpoint")
+    words = NameWords.stored(graph_path, graph_manifest, of_names=config.name_words, words=found)
     model = GAMLSTM(config, graph.num_relations, graph.trained, words, partition=graph.partition, seed=None)
     model.load_state_dict(_weights_for(model, checkpoint))
     return model.eval(), graph, graph_manifest, manifest

@@ -18,7 +18,7 @@ from gam_kg.config import Config
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.errors import ConfigError, writing
 from gam_kg.graph.name_words import NameWords
-from gam_kg.graph.temporal_graph import TemporalGraph, read_names
+from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.output import flush, remove
 from gam_kg.run_lock import require_lock
 from gam_kg.train import checkpoint
@@ -58,10 +58,8 @@ def train_graph(
         ArtifactError: The graph or the checkpoint cannot be read.
         GamKGError: The loss is not finite.
     """
-    graph, _ = TemporalGraph.load(graph_path, rank=communicator.rank, world_size=communicator.world_size)
-    words = None
-    if config.model.name_words:
-        words = NameWords.of(read_names(graph_path, "entity").to_pylist(), known=graph.trained.tolist())
+    graph, manifest = TemporalGraph.load(graph_path, rank=communicator.rank, world_size=communicator.world_size)
+    words = NameWords.stored(graph_path, manifest, of_names=config.model.name_words, known=graph.trained.tolist())
     trainer = Trainer(config, graph, words, device=device, communicator=communicator)
     if latest is not None:
         checkpoint.require_undamaged(latest, communicator)

@@ -25,6 +25,7 @@ from gam_kg.graph.message_graph import MessageGraph
 from gam_kg.graph.name_words import NameWords
 from gam_kg.graph.snapshot import Queries, Snapshot
 from gam_kg.graph.temporal_graph import TemporalGraph
+from gam_kg.graph.word_agreement import word_agreement
 from gam_kg.history.sharded import build_history
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.ops.counter_rng import CounterRNG
@@ -67,6 +68,9 @@ class Trainer:
         self.model = GAMLSTM(
             config.model, graph.num_relations, graph.trained, words, partition=partition, seed=config.seed
         ).to(device)
+        if self.model.word is not None and words is not None:
+            total = partial(self.communicator.sum, purpose="words")
+            self.model.word_agreement.copy_(word_agreement(words, graph, total))
         self.sharded = ShardedModel(self.model, self.communicator)
         self.optimizer = RowAdamW(self.model.parameters(), weight_decay=config.train.weight_decay, fused=True)
         self._gradients = Gradients(self.model, self.communicator)
@@ -169,11 +173,11 @@ class Trainer:
         make = partial(make_batch, window=tuple(self._window), history=self.history, config=config, rng=rng)
         if not whole or config.candidates == "sampled":
             return make([queries, *ahead], communicator=self.communicator)
+        batch = make(ahead, communicator=self.communicator)  # first, as inserting reads what was found last
         blocks = self._cache.find(queries)
         if blocks is None:
             blocks = make([queries], communicator=self.communicator).blocks
             self._cache.insert(queries, blocks)
-        batch = make(ahead, communicator=self.communicator)
         return replace(batch, num_answers=batch.num_answers + len(queries.answer), blocks=blocks + batch.blocks)
 
     def _took(self, queries: Queries, seconds: float) -> dict[str, Any]:

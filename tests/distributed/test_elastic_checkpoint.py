@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from graphs import NAMES, NUM_SNAPSHOTS, graph_of, random_facts, tiny_config, write_graph
+from graphs import NAMES, NUM_SNAPSHOTS, graph_of, random_facts, random_features, tiny_config, write_graph
 from runs import train_run
 
 from gam_kg.artifacts import Manifest, write_artifact
@@ -70,6 +70,30 @@ def test_a_checkpoint_that_lacks_a_rank_is_refused(rank_pool, tmp_path: Path) ->
     next(tmp_path.glob("training-00001-of-*")).unlink()
     with pytest.raises(ArtifactError, match="incomplete"):
         train(Communicator(), tmp_path, None, 1)
+
+
+def vectors_of(communicator: Communicator, run: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and vectors of a rank's entities after all facts."""
+    loaded = TrainedRun.load(run, communicator=communicator)
+    return loaded.graph.partition.ids, loaded.sharded.entity_vectors(loaded.memory_before(NUM_SNAPSHOTS)).detach()
+
+
+def test_any_number_of_ranks_reads_the_features_of_its_entities(rank_pool, tmp_path: Path) -> None:
+    for name, features in (("with", random_features()), ("without", None)):
+        graph = graph_of(random_facts(3, 100), buckets=3)
+        write_graph(tmp_path / name / "graph", graph, buckets=3, names=NAMES, features=features)
+        train_run(tmp_path / name, tiny_config(epochs=1))
+    _, expected = vectors_of(Communicator(), tmp_path / "with")
+    for world_size in (2, 3):
+        ids, found = (
+            torch.cat(part) for part in zip(*rank_pool.run(world_size, vectors_of, tmp_path / "with"), strict=True)
+        )
+        torch.testing.assert_close(found, expected[ids], rtol=1e-5, atol=1e-6)
+    (tmp_path / "with" / "graph" / "entity_features.parquet").unlink()
+    with pytest.raises(ArtifactError, match=r"entity_features.parquet was changed or damaged"):
+        vectors_of(Communicator(), tmp_path / "with")
+    _, other = vectors_of(Communicator(), tmp_path / "without")
+    assert (other - expected).abs().max() > 0.01
 
 
 def keep_and_find(communicator: Communicator, folder: Path) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from graphs import NAMES, NUM_RELATIONS, graph_of, random_facts, tiny_config
+from graphs import NAMES, NUM_RELATIONS, graph_of, random_facts, random_features, tiny_config
 from torch import Tensor
 
 from gam_kg.distributed.communicator import Communicator
@@ -58,6 +58,11 @@ CASES = {
         {"candidates": "sampled", "num_negatives": 3, "answers_per_step": 5},
     ),
     "sampled, uneven": (hub_facts(), {"candidates": "sampled", "num_negatives": 2, "max_logits": 30, "buckets": 3}),
+    "features": (random_facts(15), {"features": True, "model": {"entity_dropout": 0.5}}),
+    "features, sampled, uneven": (
+        random_facts(16),
+        {"features": True, "candidates": "sampled", "num_negatives": 3, "history_links": 6, "buckets": 3},
+    ),
     "ConvTransE": (random_facts(10), {"model": {"decoder": "conv_transe", "dropout": 0.3}}),
 }
 
@@ -69,11 +74,12 @@ def train_and_evaluate(
     facts, changes = CASES[case]
     changes = dict(changes)
     graph = graph_of(facts, buckets=changes.pop("buckets", 64)).shard(communicator.rank, communicator.world_size)
+    words = NameWords.of(NAMES, features=random_features() if changes.pop("features", False) else None)
     settings = {"gradient_norm": 0.5, "max_horizon": 3, "ahead_share": 0.6, **changes}
     config = tiny_config(settings.pop("model", {}), **settings)
     torch.set_default_dtype(dtype)
     try:
-        trainer = Trainer(config, graph, NameWords.of(NAMES), communicator=communicator, device=device)
+        trainer = Trainer(config, graph, words, communicator=communicator, device=device)
         with torch.no_grad():
             for name, parameter in trainer.model.named_parameters():
                 if name != ENTITY:  # none of them zero

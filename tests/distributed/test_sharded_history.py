@@ -46,6 +46,7 @@ LIMITS = [
     {"recent": 2, "same_relation": 1, "popular": 1, "two_hop_first": 2, "two_hop_second": 1, "rule_bodies": 0},
     {"recent": 0, "popular": 0, "two_hop_first": 50, "two_hop_second": 3, "rule_count": 2, "rule_heads": 1},
     {"recent": 1, "same_relation": 0, "popular": 2, "two_hop_first": 0, "rule_bodies": 50},
+    {"max_rules": 100},
     {"recent": 50, "same_relation": 50, "popular": 50, "two_hop_first": 1, "two_hop_second": 50, "rule_bodies": 0},
 ]
 GRAPHS = [(0, 60, 64), (1, 60, 3), (2, 120, 2), (3, 4, 64), (4, 0, 64)]
@@ -123,6 +124,8 @@ def compare(communicator: Communicator) -> Counter:
                 joined, of_whole = joined_of(mine, queries(time)), joined_of(whole, queries(time))
                 num_walks = communicator.sum(torch.tensor(joined.found.num_walks), "history")
                 assert int(num_walks) == of_whole.found.num_walks
+                if mine.rules is not None and whole.rules is not None:
+                    assert mine.rules.fewest == whole.rules.fewest
                 found, expected = found_by(mine, joined, ids), found_by(whole, of_whole, every)
                 assert found.keys() == expected.keys()
                 for part, theirs in expected.items():

@@ -33,6 +33,7 @@ def test_a_run_folder_that_is_a_uri_is_refused(monkeypatch, tmp_path, capsys, ve
         (["search", "s3://bucket/run", "--like", "x"], "RUN=s3://bucket/run"),
         (["generate", "s3://bucket/facts"], "OUT=s3://bucket/facts"),
         (["compare", "s3://bucket/run", "there"], "FIRST=s3://bucket/run"),
+        (["ensemble", "there", "s3://bucket/run"], "RUN=s3://bucket/run"),
         (["import", "facts.csv", "gs://bucket/facts.parquet"], "OUT=gs://bucket/facts.parquet"),
         (["train", "s3://bucket/my.yaml"], "CONFIG=s3://bucket/my.yaml"),
         (["run", "my.yaml", "predict.out=s3://bucket/answers.csv"], "predict.out: a URI"),

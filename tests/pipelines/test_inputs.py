@@ -18,7 +18,7 @@ from pipelines.workflow import GRAPH
 def graph_of(config):
     """The manifest that a graph of the configured facts has."""
     sources = Sources.find(config.data.facts)
-    recorded = record(config, GRAPH.keys, sources)
+    recorded = record(config, GRAPH.keys, (sources,))
     return Manifest("graph", "", sources.hashes(), {}, {"quarantined": {}}, sources=recorded)
 
 
@@ -73,7 +73,7 @@ def test_changes_of_every_kind_of_import_are_noticed(tmp_path, monkeypatch):
         Path(changed, "1.csv").write_text(table)
         import_facts(source, Path("facts.parquet"), config.data)
         sources = Sources.find("facts.parquet")
-        recorded = record(config, ("data.facts", "data.import_from"), sources)
+        recorded = record(config, ("data.facts", "data.import_from"), (sources,))
         graph = Manifest("graph", "", sources.hashes(), {}, {"quarantined": {}}, sources=recorded)
         assert notices(config, graph) == ()
         Path(changed, "1.csv").write_text(table + "c,r,d,2\n")

@@ -16,6 +16,7 @@ DIM = 7
 SCHEMAS = {
     "graph/entities.parquet": schemas.ENTITIES,
     "graph/relations.parquet": schemas.RELATIONS,
+    "graph/entity_features.parquet": schemas.ENTITY_FEATURES,
     "graph/snapshots.parquet": schemas.SNAPSHOTS,
     "graph/anchored/bucket=NNN/part-N.parquet": schemas.ANCHORED,
     "graph/quarantine.parquet": schemas.QUARANTINE,

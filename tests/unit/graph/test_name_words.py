@@ -1,3 +1,7 @@
+import pytest
+import torch
+from graphs import features_of
+
 from gam_kg.graph.name_words import NameWords
 
 
@@ -21,6 +25,7 @@ def test_known_words_stay_in_their_order_and_new_ones_ignored():
     assert found.words == ("b", "a")
     assert [words_of(found, entity) for entity in range(3)] == [{"a", "b"}, set(), {"a"}]
     assert found.word.dtype == found.offsets.dtype
+    assert found.weight.tolist() == [0.5, 0.5, 1]
 
 
 def test_no_names_are_no_words():
@@ -34,3 +39,29 @@ def test_names_that_training_does_not_know_add_no_words():
     found = NameWords.of(names, known=[True, False, True])
     assert found.words == ()
     assert len(found.offsets) == 4
+
+
+def test_features_are_words_beside_those_of_names():
+    rows = [(0, "x =", 1.5), (0, "kind = a", 1.0), (1, "kind = a", 1.0), (2, "x =", -2.0), (2, "kind = b", 1.0)]
+    found = NameWords.of(["red fox", "red hen", "owl"], features=features_of(rows))
+    assert found.words == ("kind = a", "red", "x =")
+    assert found.offsets.tolist() == [0, 3, 5, 6]
+    assert found.word.tolist() == [0, 1, 2, 0, 1, 2]
+    assert found.weight.tolist() == [1, 1, 1.5, 1, 1, -2]
+    without_names = NameWords.of([""] * 3, features=features_of(rows))
+    assert without_names.words == ("kind = a", "x =")
+    assert without_names.weight.tolist() == [1, 1.5, 1, -2]
+
+
+def test_features_that_training_does_not_know_add_no_words():
+    rows = [(0, "kind = a", 1.0), (1, "kind = a", 1.0), (1, "kind = b", 0.3), (2, "kind = b", 0.3)]
+    found = NameWords.of([""] * 3, known=[True, True, False], features=features_of(rows))
+    assert found.words == ("kind = a",)
+    assert torch.equal(found.offsets, torch.tensor([0, 1, 2, 2]))
+
+
+@pytest.mark.parametrize("name", ["x", "x =", "x = a", "kind = a"])
+def test_no_name_has_a_word_of_features(name):
+    found = NameWords.of([name, name], features=features_of([(0, "x =", 1.0), (1, "x =", 2.0), (0, "x = a", 1.0)]))
+    assert [word for word in found.words if " " in word] == ["x ="]
+    assert found.weight[found.word == found.words.index("x =")].tolist() == [1, 2]

@@ -5,9 +5,10 @@ import torch
 from columns import bin_of
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pair_past import place_of, rhythm_of, unpacked
+from pair_past import novelty_of, place_of, rhythm_of, unpacked
 
 from gam_kg.history.bins import NEVER
+from gam_kg.history.found import PastAnswers
 from gam_kg.history.pair_features import PARTS, UNSEEN, combined, place_among_answers, query_feature, rhythm
 from gam_kg.history.recency import KeyTable, Recent
 
@@ -40,16 +41,16 @@ def test_the_rhythm_of_a_fact_is_that_of_its_times(times, later):
 def test_an_answer_has_its_place_among_all_and_a_query_its_past(answers, later):
     last, count = torch.tensor(answers).T
     row, now = torch.zeros(len(answers), dtype=torch.int64), int(last.max()) + later
-    query_last, query_count = last.max()[None], count.sum()[None]
-    found = place_among_answers(Recent(row, row, last, count, row), query_last, query_count)
+    together = PastAnswers(last.max()[None], count.sum()[None], torch.tensor([len(answers)]))
+    found = place_among_answers(Recent(row, row, last, count, row), together)
     assert [unpacked("place", code) for code in found.tolist()] == [place_of(*one, answers) for one in answers]
-    past = unpacked("query", int(query_feature(query_last, query_count, now)))
-    assert past == (bin_of(later), min(bin_of(int(query_count)), PARTS["query"][1] - 1))
+    past = unpacked("query", int(query_feature(together, now)))
+    assert past == (bin_of(later), min(bin_of(int(count.sum())), PARTS["query"][1] - 1), novelty_of(answers))
 
 
 def test_a_query_without_answers_was_never_seen():
-    found = query_feature(torch.tensor([-1]), torch.tensor([0]), 5)
-    assert unpacked("query", int(found)) == (NEVER, 0)
+    never = PastAnswers(torch.tensor([-1]), torch.tensor([0]), torch.tensor([0]))
+    assert unpacked("query", int(query_feature(never, 5))) == (NEVER, 0, 0)
 
 
 @pytest.mark.parametrize("feature", PARTS)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from rules_by_hand import rules_by_hand
 from strategies import recurring_facts
 
-from gam_kg.history import rules
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.rule_walks import CONFIDENCES
 
@@ -90,11 +89,23 @@ def test_without_rules_nothing_is_stored():
         history.heads(history.bodies(all_queries(2)))
 
 
-@given(st.lists(st.lists(st.integers(0, 6), max_size=8), max_size=8), st.integers(1, 3))
-@settings(max_examples=50)
-def test_frequent_keys_are_those_of_all_parts(parts, fewest):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rules, "_MERGED_AT_ONCE", 3)
-        found = rules.frequent((torch.tensor(part, dtype=torch.int64) for part in parts), fewest)
-    counts = Counter(key for part in parts for key in part)
-    assert found.tolist() == sorted(key for key, count in counts.items() if count >= fewest)
+@given(recurring_facts, st.booleans())
+@settings(max_examples=30)
+def test_inserting_looks_up_what_was_not_just_found_and_nothing_else(rows, of_all):
+    graph = graph_of(rows)
+    index, subjects = HistoryIndex(graph, history_config()), []
+    look_up = index.by_subject.recent
+
+    def counted_look_up(groups, limit):
+        subjects.append(groups)
+        return look_up(groups, limit)
+
+    index.by_subject.recent = counted_look_up
+    for snapshot in snapshots_of(graph):
+        index.find(snapshot.queries if of_all else all_queries(snapshot.time))
+        subjects.clear()
+        index.insert(snapshot)
+        own = snapshot.queries.subject.unique()
+        just_found = own if of_all else all_queries(snapshot.time).subject.unique()
+        assert len(subjects) == (0 if torch.equal(own, just_found) else 1)
+        assert all(torch.equal(own, looked_up) for looked_up in subjects)

@@ -6,7 +6,7 @@ import pytest
 
 from gam_kg.artifacts import Manifest, write_artifact
 from gam_kg.errors import ArtifactError, EvaluationError
-from gam_kg.inference.run_comparison import Ranked, compare, comparison_tables
+from gam_kg.inference.run_comparison import Ranked, compare, comparison_tables, ensemble_tables, ranked_by_all
 from gam_kg.metrics.bootstrap import paired_difference
 from gam_kg.parquet import write_table
 from gam_kg.schemas import ENTITIES_SEEN
@@ -128,6 +128,50 @@ def test_the_table_shows_percent(tmp_path):
     header, rows = next(comparison_tables(compare([better], [worse]), ("A", "B")))
     assert header == ["valid, single-step, MRR %", "answers", "A", "B", "difference", "95 % interval"]
     assert rows[0] == ["both", "20", "100.00", "50.00", "-50.00", "-50.00 to -50.00"]
+
+
+def test_the_best_baseline_is_the_best_on_validation_or_where_that_is_not_ranked_on_test(tmp_path):
+    # Of 20 answers in validation and 40 in test: the first is better there, the second here.
+    rank = {"first_rank": [1.0] * 20 + [9.0] * 40, "second_rank": [9.0] * 20 + [1.0] * 40}
+    ranked = evaluated(tmp_path, ranks_table(draw(0), **rank, other_rank_raw=[1.0], first_rank_multi_step=[1.0]))
+    assert ranked.best_baseline("single_step") == "first"
+    assert ranked.of("test").best_baseline("single_step") == "second"
+    assert ranked.best_baseline("multi_step") == "first"
+    assert evaluated(tmp_path / "none", ranks_table(draw(0))).best_baseline("single_step") is None
+
+
+def test_runs_together_are_a_row_between_the_runs_and_the_best_baseline(tmp_path):
+    ranks = [draw(seed) for seed in range(3)]
+    first = evaluated(tmp_path / "a", ranks_table(ranks[0], rank_multi_step=[2.0]))
+    second = evaluated(tmp_path / "b", ranks_table(ranks[1], popularity_rank=[4.0]))
+    together = Ranked.from_table("2 runs together", ranks_table(ranks[2])[::-1])
+    tables = list(ensemble_tables(together, [first, second]))
+    assert [header[0] for header, _ in tables] == ["valid, single-step, %", "test, single-step, %"]
+    header, rows = tables[0]
+    assert header[1:5] == ["MRR", "Hits@1", "Hits@3", "Hits@10"]
+    assert [row[0] for row in rows] == ["a", "b", "2 runs together", "popularity, untrained"]
+    valid = {name: rank[:20] for name, rank in zip("abt", ranks, strict=True)} | {"p": np.full(20, 4.0)}
+    for row, name in zip(rows, "abtp", strict=True):
+        figures = [(1 / valid[name]).mean(), *((valid[name] <= most).mean() for most in (1, 3, 10))]
+        assert row[1:5] == [f"{100 * figure:.2f}" for figure in figures]
+        if name == "t":
+            assert row[5:] == ["", ""]
+        else:
+            by_hand = paired_difference(1 / valid["t"], 1 / valid[name])
+            assert row[5] == f"{100 * by_hand.mean:+.2f}"
+            low, high = map(float, row[6].split(" to "))
+            assert low <= float(row[5]) <= high
+            assert low < high
+
+    alike = [evaluated(tmp_path / "more" / "a", ranks_table(ranks[1])), first]
+    _, rows = next(ensemble_tables(together, alike))
+    assert [row[0] for row in rows] == [str(tmp_path / "more" / "a"), str(tmp_path / "a"), "2 runs together"]
+
+
+def test_what_all_have_ranked_is_what_is_shown(tmp_path):
+    both = evaluated(tmp_path / "a", ranks_table(draw(0), rank_multi_step=[1.0, 3.0]))
+    valid = evaluated(tmp_path / "b", ranks_table(draw(1), ANSWERS[:20], rank_multi_step=[2.0]))
+    assert ranked_by_all([both, valid, both]) == [("valid", "single_step"), ("valid", "multi_step")]
 
 
 def test_a_run_without_evaluation_is_refused(tmp_path):

@@ -49,6 +49,15 @@ def test_ranks_are_those_of_the_written_out_scores(monkeypatch, most, num_rows, 
     assert torch.equal(found.time_aware, expected.time_aware)
 
 
+def test_the_mean_ranks_as_the_mean_of_the_written_out_scores():
+    parts, (queries, *_) = zip(*(random_scores(seed) for seed in range(4)), strict=True)
+    found = rank_answers(ProductScores.mean(parts), queries, Partition(1000))
+    expected = rank_answers(sum(map(written_out, parts)) / 4, queries)
+    assert torch.equal(found.raw, expected.raw)
+    assert torch.equal(found.time_aware, expected.time_aware)
+    assert not torch.equal(found.raw, rank_answers(parts[0], queries, Partition(1000)).raw)
+
+
 def test_what_many_answers_of_a_query_take_is_bounded(monkeypatch):
     num_rows, largest = 20_000, 0
     scores, queries = random_scores(0, num_queries=2, num_rows=num_rows, num_answers=(4000, 1))

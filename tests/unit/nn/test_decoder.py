@@ -4,6 +4,8 @@ from columns import joined_of, layout_of
 from graphs import HISTORY, graph_of, history_before, queries_of, random_facts, tiny_model
 from torch.nn import functional
 
+from gam_kg.history.found import PastAnswers
+from gam_kg.history.pair_features import query_feature
 from gam_kg.nn.decoder import DECODERS
 from gam_kg.ops.counter_rng import CounterRNG
 
@@ -21,7 +23,9 @@ def decoder_of(name, dropout=0.0):
 
 def mlp(decoder, subject, relation):
     product = subject * relation
-    hidden = functional.gelu(torch.cat([subject, relation, product]) @ decoder.wide.weight.T + decoder.wide.bias)
+    direction = relation / relation.norm()
+    read = torch.cat([subject * DIM**0.5, direction * DIM**0.5, subject * direction * DIM])
+    hidden = functional.gelu(read @ decoder.wide.weight.T + decoder.wide.bias)
     raw = product * DIM**0.5 + hidden @ decoder.narrow.weight.T + decoder.narrow.bias
     return normed(raw, decoder.norm)
 
@@ -112,7 +116,7 @@ def test_dropout_acts_in_training_only(name):
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_dense_scores_are_inner_products_with_the_entity_vectors(name):
+def test_dense_scores_are_gated_inner_products_with_the_entity_vectors(name):
     graph, no_history = (
         graph_of(random_facts(0)),
         dict.fromkeys(("recent", "same_relation", "popular", "two_hop_first", "rule_bodies"), 0),
@@ -122,7 +126,9 @@ def test_dense_scores_are_inner_products_with_the_entity_vectors(name):
     queries = queries_of([(0, 1), (3, 5)], time=4)
     history = history_before(graph, model.config.history, queries.time)
     scores = model.scores(z, layout_of(history, joined_of(history, queries))).view(len(queries), len(z))
+    never = query_feature(PastAnswers(*torch.tensor([[-1], [0], [0]])), queries.time)
     for row, (subject, relation) in enumerate([(0, 1), (3, 5)]):
         query = model.decoder(z[subject][None], model.relation[relation][None])[0]
+        query = query * model.gate(torch.tensor([relation]), never, 1)[0]
         expected = torch.stack([query @ candidate for candidate in z])
         torch.testing.assert_close(scores[row], expected, rtol=1e-12, atol=1e-12)

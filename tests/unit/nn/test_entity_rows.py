@@ -3,7 +3,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gam_kg.nn.entity_rows import named_rows, own_or_shared
+from gam_kg.nn.entity_rows import WeightedWords, named_rows, own_or_shared
 from gam_kg.ops.sparse import CSRPattern, csr_offsets
 
 NUM_WORDS, DIM = 4, 3
@@ -12,8 +12,15 @@ names = st.lists(st.lists(st.integers(0, NUM_WORDS - 1), max_size=4), max_size=6
 
 
 def words_of(names, index_dtype=torch.int64):
+    """The words of each name, all of weight one."""
     offsets = csr_offsets(torch.tensor([len(name) for name in names], dtype=torch.int64))
-    return CSRPattern.of(offsets, torch.tensor([word for name in names for word in name], dtype=index_dtype), NUM_WORDS)
+    word = torch.tensor([word for name in names for word in name], dtype=index_dtype)
+    return WeightedWords(CSRPattern.of(offsets, word, NUM_WORDS), torch.ones(len(word), dtype=torch.float64))
+
+
+def weighted(words):
+    """The same with other weights, negative ones among them."""
+    return WeightedWords(words.pattern, torch.randn_like(words.weight))
 
 
 def tensors_of(num_rows):
@@ -21,11 +28,11 @@ def tensors_of(num_rows):
     return [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
 
 
-def rows_one_by_one(entity, shared, own, word, names):
-    rows = []
+def rows_one_by_one(entity, shared, own, word, names, weight):
+    rows, weights = [], iter(weight)
     for row, name in enumerate(names):
-        mean = sum((word[index] for index in name), start=torch.zeros(DIM, dtype=word.dtype)) / max(1, len(name))
-        rows.append((entity[row] if own[row] else shared) + mean)
+        added = sum((next(weights) * word[index] for index in name), start=torch.zeros(DIM, dtype=word.dtype))
+        rows.append((entity[row] if own[row] else shared) + added)
     return torch.stack(rows) if rows else entity
 
 
@@ -37,9 +44,9 @@ def rows_one_by_one(entity, shared, own, word, names):
 def test_rows_and_gradients_are_those_of_a_loop_over_entities(index_dtype, names, seed):
     torch.manual_seed(seed)
     inputs = entity, shared, word = tensors_of(len(names))
-    own, words = torch.rand(len(names)) < 0.5, words_of(names, index_dtype)
+    own, words = torch.rand(len(names)) < 0.5, weighted(words_of(names, index_dtype))
     found = named_rows(entity, shared, own, word, words)
-    expected = rows_one_by_one(entity, shared, own, word, names)
+    expected = rows_one_by_one(entity, shared, own, word, names, words.weight)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     grad = torch.randn_like(expected)
     gradients = [
@@ -51,7 +58,7 @@ def test_rows_and_gradients_are_those_of_a_loop_over_entities(index_dtype, names
 
 def test_the_gradient_is_that_of_finite_differences():
     torch.manual_seed(0)
-    words, own = words_of([[1, 2], [], [1]]), torch.tensor([True, False, False])
+    words, own = weighted(words_of([[1, 2], [], [1]])), torch.tensor([True, False, False])
     assert torch.autograd.gradcheck(lambda e, s, w: named_rows(e, s, own, w, words), tensors_of(3))
     assert torch.autograd.gradcheck(lambda e, s: named_rows(e, s, own), tensors_of(3)[:2])
 
@@ -82,8 +89,11 @@ def test_own_rows_at_positions_are_those_by_mask(index_dtype):
     assert torch.equal(mine[1], theirs[1])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_words_are_averaged_in_the_dtype_of_their_rows(dtype):
-    zeros, word = torch.zeros(1, DIM, dtype=dtype), torch.ones(NUM_WORDS, DIM, dtype=dtype)
-    found = named_rows(zeros, zeros[0], torch.ones(1, dtype=torch.bool), word, words_of([[0, 1, 2]]))
-    torch.testing.assert_close(found, word[:1], rtol=0, atol=1e-7 if dtype == torch.float32 else 1e-15)
+def test_words_of_some_rows_have_their_weights():
+    torch.manual_seed(0)
+    words = weighted(words_of([[1, 2], [], [1], [0, 3, 3]]))
+    own, word = torch.ones(4, dtype=torch.bool), torch.randn(NUM_WORDS, DIM, dtype=torch.float64)
+    zeros = torch.zeros(4, DIM, dtype=torch.float64)
+    some = torch.tensor([3, 0])
+    found = named_rows(zeros[some], zeros[0], own[some], word, words.select(some, NUM_WORDS))
+    assert torch.equal(found, named_rows(zeros, zeros[0], own, word, words)[some])

@@ -30,7 +30,7 @@ from graphs import (
 )
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pair_past import features_of
+from pair_past import features_of, query_of
 from rules_by_hand import pair_rules_by_hand, rules_by_hand, together_by_hand
 from strategies import horizons
 from torch import nn
@@ -58,14 +58,24 @@ def row_of(part, relation, horizon):
 
 def pair_mlp(part, features, relation, horizon):
     """The score of a pair, of several pairs at once, from the bins of each feature."""
-    hidden = 0
-    for rows, feature in zip(part.features, PARTS, strict=True):
-        joint = rows.joint.view(*PARTS[feature], -1)
-        hidden = hidden + joint[features[feature]]
-        for of_part, bin_ in zip(rows.parts, features[feature], strict=True):
-            hidden = hidden + of_part[bin_]
+    found = zip(part.features, PARTS, strict=True)
+    hidden = sum(feature_row(rows, feature, features[feature]) for rows, feature in found)
     hidden = hidden * (1 + row_of(part.gain, relation, horizon)) + row_of(part.bias, relation, horizon)
     return torch.relu(hidden) @ part.out
+
+
+def feature_row(rows, feature, bins):
+    """The row of a combination of bins, from the parameters of `FeatureRows`."""
+    parts = [of_part[bin_] for of_part, bin_ in zip(rows.parts, bins, strict=True)]
+    return sum(parts, rows.joint.view(*PARTS[feature], -1)[bins])
+
+
+def gate_of(gate, past, subject, relation, now, horizon):
+    """The factor of one query's inner products."""
+    answers = past.answers_of(subject, relation, CONFIG.same_relation)
+    bins = tuple(min(bin_, size - 1) for bin_, size in zip(query_of(answers, now), PARTS["query"], strict=True))
+    row = feature_row(gate.past, "query", bins) * (1 + row_of(gate.relation, relation, horizon))
+    return torch.exp((row.sum() + row_of(gate.bias, relation, horizon)[0]).clamp(-4, 2))
 
 
 def fact_scores(model, z, past, subject, relation, now, horizon):
@@ -330,6 +340,7 @@ def test_scores_are_the_sum_of_the_dense_part_and_all_others(horizon):
         subject, relation = int(queries.subject[row]), int(queries.relation[row])
         of_relation = model.relation[relation] + math.log2(horizon) * model.relation_slope[relation]
         expected = model.decoder(z[subject][None], of_relation[None])[0] @ z.T
+        expected = expected * gate_of(model.gate, past, subject, relation, 6, horizon)
         for formula in FORMULAS.values():
             expected = expected + formula(model, z, past, subject, relation, 6, horizon)
         torch.testing.assert_close(scores[row], expected, rtol=1e-10, atol=1e-10)
@@ -348,7 +359,7 @@ def test_slopes_have_no_part_in_the_next_snapshot_and_change_what_comes_later(ho
     model = tiny_model(graph)
     z, queries = torch.randn(NUM_ENTITIES, 4, dtype=torch.float64), all_queries(6, horizon)
     slopes = [value for name, value in model.named_parameters() if "slope" in name]
-    assert len(slopes) == 8  # of the relation, the queries of three attentions, gain, bias, confidence, popularity
+    assert len(slopes) == 10  # relation, three queries, gain, bias, confidence, popularity, two of the gate
     scores = scores_of(model, z, queries, graph)
     scores.square().sum().backward()
     for slope in slopes:

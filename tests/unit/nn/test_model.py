@@ -45,7 +45,9 @@ def test_rows_are_the_own_or_shared_row_and_the_mean_of_the_words():
     trained, dropped = torch.tensor([True, True, False, True]), torch.tensor([False, True, False, False])
     model = GAMLSTM(model_config(), 1, trained, NameWords.of(names))
     assert model.word is not None
-    fox, red = model.word
+    model.word_agreement[:] = torch.tensor([0.5, 0.25])
+    # A word of weight one counts √d / 2 times its row, and in so far as entities that share it act alike.
+    fox, red = model.word * model.config.dim**0.5 / 2 * torch.tensor([[0.5], [0.25]])
     expected = [model.entity[0] + (fox + red) / 2, model.shared + red, model.shared + fox, model.entity[3]]
     torch.testing.assert_close(model.entity_rows(dropped), torch.stack(expected))
     expected[1] = model.entity[1] + red

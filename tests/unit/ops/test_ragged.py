@@ -3,7 +3,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gam_kg.ops.ragged import ragged_ranges, row_ranges, select, sort_with_positions, unique, unique_inverse
+from gam_kg.ops import ragged
+from gam_kg.ops.ragged import (
+    insert_at,
+    ragged_ranges,
+    row_ranges,
+    select,
+    sort_with_positions,
+    unique,
+    unique_counts,
+    unique_inverse,
+)
 
 ranges = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5)), max_size=8)
 dtypes = pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
@@ -39,16 +49,28 @@ def test_a_selection_is_that_of_a_mask(rows):
 
 
 def integers(dtype):
-    largest = 2**62 if dtype == torch.int64 else 2**31 - 1
-    return st.lists(st.integers(-largest, largest) | st.integers(-3, 3)) | st.lists(st.integers(0, 2**20))
+    largest = torch.iinfo(dtype).max
+    some = st.integers(-largest - 1, largest) | st.integers(-3, 3)
+    return st.lists(some) | st.lists(st.integers(0, 2**20)) | st.lists(st.integers(0, 9))
 
 
 @dtypes
+@pytest.mark.parametrize("most_by_digits", [2, 2**20])
 @given(st.data())
-def test_unique_values_and_sorts_are_those_of_torch(dtype, data):
+def test_unique_values_and_sorts_are_those_of_torch(dtype, most_by_digits, data):
     values = torch.tensor(data.draw(integers(dtype)), dtype=dtype)
-    expected, inverse = torch.unique(values, return_inverse=True)
-    found = (unique(values), *unique_inverse(values), *sort_with_positions(values))
-    for mine, theirs in zip(found, (expected, expected, inverse, *torch.sort(values, stable=True)), strict=True):
+    expected, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ragged, "_MOST_BY_DIGITS", most_by_digits)
+        found = unique(values), *unique_inverse(values), *unique_counts(values), *sort_with_positions(values)
+    of_torch = expected, expected, inverse, expected, counts, *torch.sort(values, stable=True)
+    for mine, theirs in zip(found, of_torch, strict=True):
         assert mine.dtype == theirs.dtype
         assert torch.equal(mine, theirs)
+
+
+@given(st.lists(st.booleans()))
+def test_inserted_values_get_their_positions(is_new):
+    values = torch.arange(len(is_new))
+    mask = torch.tensor(is_new, dtype=torch.bool)
+    assert torch.equal(insert_at(values[~mask], values[mask], torch.nonzero(mask)[:, 0]), values)

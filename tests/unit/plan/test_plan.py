@@ -6,22 +6,42 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
-from graphs import NUM_ENTITIES, NUM_SNAPSHOTS, graph_of, random_facts, random_graph, tiny_config, write_graph
+from graphs import (
+    NUM_ENTITIES,
+    NUM_SNAPSHOTS,
+    graph_of,
+    random_facts,
+    random_features,
+    random_graph,
+    tiny_config,
+    write_graph,
+)
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from gam_kg.artifacts import read_manifest
 from gam_kg.config import Config
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.graph.name_words import NameWords
 from gam_kg.graph.partition import Partition
-from gam_kg.graph.temporal_graph import TemporalGraph, read_names
+from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import build_history
 from gam_kg.nn.model import ENTITY
 from gam_kg.plan.counts import HEADS, GraphCounts, count_graph
-from gam_kg.plan.memory import history_bytes, history_of_rank, memory_items, peak_bytes, rule_bytes, state_bytes
+from gam_kg.plan.memory import (
+    PHASES,
+    finding_bytes,
+    history_bytes,
+    history_of_rank,
+    memory_items,
+    peak_bytes,
+    rule_bytes,
+    state_bytes,
+)
 from gam_kg.plan.operations import IN_PLACE, epoch_operations, unit_operations
 from gam_kg.plan.plan import Planner
 from gam_kg.plan.workload import Workload
@@ -56,18 +76,21 @@ def index_bytes(index: HistoryIndex) -> int:
     return num_bytes(*distinct.values())
 
 
-def stored(folder: Path) -> TemporalGraph:
-    write_graph(folder, graph_of(random_facts(0, 150), buckets=BUCKETS), BUCKETS)
+def stored(folder: Path, features: pa.Table | None = None) -> TemporalGraph:
+    write_graph(folder, graph_of(random_facts(0, 150), buckets=BUCKETS), BUCKETS, features=features)
     return TemporalGraph.load(folder)[0]
 
 
+@pytest.mark.parametrize("features", [None, random_features()], ids=["no features", "features"])
 @pytest.mark.parametrize("name_words", [True, False])
 @pytest.mark.parametrize("decoder", ["mlp", "conv_transe", "distmult"])
-def test_state_is_planned_to_the_byte(tmp_path: Path, decoder: str, name_words: bool) -> None:
-    graph = stored(tmp_path)
+def test_state_is_planned_to_the_byte(
+    tmp_path: Path, decoder: str, name_words: bool, features: pa.Table | None
+) -> None:
+    graph = stored(tmp_path, features)
     config = tiny_config({"decoder": decoder, "name_words": name_words})
-    names = read_names(tmp_path, "entity").to_pylist()
-    words = NameWords.of(names, known=graph.trained.tolist()) if name_words else None
+    manifest = read_manifest(tmp_path, "graph")
+    words = NameWords.stored(tmp_path, manifest, of_names=name_words, known=graph.trained.tolist())
     trainer = Trainer(config, graph, words)
     next(trainer.run())
     own, state = trainer.model.entity, trainer.optimizer.state
@@ -102,6 +125,20 @@ def test_rules_are_planned_to_the_byte_where_their_number_is_known_and_never_too
     assert index_bytes(index) <= planned[0] <= 5 * index_bytes(index)
 
 
+def test_a_bound_on_rules_bounds_what_is_planned(tmp_path: Path) -> None:
+    graph, counts = stored(tmp_path), count_graph(tmp_path)
+    found = {}
+    for most in (200, 100, 10**6):
+        config = tiny_config({"history": {"max_rules": most, **NO_CONFIDENCE}})
+        workload = Workload(config, counts, 1)
+        assert index_bytes(HistoryIndex(graph, config.model.history)) <= history_of_rank(workload)
+        found[most] = history_of_rank(workload), finding_bytes(workload)
+    without = history_of_rank(Workload(tiny_config(NO_RULES), counts, 1))
+    assert found[200][0] - without == pytest.approx(2 * (found[100][0] - without), abs=8)
+    assert found[200] < found[10**6]
+    assert finding_bytes(Workload(tiny_config(NO_RULES), counts, 1)) == 0
+
+
 @pytest.mark.parametrize("recent", [0, 50])
 def test_counts_of_rules_of_pairs_are_never_planned_too_few(tmp_path: Path, recent: int) -> None:
     graph, limits = stored(tmp_path), {"rule_bodies": 0, "recent": recent}
@@ -112,8 +149,7 @@ def test_counts_of_rules_of_pairs_are_never_planned_too_few(tmp_path: Path, rece
     index = HistoryIndex(graph, config.model.history)
     for snapshot in graph.read(graph.times):
         index.insert(snapshot)
-    for name in ("_newest", "_newest_bodies"):
-        setattr(index, name, None)
+    index._newest = None
     planned, without = (
         history_of_rank(Workload(one, counts, 1))
         for one in (config, tiny_config({"history": {**limits, **NO_CONFIDENCE}}))
@@ -250,11 +286,12 @@ def test_more_workers_take_less_each(tmp_path: Path) -> None:
     assert two["shared parameters"] == one["shared parameters"]
 
 
-def test_the_peak_is_the_worse_of_a_step_and_an_epochs_end(tmp_path: Path) -> None:
+def test_the_peak_is_the_worst_of_the_start_a_step_and_an_epochs_end(tmp_path: Path) -> None:
     stored(tmp_path)
     items = memory_items(Workload(tiny_config(), count_graph(tmp_path), 1), 1000.0)
-    by_phase = {phase: sum(i.num_bytes for i in items if i.phase == phase) for phase in ("always", "step", "epoch end")}
-    assert peak_bytes(items) == by_phase["always"] + max(by_phase["step"], by_phase["epoch end"])
+    always, *phases = (sum(item.num_bytes for item in items if item.phase == phase) for phase in PHASES)
+    assert PHASES == ("always", "start", "step", "epoch end")
+    assert peak_bytes(items) == always + max(phases)
     assert peak_bytes(items) - peak_bytes(items, on_device=True) >= 1000
 
 

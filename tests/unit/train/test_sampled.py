@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from graphs import HISTORY, graph_of, history_before, message_graphs, random_facts, tiny_config, tiny_model
+from graphs import (
+    HISTORY,
+    graph_of,
+    history_before,
+    message_graphs,
+    random_facts,
+    random_features,
+    tiny_config,
+    tiny_model,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scoring import score_table, sharded, step_loss
@@ -63,11 +72,12 @@ def gradients_of(model):
 
 
 @pytest.mark.parametrize("part", PARTS)
-@given(st.integers(0, 1000))
-@settings(max_examples=5)
-def test_where_everything_is_drawn_it_is_the_step_over_all(part, seed):
-    graph = graph_with_many(seed)
-    model = tiny_model(graph, seed, history={**HISTORY, **PARTS[part]}, entity_dropout=0.4, dropout=0.3).train()
+@given(st.integers(0, 1000), st.booleans())
+@settings(max_examples=6)
+def test_where_everything_is_drawn_it_is_the_step_over_all(part, seed, with_features):
+    graph, features = graph_with_many(seed), random_features(MANY, seed) if with_features else None
+    history = {**HISTORY, **PARTS[part]}
+    model = tiny_model(graph, seed, features, history=history, entity_dropout=0.4, dropout=0.3).train()
     loss, expected = backward(model, graph, None)
     found_loss, found = backward(model, graph, MANY)
     assert found_loss == pytest.approx(loss, rel=1e-10)

@@ -114,7 +114,7 @@ def test_without_a_share_ahead_training_is_that_of_the_next_snapshot():
     next_only, no_share, ahead = trained
     assert all(torch.equal(value, no_share[name]) for name, value in next_only.items())
     slopes = [name for name in ahead if "slope" in name]
-    assert len(slopes) == 8
+    assert len(slopes) == 10
     assert not any(next_only[name].any() for name in slopes)
     assert all(ahead[name].any() for name in slopes)
 
