@@ -188,7 +188,7 @@ def test_what_is_compared_looks_ahead(case: str) -> None:
     assert set(found["answers"][:, 1].tolist()) == {1, 2, 3}
     if case in ("random", "dropout", "uneven shards", "hub"):
         slopes = {name: grad for name, grad in found["gradients"].items() if name.startswith("3 ") and "slope" in name}
-        assert len(slopes) == 8
+        assert len(slopes) == 10
         without = {name for name, grad in slopes.items() if not grad.any()}
         # Rules of shared facts have hits enough where the facts of the hub recur.
         assert without == (set() if case == "hub" else {"3 rule_attention.query.slope"})
