@@ -99,9 +99,11 @@ def test_the_pattern_of_some_rows_has_their_entries(index_dtype, matrix, data):
     picked = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=5)) if rows else []
     _, _, offsets, column = tensors_of(num_columns, rows)
     pattern = CSRPattern.of(offsets, column.to(index_dtype), num_columns)
-    found = pattern.select(torch.tensor(picked, dtype=index_dtype), num_columns)
+    found, entry = pattern.select(torch.tensor(picked, dtype=index_dtype), num_columns)
     _, _, *expected = tensors_of(num_columns, [rows[row] for row in picked])
     assert [found.offsets.tolist(), found.column.tolist()] == [part.tolist() for part in expected]
+    assert torch.equal(column[entry.long()], found.column.long())
+    assert torch.equal(pattern.row[entry.long()].long(), torch.tensor(picked)[found.row.long()])
 
 
 @index_dtypes
