@@ -36,15 +36,22 @@ def word_agreement(words: NameWords, graph: TemporalGraph, total: Callable[[Tens
     """
     ids, num_words = graph.partition.ids, len(words.words)
     sketch = _sketches(graph)
-    columns = torch.cat([sketch, sketch.square().mean(1, keepdim=True), torch.ones(len(ids), 1)], 1)
+    parts = sketch, torch.linalg.vecdot(sketch, sketch)[:, None] / sketch.shape[1], torch.ones(len(ids), 1).double()
     trained = graph.trained[ids].double()
     pattern, _ = CSRPattern.of(words.offsets, words.word, num_words).select(ids, num_words)
-    by_chance, _, _ = _agreement(total(trained @ columns)[None])
-    found, error, number = _agreement(total(pattern.transposed_product(trained[pattern.row], columns)))
+    of_word = trained[pattern.row]
+    by_chance, _, _ = _agreement(total(torch.cat([trained @ part for part in parts])[None]))
+    sums = torch.cat([pattern.transposed_product(of_word, part) for part in parts], 1)
+    found, error, number = _agreement(total(sums))
     lift = torch.where(by_chance > 0, (found - error) / by_chance - 1, 0).clamp(min=0)
     says = lift / (lift + HALF_LIFT) * number / (number + HALF_ENTITIES)
     is_feature = torch.tensor([" " in word for word in words.words], dtype=torch.bool)
     return torch.where(is_feature, 1, says.clamp(min=LEAST))
+
+
+def sketch_columns(num_entities: int) -> int:
+    """Columns of the sketch of each of so many entities."""
+    return min(MOST_COLUMNS, max(FEWEST_COLUMNS, MOST_NUMBERS // max(1, num_entities)))
 
 
 def _agreement(sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,7 +69,7 @@ def _agreement(sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _sketches(graph: TemporalGraph) -> Tensor:
     """The sketch of the facts in train of each of the rank's entities, per fact, float64 (num_rows, columns)."""
-    columns = min(MOST_COLUMNS, max(FEWEST_COLUMNS, MOST_NUMBERS // max(1, graph.num_entities)))
+    columns = sketch_columns(graph.num_entities)
     partition, rng = graph.partition, CounterRNG(0, 0)
     sums = torch.zeros(len(partition.ids), columns, dtype=torch.int32)
     number = torch.zeros(len(partition.ids), dtype=torch.int64)
@@ -74,4 +81,4 @@ def _sketches(graph: TemporalGraph) -> Tensor:
             at = partition.rows(rows.anchor)
             sums.index_add_(0, at, torch.where(bits < 0, -1, 1).to(torch.int32))
             number += torch.bincount(at, minlength=len(number))
-    return sums.double() / number.clamp(min=1)[:, None]
+    return sums.double().div_(number.clamp(min=1)[:, None])

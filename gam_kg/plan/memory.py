@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from gam_kg.graph.fact_source import SLAB_ROWS
+from gam_kg.graph.word_agreement import sketch_columns
 from gam_kg.history.bins import NUM_BINS
 from gam_kg.history.rule_keys import CELLS_PER_RULE, COUNTED_PER_RULE, MERGED_AT_ONCE
 from gam_kg.nn.model import ENTITY, GAMLSTM
@@ -62,11 +63,19 @@ def memory_items(workload: Workload, base_bytes: float) -> list[Item]:
         Item("snapshots ahead", _ahead_bytes(workload), on_device=False),
         Item("history index", history_of_rank(workload), on_device=False),
         Item("start: rules are found", finding_bytes(workload), "start", on_device=False),
+        Item("start: agreement of words", _agreement_bytes(workload), "start", on_device=False),
         Item(BATCH_CACHE, _cache_bytes(workload), on_device=False),
         *(Item(name, number) for name, number in always.items()),
         *(Item(f"step: {name}", number, "step") for name, number in steps.items()),
         Item("epoch end: validation, or new best weights", validation, "epoch end"),
     ]
+
+
+def _agreement_bytes(workload: Workload) -> float:
+    """The sketches of the entities' facts, and their sums for each word."""
+    counts = workload.counts
+    words = _num_words(workload)
+    return sketch_columns(counts.num_entities) * (workload.rows * (INT + DOUBLE) + 3 * words * DOUBLE) if words else 0.0
 
 
 def peak_bytes(items: list[Item], *, on_device: bool = False) -> float:
@@ -81,9 +90,14 @@ def shared_sizes(workload: Workload) -> list[int]:
     config, counts = workload.config.model, workload.counts
     with torch.device("meta"):
         model = GAMLSTM(config, counts.num_relations, torch.zeros(1, dtype=torch.bool), seed=None)
-    words = counts.num_feature_words + (counts.num_words if config.name_words else 0)
+    words = _num_words(workload)
     sizes = [value.numel() for name, value in model.named_parameters() if name != ENTITY]
     return sizes + ([words * config.dim] if words else [])
+
+
+def _num_words(workload: Workload) -> int:
+    counts = workload.counts
+    return counts.num_feature_words + (counts.num_words if workload.config.model.name_words else 0)
 
 
 def state_bytes(workload: Workload) -> dict[str, float]:

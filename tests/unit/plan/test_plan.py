@@ -28,6 +28,7 @@ from gam_kg.distributed.communicator import Communicator
 from gam_kg.graph.name_words import NameWords
 from gam_kg.graph.partition import Partition
 from gam_kg.graph.temporal_graph import TemporalGraph
+from gam_kg.graph.word_agreement import MOST_COLUMNS
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import build_history
 from gam_kg.nn.model import ENTITY
@@ -293,6 +294,16 @@ def test_the_peak_is_the_worst_of_the_start_a_step_and_an_epochs_end(tmp_path: P
     assert PHASES == ("always", "start", "step", "epoch end")
     assert peak_bytes(items) == always + max(phases)
     assert peak_bytes(items) - peak_bytes(items, on_device=True) >= 1000
+
+
+@pytest.mark.parametrize("name_words", [True, False])
+def test_sketches_are_planned_where_there_are_words(tmp_path: Path, name_words: bool) -> None:
+    graph, counts = stored(tmp_path), count_graph(tmp_path)
+    items = memory_items(Workload(tiny_config({"name_words": name_words}), counts, 1), 1000.0)
+    (found,) = [item.num_bytes for item in items if item.name == "start: agreement of words"]
+    assert counts.num_words > 0
+    sums_of_words = counts.num_words * MOST_COLUMNS * 3 * 8
+    assert found == (graph.num_entities * MOST_COLUMNS * (4 + 8) + sums_of_words if name_words else 0)
 
 
 def planner(config: Config, counts: GraphCounts) -> Planner:
