@@ -12,7 +12,7 @@ from gam_kg.ops.counter_rng import CounterRNG
 from gam_kg.ops.sparse import CSRPattern
 
 HALF_LIFT, HALF_ENTITIES, LEAST = 3, 20, 0.01
-MOST_COLUMNS, FEWEST_COLUMNS, MOST_NUMBERS = 1024, 64, 2**25
+MOST_COLUMNS, FEWEST_COLUMNS, MOST_NUMBERS = 1024, 64, 2**24
 """Columns of a sketch, where all sketches together should not have more than `MOST_NUMBERS`."""
 _SIGNS_AT_ONCE = 2**24
 

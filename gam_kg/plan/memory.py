@@ -50,6 +50,7 @@ def memory_items(workload: Workload, base_bytes: float) -> list[Item]:
     """What takes memory of a worker, whose process takes `base_bytes` before it reads anything."""
     state, steps, counts = state_bytes(workload), _step_bytes(workload), workload.counts
     best = state["entity rows"] + state["shared parameters"]
+    start = max(finding_bytes(workload), sketch_bytes(workload))
     validation = state["entity memory (h, c, last_seen)"] + max(best, _validation_bytes(workload))
     always = {
         **state,
@@ -62,8 +63,7 @@ def memory_items(workload: Workload, base_bytes: float) -> list[Item]:
         Item("streamed facts", _stream_bytes(workload), on_device=False),
         Item("snapshots ahead", _ahead_bytes(workload), on_device=False),
         Item("history index", history_of_rank(workload), on_device=False),
-        Item("start: rules are found", finding_bytes(workload), "start", on_device=False),
-        Item("start: agreement of words", _agreement_bytes(workload), "start", on_device=False),
+        Item("start: rules, or agreement of words", start, "start", on_device=False),
         Item(BATCH_CACHE, _cache_bytes(workload), on_device=False),
         *(Item(name, number) for name, number in always.items()),
         *(Item(f"step: {name}", number, "step") for name, number in steps.items()),
@@ -71,11 +71,10 @@ def memory_items(workload: Workload, base_bytes: float) -> list[Item]:
     ]
 
 
-def _agreement_bytes(workload: Workload) -> float:
-    """The sketches of the entities' facts, and their sums for each word."""
-    counts = workload.counts
-    words = _num_words(workload)
-    return sketch_columns(counts.num_entities) * (workload.rows * (INT + DOUBLE) + 3 * words * DOUBLE) if words else 0.0
+def sketch_bytes(workload: Workload) -> float:
+    """The sketches of the entities' facts, and their sums for each word; see `word_agreement`."""
+    words, columns = _num_words(workload), sketch_columns(workload.counts.num_entities)
+    return columns * (workload.rows * (INT + DOUBLE) + 3 * words * DOUBLE) if words else 0.0
 
 
 def peak_bytes(items: list[Item], *, on_device: bool = False) -> float:

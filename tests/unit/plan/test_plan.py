@@ -41,6 +41,7 @@ from gam_kg.plan.memory import (
     memory_items,
     peak_bytes,
     rule_bytes,
+    sketch_bytes,
     state_bytes,
 )
 from gam_kg.plan.operations import IN_PLACE, epoch_operations, unit_operations
@@ -299,8 +300,7 @@ def test_the_peak_is_the_worst_of_the_start_a_step_and_an_epochs_end(tmp_path: P
 @pytest.mark.parametrize("name_words", [True, False])
 def test_sketches_are_planned_where_there_are_words(tmp_path: Path, name_words: bool) -> None:
     graph, counts = stored(tmp_path), count_graph(tmp_path)
-    items = memory_items(Workload(tiny_config({"name_words": name_words}), counts, 1), 1000.0)
-    (found,) = [item.num_bytes for item in items if item.name == "start: agreement of words"]
+    found = sketch_bytes(Workload(tiny_config({"name_words": name_words}), counts, 1))
     assert counts.num_words > 0
     sums_of_words = counts.num_words * MOST_COLUMNS * 3 * 8
     assert found == (graph.num_entities * MOST_COLUMNS * (4 + 8) + sums_of_words if name_words else 0)
