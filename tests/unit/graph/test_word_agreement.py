@@ -82,6 +82,26 @@ def test_what_happens_after_training_says_nothing():
     assert agreement_of(graph_of(facts)) == agreement_of(graph_of(changed))
 
 
+def test_those_who_never_meet_do_not_agree():
+    """However much each of them repeats itself."""
+    meeting = np.repeat([(person, 0, PEOPLE + person, time) for person in range(6) for time in range(3)], 5, axis=0)
+    crowd = [(person, 0, PEOPLE + 6 + person % 6, 0) for person in range(6, PEOPLE)]
+    names = ["apart" if person < 6 else f"person{person}" for person in range(PEOPLE + PLACES)]
+    assert agreement_of(graph_of(np.concatenate([meeting, crowd])), names) == {"apart": LEAST}
+
+
+def test_newcomers_with_a_word_say_nothing_of_it():
+    facts = facts_of()
+    newcomers = facts[:, 0] < PEOPLE // 2
+    later = facts.copy()
+    later[newcomers, 3] = VALID_START
+    graph, words = graph_of(later), ("land0", "land1", "land2")
+    renamed = [f"new{person}" if person < PEOPLE // 2 else name for person, name in enumerate(NAMES)]
+    found, expected = agreement_of(graph), agreement_of(graph, renamed)
+    assert [found[word] for word in words] == pytest.approx([expected[word] for word in words], rel=1e-12)
+    assert min(found[word] for word in words) > 0.1
+
+
 def test_a_word_without_two_who_are_known_says_the_least():
     facts = facts_of()
     only_one = facts[(facts[:, 0] % 3 != 2) | (facts[:, 0] == 2) | (facts[:, 3] >= VALID_START)]
