@@ -18,7 +18,7 @@ NO_PAIRS = torch.zeros(0, dtype=torch.int64)
 
 def joined_of(history: HistoryIndex, queries: Queries, sample: Sample | None = None) -> Joined:
     """What the index finds for queries, joined to them."""
-    return join(history.find(queries), history.config, history.facts, sample)
+    return join(history, history.find(queries), sample)
 
 
 def layout_of(history: HistoryIndex, joined: Joined) -> ScoreLayout:

@@ -14,7 +14,7 @@ STREAKS = (1, 2, 3, 4, 5, 6, 8, 11, 16, 24, 32)
 SHARES = [Fraction(percent, 100) for percent in (2, 5, 10, 20, 35, 50, 65, 80, 100)]
 DISPERSIONS = [Fraction(tenths, 10) for tenths in (11, 15, 20, 30)]
 NOVELTIES = [Fraction(thousandths, 1000) for thousandths in (50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999)]
-UNSEEN = {"same": (NEVER, 0), "rhythm": (0, 0, 0), "place": (NEVER, 0)}
+UNSEEN = {"same": (NEVER, 0), "rhythm": (0, 0, 0), "place": (NEVER, 0), "turn": (17, 0, 0)}
 
 Bins = tuple[int, ...]
 
@@ -50,6 +50,13 @@ def place_of(last: int, count: int, answers: list[tuple[int, int]]) -> Bins:
     return bin_of(max(at for at, _ in answers) - last), sum(share > bound for bound in SHARES)
 
 
+def turn_of(past: Past, query: tuple[int, int], last: int, num_distinct: int) -> Bins:
+    """Bins of the answers that a query has had after a snapshot, of its distinct ones, and of what that says."""
+    since = sum(at > last for fact, times in past.seen.items() if fact[:2] == query for at in times)
+    others = num_distinct - 1
+    return min(since, 16), num_distinct, 0 if since < others else 1 if since == others else 2
+
+
 def features_of(
     past: Past, query: tuple[int, int], other: int, now: int, config: HistoryConfig
 ) -> dict[str, Bins] | None:
@@ -67,6 +74,7 @@ def features_of(
             found["same"] = bin_of(now - last), bin_of(count)
             found["rhythm"] = rhythm_of(past.seen[subject, relation, other], now)
             found["place"] = place_of(last, count, [row[1:] for row in answers])
+            found["turn"] = turn_of(past, query, last, len(answers))
     found["any"] = bin_of(now - max(last for last, _ in read)), bin_of(sum(count for _, count in read)), len(read)
     found["query"] = query_of(answers, now)
     return {

@@ -15,6 +15,7 @@ from gam_kg.history.pair_rules import PairRules
 from gam_kg.history.recency import KeyTable, RecencyIndex, Recent, reaches, thresholds
 from gam_kg.history.rule_keys import stored_rules
 from gam_kg.history.rules import FEWEST_HITS, RuleTable
+from gam_kg.history.turns import Turns
 from gam_kg.ops.ragged import join_groups, last_of_each, select, unique_inverse
 
 _MOST_KEYS = torch.iinfo(torch.int64).max
@@ -64,6 +65,7 @@ class HistoryIndex:
         self.by_subject = RecencyIndex(self.facts, self.num_relations * num_rows, self._fact_tie)
         self.by_query = RecencyIndex(self.facts, num_rows, self._answer_tie)
         self.by_relation = RecencyIndex(self.answers, num_rows, self._answer_tie)
+        self.turns = Turns(self.facts.keys, num_rows)
         self._pair_rules: PairRules | None = None
         self.rules: RuleTable | None = None
         if config.rule_bodies:
@@ -78,7 +80,7 @@ class HistoryIndex:
     def reset(self) -> None:
         """Go back to before the first snapshot."""
         self.end, self._newest, self._found = 0, None, None
-        for part in (self.facts, self.answers, self.by_subject, self.by_query, self.by_relation):
+        for part in (self.facts, self.answers, self.by_subject, self.by_query, self.by_relation, self.turns):
             part.clear()
         if self._pair_rules is not None:
             self._pair_rules.clear()
@@ -98,7 +100,9 @@ class HistoryIndex:
             self._pair_rules.observe(groups, self._past_of(groups.subjects).recent)
         if self.rules is not None:
             self.rules.insert(*self._counted(snapshot.queries))
-        self.by_query.insert(self._insert_facts(snapshot))
+        places = self._insert_facts(snapshot)
+        self.by_query.insert(places)
+        self.turns.insert(snapshot.queries, self.query_key(snapshot.queries), places)
         places = self.answers.places(self._answer_key(snapshot.relation, snapshot.anchor))
         self.answers.insert(places, snapshot.time)
         self.by_relation.insert(places)

@@ -10,7 +10,7 @@ from gam_kg.history.bins import NEVER, NUM_BINS, log_bin
 from gam_kg.history.found import PastAnswers
 from gam_kg.history.recency import KeyTable, Recent
 
-_MOST_COUNT, _MOST_RELATIONS = 16, 6
+_MOST_COUNT, _MOST_RELATIONS, _MOST_TURNS = 16, 6, 16
 _PHASES = torch.tensor([2 ** (half / 2) for half in range(-6, 7)], dtype=torch.float64)
 _DISPERSIONS = torch.tensor([1.1, 1.5, 2.0, 3.0], dtype=torch.float64)
 _STREAKS = torch.tensor([1, 2, 3, 4, 5, 6, 8, 11, 16, 24, 32])
@@ -21,6 +21,7 @@ PARTS = {
     "same": (NUM_BINS + 1, _MOST_COUNT),
     "rhythm": (len(_PHASES) + 3, len(_DISPERSIONS) + 2, len(_STREAKS) + 1),
     "place": (NUM_BINS + 1, len(_SHARES) + 1),
+    "turn": (_MOST_TURNS + 2, _MOST_COUNT, 3),
     "any": (NUM_BINS + 1, _MOST_COUNT, _MOST_RELATIONS),
     "query": (NUM_BINS + 1, _MOST_COUNT, len(_NOVELTIES) + 1),
 }
@@ -31,13 +32,21 @@ PARTS = {
   (their mean square over their squared mean; 0: fewer than two gaps), and the length of the last streak;
 * place: among the answers to (s, r, ?), how many snapshots o was last seen before the latest one, and its share of
   their counts;
+* turn: how many answers (s, r, ?) has had since the snapshot in which o was last one, how many distinct ones it has,
+  and whether it has had fewer since than the others are (0), as many (1: answers that take turns come back to o) or
+  more (2);
 * any: recency and count of (s, any, o), and the number of relations;
 * query: recency and count of (s, r, any), and its novelty: the share of its answers that were new when they came.
 
-What was never seen has the recency `NEVER`, and otherwise bin 0.
+What was never seen has the recency `NEVER`, the last bin of answers since, and otherwise bin 0.
 """
 
-UNSEEN = {"same": NEVER * PARTS["same"][1], "rhythm": 0, "place": NEVER * PARTS["place"][1]}
+UNSEEN = {
+    "same": NEVER * PARTS["same"][1],
+    "rhythm": 0,
+    "place": NEVER * PARTS["place"][1],
+    "turn": (_MOST_TURNS + 1) * PARTS["turn"][1] * PARTS["turn"][2],
+}
 """The numbers of features of a pair that was never seen with the query's relation."""
 
 
@@ -79,6 +88,16 @@ def place_among_answers(answers: Recent, past: PastAnswers) -> Tensor:
     behind = past.last.index_select(0, answers.row) - answers.last
     share = answers.count.double() / past.count.index_select(0, answers.row)
     return combined("place", log_bin(behind), torch.bucketize(share, _SHARES))
+
+
+def turn(since: Tensor, distinct: Tensor) -> Tensor:
+    """How far the answers of a query have gone round since a fact was last seen, int64 (num_facts,).
+
+    Args:
+        since: Answers that its query has had since, int64 (num_facts,).
+        distinct: Distinct answers of its query, int64 (num_facts,).
+    """
+    return combined("turn", since.clamp(max=_MOST_TURNS), distinct, 1 + torch.sign(since + 1 - distinct))
 
 
 def query_feature(past: PastAnswers, now: int) -> Tensor:

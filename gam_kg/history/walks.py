@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gam_kg.config import HistoryConfig
 from gam_kg.history.bins import NUM_BINS, log_bin
 from gam_kg.history.confidence import Confidences, join_confidences
 from gam_kg.history.found import Found
-from gam_kg.history.pair_features import UNSEEN, combined, place_among_answers, query_feature, rhythm
-from gam_kg.history.recency import KeyTable, Recent
+from gam_kg.history.index import HistoryIndex
+from gam_kg.history.pair_features import UNSEEN, combined, place_among_answers, query_feature, rhythm, turn
+from gam_kg.history.recency import Recent
 from gam_kg.history.rule_walks import RuleWalks, join_rules
 from gam_kg.history.sampling import Sample
 from gam_kg.ops.ragged import UniqueRows, join_groups, select, unique_inverse
@@ -67,16 +67,16 @@ class Joined:
     excluded: Tensor
 
 
-def join(found: Found, config: HistoryConfig, facts: KeyTable, sample: Sample | None = None) -> Joined:
+def join(history: HistoryIndex, found: Found, sample: Sample | None = None) -> Joined:
     """Join what was found to the queries.
 
     Args:
-        found: What the index found.
-        config: Which parts are switched on.
-        facts: The facts of the index, as it was when the past was found.
+        history: The index, as it was when the past was found.
+        found: What it found.
         sample: Which candidates of the past are drawn; None: all. The others are dropped before the join.
     """
-    join, by_query = _Join(found, facts, sample), config.same_relation > 0
+    join, config = _Join(history, found, sample), history.config
+    by_query = config.same_relation > 0
     # Facts with the query's own relation are looked up by query, further back than others.
     walks = join.facts(by_query) if by_query or config.recent else None
     paths = None if found.hops is None or found.second is None else join.paths(found.second)
@@ -102,8 +102,8 @@ def join(found: Found, config: HistoryConfig, facts: KeyTable, sample: Sample | 
 
 
 class _Join:
-    def __init__(self, found: Found, table: KeyTable, sample: Sample | None) -> None:
-        self.found, self.table, self.sample, self.num_rows = found, table, sample, found.num_rows
+    def __init__(self, history: HistoryIndex, found: Found, sample: Sample | None) -> None:
+        self.history, self.found, self.sample, self.num_rows = history, found, sample, found.num_rows
         self.now, self.relation = found.groups.queries.now, found.groups.queries.relation
         self.pairs: list[Tensor] = []
         self.excluded: list[Tensor] = []
@@ -134,11 +134,13 @@ class _Join:
     def _features(self, walks: Walks, recency: Tensor, count: Tensor, same: Recent) -> UniqueRows:
         """Features of pairs, from recency bin and count of each walk; the last walks are `same`, one for each."""
         pair, size, found = walks.pair, walks.num_pairs, self.found
-        num_other = len(pair) - len(same.row)
+        num_other, history = len(pair) - len(same.row), self.history
+        since = history.turns.since(history.query_key(found.groups.queries), same.row, same.place)
         same_parts = {
             "same": combined("same", recency[num_other:], log_bin(same.count)),
-            "rhythm": rhythm(self.table, same.place, self.now),
+            "rhythm": rhythm(history.facts, same.place, self.now),
             "place": place_among_answers(same, found.answers),
+            "turn": turn(since, found.answers.distinct.index_select(0, same.row)),
         }
         any_recency = torch.full((size,), NUM_BINS).scatter_reduce_(0, pair, recency, "amin")
         any_count = torch.zeros(size, dtype=torch.int64).index_add_(0, pair, count)

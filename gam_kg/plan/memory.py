@@ -126,7 +126,8 @@ def history_bytes(facts: float, answers: float) -> float:
     def index(number: float) -> float:
         return (4 * number + 1) * (INT if 2 * number < 2**31 else LONG)
 
-    return keys(facts) + 2 * index(facts) + keys(answers) + index(answers)
+    turns = 2 * facts * INT
+    return keys(facts) + 2 * index(facts) + turns + keys(answers) + index(answers)
 
 
 def rule_bytes(rules: float, groups: float) -> float:

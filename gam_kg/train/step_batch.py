@@ -118,7 +118,7 @@ def queries_ahead(
 
 def query_block(history: HistoryIndex, queries: Queries, communicator: Communicator) -> QueryBlock:
     """Make the block of queries that are scored against all entities, outside training. A collective."""
-    joined = join(history.find(queries), history.config, history.facts)
+    joined = join(history, history.find(queries))
     slots = Slots.of(joined, queries.answer[:0], history.partition.num_rows, None)
     return QueryBlock(lay_out(history, joined, slots), _gather_plan(queries, history.partition, communicator))
 
@@ -144,7 +144,7 @@ def make_batch(
     if config.candidates == "sampled":
         return _sampled_batch(parts, window, history, config, rng, communicator)
     blocks = tuple(
-        _block(history, join(history.find(block), history.config, history.facts), None, communicator)
+        _block(history, join(history, history.find(block)), None, communicator)
         for part in parts
         for block in divide_queries(part, history.partition.most_rows, config.max_logits)
     )
@@ -168,7 +168,7 @@ def _sampled_batch(
     counts = communicator.sum(counts, "candidates").tolist()
     probabilities = InclusionProbabilities.of(config.history_links * len(queries), *counts)
     sample = Sample.draw(queries, config.num_negatives, (known_subject, known_row), probabilities, partition, rng)
-    blocks = [_block(history, join(one, history.config, history.facts, sample), sample, communicator) for one in found]
+    blocks = [_block(history, join(history, one, sample), sample, communicator) for one in found]
     own = torch.cat([queries.subject, queries.answer])
     own = partition.rows(own[partition.owns(own)])
     # Walks end in `ends`; rules lead to pairs apart, which no walk may reach.

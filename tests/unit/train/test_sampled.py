@@ -300,11 +300,11 @@ def test_a_step_has_probabilities_by_the_walks_of_all_of_its_queries(monkeypatch
     graph = graph_of(random_facts(3, 400))
     model, read = tiny_model(graph, history={**HISTORY, "recent": 50}), []
 
-    def noted(found, config, facts, sample):
+    def noted(history, found, sample):
         known, probabilities = len(found.known_answers[0]), sample.probabilities
         others = found.num_walks - known
         read.append((known * probabilities.known + others * probabilities.other, len(found.groups.queries)))
-        return join(found, config, facts, sample)
+        return join(history, found, sample)
 
     join = step_batch.join
     monkeypatch.setattr(step_batch, "join", noted)
