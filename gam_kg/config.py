@@ -87,12 +87,12 @@ class ModelConfig(Section):
 
 
 class TrainConfig(Section):
-    epochs: Positive = Field(5, description="passes over the training snapshots, at most")
-    learning_rate: float = Field(1e-3, gt=0, description="learning rate of the first step")
+    epochs: Positive = Field(4, description="passes over the training snapshots, at most")
+    learning_rate: float = Field(3e-3, gt=0, description="learning rate of the first step")
     decay_epochs: Positive = Field(
-        5,
+        4,
         description="epochs over which the learning rate falls along a cosine, then stays; apart from `epochs`, so "
-        "that a run of one epoch is the first epoch of a run of five",
+        "that a run of one epoch is the first epoch of a run of four",
     )
     final_learning_rate: Share = Field(0.05, description="share of learning_rate that the cosine ends at")
     weight_decay: float = Field(0.1, ge=0, description="decoupled: times the learning rate, per step")
