@@ -17,6 +17,7 @@ from gam_kg.nn.gam import GraphAttention
 from gam_kg.nn.gate import Gate
 from gam_kg.nn.history_attention import FactAttention, PathAttention, PopularityScore, at_horizon
 from gam_kg.nn.recurrence import EntityLSTM, Memory
+from gam_kg.nn.relation_rows import rows_of_relations, with_shared_rows
 from gam_kg.nn.rule_attention import ConfidenceScore, RuleAttention
 from gam_kg.nn.scores import add_scores, column_scores
 from gam_kg.nn.vectors import unit, with_selected_rows
@@ -42,8 +43,7 @@ class GAMLSTM(nn.Module):
     Entity v has the vector z_v = unit(e_v + w_v + h_v) before t: its learned row e_v, the sum w_v of the rows of the
     words of its name and features, and its memory h_v. A word's row counts √d / 2 times its weight in `NameWords` times
     its `word_agreement`, which training sets. Entities without facts in training have the learned shared row in place
-    of e_v, which entity dropout trains. Likewise relations have a row of their own or a shared one in each table that is
-    indexed by relation, see `relation_rows`; relation dropout trains the latter.
+    of e_v, which entity dropout trains; so have relations in every table of relations, by relation dropout.
 
     With several ranks it has one rank's entities; `exchange` and `gather` fetch the others'.
 
@@ -74,7 +74,7 @@ class GAMLSTM(nn.Module):
     ) -> None:
         super().__init__()
         dim, num_entities = config.dim, len(trained)
-        self.config, num_rows = config, 2 * len(trained_relations) + 2  # in tables of relations
+        self.config, num_relations = config, len(trained_relations)
         self.partition = partition or Partition(num_entities)
         ids = self.partition.ids
         std = (2 / (num_entities + dim)) ** 0.5  # Xavier, of the whole table
@@ -82,8 +82,9 @@ class GAMLSTM(nn.Module):
         if seed is not None:
             self.entity.data = normal_rows(ids, dim, seed, ENTITY).mul_(std)
         self.shared = nn.Parameter(torch.randn(dim) * std)
-        self.relation = nn.Parameter(nn.init.xavier_normal_(torch.empty(num_rows, dim)))
-        self.relation_slope = nn.Parameter(torch.zeros(num_rows, dim))
+        relation = nn.init.xavier_normal_(torch.empty(2 * num_relations, dim))
+        self.relation = nn.Parameter(with_shared_rows(relation))
+        self.relation_slope = nn.Parameter(torch.zeros_like(self.relation))
         self.register_buffer("entity_id", ids.clone(), persistent=False)
         self.register_buffer("trained", trained[ids.to(trained.device)], persistent=False)
         self.register_buffer("trained_relations", trained_relations.clone(), persistent=False)
@@ -97,12 +98,12 @@ class GAMLSTM(nn.Module):
         self.gam = GraphAttention(dim, config.heads, config.dropout)
         self.lstm = EntityLSTM(dim)
         self.decoder = DECODERS[config.decoder](dim, config.dropout)
-        self.gate = Gate(num_rows)
-        self.pair_attention = FactAttention(num_rows, dim, config.history)
-        self.path_attention = PathAttention(num_rows, dim, config.history)
-        self.rule_attention = RuleAttention(num_rows, dim, config.history)
-        self.confidence = ConfidenceScore(num_rows, config.history)
-        self.popularity = PopularityScore(num_rows, config.history)
+        self.gate = Gate(2 * num_relations)
+        self.pair_attention = FactAttention(2 * num_relations, dim, config.history)
+        self.path_attention = PathAttention(2 * num_relations, dim, config.history)
+        self.rule_attention = RuleAttention(2 * num_relations, dim, config.history)
+        self.confidence = ConfidenceScore(2 * num_relations, config.history)
+        self.popularity = PopularityScore(2 * num_relations, config.history)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GAMLSTM":
         """Moves the words of entities to another device as the parameters are."""
@@ -134,19 +135,12 @@ class GAMLSTM(nn.Module):
         return named_rows(entity, self.shared, torch.ones_like(own), self._word_rows(), words)
 
     def relation_rows(self, rng: CounterRNG | None = None) -> Tensor:
-        """Where relations and inverses have their rows in tables indexed by relation, int64 (2 * num_relations,).
-
-        A table has a row for each relation, one for each inverse, and two that are shared: by relations, and by
-        inverses, that are not trained or, in a training step, dropped.
-
-        Args:
-            rng: Random numbers of a training step, which decide relation dropout; None outside training.
-        """
-        own, number = self.trained_relations, len(self.trained_relations)
-        relation = torch.arange(number, device=own.device)
+        """The `rows_of_relations`; some drop theirs where there are random numbers of a training step."""
+        own = self.trained_relations
         if rng is not None:
+            relation = torch.arange(len(own), device=own.device)
             own = own & (rng.uniform(relation, "relation dropout") >= self.config.relation_dropout)
-        return torch.cat([torch.where(own, relation + shift, 2 * number + (shift > 0)) for shift in (0, number)])
+        return rows_of_relations(own)
 
     def _word_rows(self) -> Tensor | None:
         return None if self.word is None else self.word * self.word_agreement[:, None]
