@@ -72,6 +72,11 @@ class ModelConfig(Section):
         description="share of entity rows replaced by the shared row, drawn at every step; lower it (to 0) where the "
         "identity of an entity matters more than its name and history",
     )
+    relation_dropout: Probability = Field(
+        0.1,
+        description="share of relations replaced by the row that relations without facts in training share, drawn at "
+        "every step; 0 where no new relations will come",
+    )
     name_words: bool = Field(True, description="add learned rows for the words that entity names share")
     history: HistoryConfig = Field(
         HistoryConfig(), description="what a query reads of the past, in distinct facts; 0 switches a part off"

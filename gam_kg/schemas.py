@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 MODEL = "gam_lstm"
 SPLITS = ("train", "valid", "test")
@@ -23,7 +23,7 @@ def table_schema(columns: dict[str, pa.DataType], nullable: Collection[str] = ()
 
 
 ENTITIES = table_schema({"entity_id": _INT, "entity": _TEXT, "degree": _INT, "first_snapshot": _INT})
-RELATIONS = table_schema({"relation_id": _INT, "relation": _TEXT, "count": _INT})
+RELATIONS = table_schema({"relation_id": _INT, "relation": _TEXT, "count": _INT, "first_snapshot": _INT})
 SNAPSHOTS = table_schema({"snapshot": _INT, "num_facts": _INT})
 ENTITY_FEATURES = table_schema({"entity_id": _INT, "feature": _TEXT, "weight": pa.float64()})
 ANCHORED = table_schema({"snapshot": _INT, "anchor": _INT, "relation": pa.int32(), "other": _INT})

@@ -115,13 +115,11 @@ def write_graph(
     ):
         named = [f"{kind} {number}" for number in range(count)] if names is None or kind == "relation" else list(names)
         vocabulary.append(Vocabulary(pa.array(named, pa.large_string()), kind))
-        table = pa.table({kind: named})
+        column = rows.anchor if kind == "entity" else rows.relation
+        first = [min(rows.time[column == number].tolist(), default=99) for number in range(count)]
+        table = pa.table({kind: named, "first_snapshot": first})
         if kind == "entity":
-            first = [min(rows.time[rows.anchor == entity].tolist(), default=99) for entity in range(count)]
-            degree = rows.anchor.bincount(minlength=count)
-            table = table.append_column("first_snapshot", pa.array(first)).append_column(
-                "degree", pa.array(degree.numpy())
-            )
+            table = table.append_column("degree", pa.array(column.bincount(minlength=count).numpy()))
         pq.write_table(table, folder / f"{plural}.parquet")
     times, counts = rows.time.unique(return_counts=True)
     timeline = pa.table([times.numpy(), counts.numpy() // 2], names=SNAPSHOTS.names).cast(SNAPSHOTS)
@@ -179,7 +177,7 @@ def history_config(**changes: int) -> HistoryConfig:
 
 def model_config(**changes: Any) -> ModelConfig:
     history = history_config(**changes.pop("history", {}))
-    small = {"dim": 4, "heads": 2, "dropout": 0.0, "entity_dropout": 0.0, "history": history}
+    small = {"dim": 4, "heads": 2, "dropout": 0.0, "entity_dropout": 0.0, "relation_dropout": 0.0, "history": history}
     return ModelConfig.model_validate({**small, **changes})
 
 
@@ -192,7 +190,7 @@ def tiny_model(graph: TemporalGraph, seed: int = 0, features: pa.Table | None = 
     torch.manual_seed(seed)
     names = [NAMES[number % len(NAMES)] for number in range(graph.num_entities)]
     words = NameWords.of(names, features=features)
-    model = GAMLSTM(model_config(**changes), graph.num_relations, graph.trained, words).double()
+    model = GAMLSTM(model_config(**changes), graph.trained_relations, graph.trained, words).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.5)

@@ -26,6 +26,7 @@ UNUSUAL: dict[str, Any] = {
     "model.decoder": "conv_transe",
     "model.dropout": 0.2,
     "model.entity_dropout": 0.3,
+    "model.relation_dropout": 0.25,
     "model.name_words": False,
     "model.history.recent": 4,
     "model.history.same_relation": 2,

@@ -33,7 +33,8 @@ class TemporalGraph:
         facts: Where the rank's facts are read from.
         snapshots: Snapshots in which any rank has facts, ascending, int64 (num_snapshots,).
         num_facts: Facts of all ranks in each of them, int64 (num_snapshots,).
-        trained: Whether each entity has a fact in train, bool (num_entities,).
+        trained, trained_relations: Whether each entity and each relation has a fact in train, bool (num_entities,) and
+            (num_relations,).
         valid_start: First snapshot of validation.
         test_start: First snapshot of test.
         entity_tie, relation_tie: Hashes of the names, int64 (num_entities,) and (2 * num_relations,), which order what
@@ -46,6 +47,7 @@ class TemporalGraph:
     snapshots: Tensor
     num_facts: Tensor
     trained: Tensor
+    trained_relations: Tensor
     valid_start: int
     test_start: int
     entity_tie: Tensor | None = None
@@ -60,10 +62,21 @@ class TemporalGraph:
         columns = np.concatenate([time, time]), *anchored_facts(subject, relation, other, num_relations)
         rows = Rows(*(torch.as_tensor(column) for column in columns)).sorted()
         snapshots, counts = torch.unique(rows.time, return_counts=True)
-        trained = torch.zeros(num_entities, dtype=torch.bool)
-        trained[rows.anchor[rows.time < valid_start]] = True
+        early = rows.at(rows.time < valid_start)
+        trained = torch.isin(torch.arange(num_entities), early.anchor)
+        trained_relations = torch.isin(torch.arange(num_relations), early.relation)
         partition, source = Partition(num_entities), MemoryFacts(rows)
-        return cls(partition, num_relations, source, snapshots, counts // 2, trained, valid_start, test_start)
+        return cls(
+            partition,
+            num_relations,
+            source,
+            snapshots,
+            counts // 2,
+            trained,
+            trained_relations,
+            valid_start,
+            test_start,
+        )
 
     @classmethod
     def load(cls, path: Path, *, rank: int = 0, world_size: int = 1) -> tuple["TemporalGraph", Manifest]:
@@ -77,7 +90,7 @@ class TemporalGraph:
         partition = Partition(content["num_entities"], content["buckets"], rank, world_size)
         timeline = read_table(path / "snapshots.parquet")
         snapshots, num_facts = (timeline[name].to_numpy() for name in ("snapshot", "num_facts"))
-        first = read_table(path / "entities.parquet", columns=["first_snapshot"])["first_snapshot"].to_numpy()
+        first = (_read_column(path, kind, "first_snapshot").to_numpy() for kind in ("entity", "relation"))
         entity_tie, relation_tie = (_name_hashes(read_names(path, kind)) for kind in ("entity", "relation"))
         graph = cls(
             partition,
@@ -85,7 +98,7 @@ class TemporalGraph:
             StoredFacts(_bucket_files(path, partition, content["num_facts"]), snapshots, 2 * num_facts / world_size),
             torch.from_numpy(snapshots.copy()),
             torch.from_numpy(num_facts.copy()),
-            torch.from_numpy(first < content["valid_start"]),
+            *(torch.from_numpy(one < content["valid_start"]) for one in first),
             content["valid_start"],
             content["test_start"],
             entity_tie,
@@ -188,8 +201,12 @@ class TemporalGraph:
 
 def read_names(path: Path, kind: str) -> pa.ChunkedArray:
     """Names of a `graph/` artifact's entities (kind "entity") or relations ("relation"), in the order of their ids."""
+    return _read_column(path, kind, kind)
+
+
+def _read_column(path: Path, kind: str, column: str) -> pa.ChunkedArray:
     plural = {"entity": "entities", "relation": "relations"}[kind]
-    return read_table(path / f"{plural}.parquet", columns=[kind])[kind]
+    return read_table(path / f"{plural}.parquet", columns=[column])[column]
 
 
 def _bucket_files(path: Path, partition: Partition, num_facts: int) -> list[list[Path]]:

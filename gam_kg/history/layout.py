@@ -18,7 +18,7 @@ from gam_kg.history.recency import RecencyIndex, Recent
 from gam_kg.history.rule_walks import RuleWalks
 from gam_kg.history.sampling import Sample
 from gam_kg.history.walks import Joined, Walks
-from gam_kg.ops.ragged import join_groups, select, unique, unique_inverse
+from gam_kg.ops.ragged import UniqueRows, join_groups, select, unique, unique_inverse
 from gam_kg.ops.sparse import CSRPattern, csr_offsets, rows_from_runs
 
 
@@ -88,6 +88,34 @@ class ScoreLayout:
     def num_apart(self) -> int:
         """Number of pairs that are scored apart."""
         return 0 if self.apart is None else len(self.apart.column)
+
+    def with_relation_rows(self, row: Tensor) -> "ScoreLayout":
+        """The layout with the rows of relations, `row` (2 * num_relations,), in place of the relations."""
+
+        def rows_of(relation: Tensor) -> Tensor:
+            return row.index_select(0, relation)
+
+        def first_of(found: UniqueRows | None) -> UniqueRows | None:
+            return found and replace(found, columns=(rows_of(found.columns[0]), *found.columns[1:]))
+
+        def of_walks(walks: Walks | None) -> Walks | None:
+            return walks and replace(
+                walks,
+                first=first_of(walks.first),
+                facts=first_of(walks.facts),
+                features=first_of(walks.features),
+            )
+
+        rules, confidences, popularity = self.rules, self.confidences, self.popularity
+        return replace(
+            self,
+            relation=rows_of(self.relation),
+            facts=of_walks(self.facts),
+            paths=of_walks(self.paths),
+            rules=rules and replace(rules, body=first_of(rules.body)),
+            confidences=confidences and replace(confidences, relation=rows_of(confidences.relation)),
+            popularity=popularity and replace(popularity, relation=rows_of(popularity.relation)),
+        )
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,8 @@ def _relation_columns(run: TrainedRun) -> list[pa.Array]:
     """All relations, then all inverses (id + num_relations)."""
     ids = np.arange(2 * len(run.relations))
     names = pa.concat_arrays([run.relations.names, run.relations.names])
-    return [pa.array(ids), names, pa.array(ids >= len(run.relations)), _fixed_lists(run.model.relation.detach())]
+    vectors = run.model.relation.detach()[run.model.relation_rows()]
+    return [pa.array(ids), names, pa.array(ids >= len(run.relations)), _fixed_lists(vectors)]
 
 
 def _write(path: Path, kind: str, groups: Iterable[list[pa.Array]], dim: int) -> None:

@@ -163,7 +163,7 @@ def entity_table(found: pa.Table) -> pa.Table:
 
 def relation_table(found: pa.Table) -> pa.Table:
     """The RELATIONS table of a TALLY; see `entity_table`."""
-    return pa.table(entity_table(found).columns[: len(RELATIONS)], schema=RELATIONS)
+    return pa.table(entity_table(found).columns, schema=RELATIONS)
 
 
 def _ratios(name: str, texts: Sequence[str]) -> list[float]:

@@ -13,6 +13,7 @@ from gam_kg.history.bins import NUM_BINS
 from gam_kg.history.layout import Popularity
 from gam_kg.history.pair_features import PARTS
 from gam_kg.history.walks import Walks
+from gam_kg.nn.relation_rows import relation_table
 from gam_kg.nn.vectors import segment_log_sum
 from gam_kg.ops.ragged import UniqueRows
 from gam_kg.ops.sparse import sddmm
@@ -42,7 +43,8 @@ class RelationRows(nn.Module):
 
     def __init__(self, num_relations: int, dim: int, std: float) -> None:
         super().__init__()
-        self.rows, self.slope = _rows(num_relations, dim, std), nn.Parameter(torch.zeros(num_relations, dim))
+        self.rows = relation_table(num_relations, dim, std)
+        self.slope = nn.Parameter(torch.zeros_like(self.rows))
 
     def forward(self, relation: Tensor, horizon: int) -> Tensor:
         """The rows of some relations, (num_requested, dim)."""
@@ -96,7 +98,7 @@ class FactAttention(nn.Module):
         super().__init__()
         width, bins = config.dim, NUM_BINS
         self.query = RelationRows(num_relations, width, 0.3)
-        self.key = _rows(num_relations, width, 0.3)
+        self.key = relation_table(num_relations, width, 0.3)
         self.key_recency = _rows(bins, width, 0.3)
         self.key_count = _rows(bins, width, 0.3)
         self.subject = nn.Linear(dim, width, bias=False)
@@ -152,8 +154,8 @@ class PathAttention(nn.Module):
         super().__init__()
         width, bins = config.dim, NUM_BINS
         self.query = RelationRows(num_relations, width, 0.3)
-        self.first = _rows(num_relations, width, 0.3)
-        self.second = _rows(num_relations, width, 0.3)
+        self.first = relation_table(num_relations, width, 0.3)
+        self.second = relation_table(num_relations, width, 0.3)
         self.first_recency = _rows(bins, width, 0.1)
         self.second_recency = _rows(bins, width, 0.1)
         self.second_count = _rows(bins, width, 0.1)

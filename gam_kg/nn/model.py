@@ -17,6 +17,7 @@ from gam_kg.nn.gam import GraphAttention
 from gam_kg.nn.gate import Gate
 from gam_kg.nn.history_attention import FactAttention, PathAttention, PopularityScore, at_horizon
 from gam_kg.nn.recurrence import EntityLSTM, Memory
+from gam_kg.nn.relation_rows import rows_of_relations, with_shared_rows
 from gam_kg.nn.rule_attention import ConfidenceScore, RuleAttention
 from gam_kg.nn.scores import add_scores, column_scores
 from gam_kg.nn.vectors import unit, with_selected_rows
@@ -42,14 +43,14 @@ class GAMLSTM(nn.Module):
     Entity v has the vector z_v = unit(e_v + w_v + h_v) before t: its learned row e_v, the sum w_v of the rows of the
     words of its name and features, and its memory h_v. A word's row counts √d / 2 times its weight in `NameWords` times
     its `word_agreement`, which training sets. Entities without facts in training have the learned shared row in place
-    of e_v, which entity dropout trains.
+    of e_v, which entity dropout trains; so have relations in every table of relations, by relation dropout.
 
     With several ranks it has one rank's entities; `exchange` and `gather` fetch the others'.
 
     Args:
         config: Sizes and switches.
-        num_relations: Relations without inverses.
-        trained: Whether each entity has a row of its own (a fact in train), bool (num_entities,).
+        trained_relations: Whether each relation has a row of its own (a fact in train), bool (num_relations,).
+        trained: Likewise of entities, bool (num_entities,).
         words: Shared words of the entities' names and features; None for none.
         partition: The rank's entities; None for all.
         seed: Seed of the entity rows; the other parameters start from torch's generator. None leaves them to
@@ -58,12 +59,13 @@ class GAMLSTM(nn.Module):
 
     entity_id: Tensor
     trained: Tensor
+    trained_relations: Tensor
     word_agreement: Tensor
 
     def __init__(
         self,
         config: ModelConfig,
-        num_relations: int,
+        trained_relations: Tensor,
         trained: Tensor,
         words: NameWords | None = None,
         *,
@@ -72,7 +74,7 @@ class GAMLSTM(nn.Module):
     ) -> None:
         super().__init__()
         dim, num_entities = config.dim, len(trained)
-        self.config, self.num_relations = config, num_relations
+        self.config, num_relations = config, len(trained_relations)
         self.partition = partition or Partition(num_entities)
         ids = self.partition.ids
         std = (2 / (num_entities + dim)) ** 0.5  # Xavier, of the whole table
@@ -80,10 +82,12 @@ class GAMLSTM(nn.Module):
         if seed is not None:
             self.entity.data = normal_rows(ids, dim, seed, ENTITY).mul_(std)
         self.shared = nn.Parameter(torch.randn(dim) * std)
-        self.relation = nn.Parameter(nn.init.xavier_normal_(torch.empty(2 * num_relations, dim)))
-        self.relation_slope = nn.Parameter(torch.zeros(2 * num_relations, dim))
+        relation = nn.init.xavier_normal_(torch.empty(2 * num_relations, dim))
+        self.relation = nn.Parameter(with_shared_rows(relation))
+        self.relation_slope = nn.Parameter(torch.zeros_like(self.relation))
         self.register_buffer("entity_id", ids.clone(), persistent=False)
         self.register_buffer("trained", trained[ids.to(trained.device)], persistent=False)
+        self.register_buffer("trained_relations", trained_relations.clone(), persistent=False)
         self.word, self.words = None, None
         if words is not None and len(words.words):
             self.word = nn.Parameter(torch.randn(len(words.words), dim) * 0.05)
@@ -129,6 +133,14 @@ class GAMLSTM(nn.Module):
             return entity
         words = self.words.select(index, len(self.word))
         return named_rows(entity, self.shared, torch.ones_like(own), self._word_rows(), words)
+
+    def relation_rows(self, rng: CounterRNG | None = None) -> Tensor:
+        """The `rows_of_relations`; some drop theirs where there are random numbers of a training step."""
+        own = self.trained_relations
+        if rng is not None:
+            relation = torch.arange(len(own), device=own.device)
+            own = own & (rng.uniform(relation, "relation dropout") >= self.config.relation_dropout)
+        return rows_of_relations(own)
 
     def _word_rows(self) -> Tensor | None:
         return None if self.word is None else self.word * self.word_agreement[:, None]
@@ -197,7 +209,8 @@ class GAMLSTM(nn.Module):
         if snapshot.updated is not None:
             x, memory, key = x[snapshot.updated], memory.rows(snapshot.updated), key[snapshot.updated]
         # Only the relations of this snapshot are projected: of many, few are in any one.
-        relations = self.relation.index_select(0, snapshot.relations)
+        rows_of_relations = self.relation_rows(rng).index_select(0, snapshot.relations)
+        relations = self.relation.index_select(0, rows_of_relations)
         query = self.gam.query(x)
         aggregated, weights = self.gam.aggregate(query, messages, snapshot.edges, snapshot.edge_type, relations)
         attended = self.gam.update(aggregated, x, None if rng is None else rng.rows(key))
@@ -208,7 +221,7 @@ class GAMLSTM(nn.Module):
 
         Args:
             z: Vectors of the subjects of the rank's own queries, (num_own_queries, dim).
-            layout: The queries.
+            layout: The queries, in `relation_rows`.
             rng: Random numbers of the step; None: torch's.
 
         Returns:
@@ -216,7 +229,7 @@ class GAMLSTM(nn.Module):
         """
         relation, row_rng = layout.relation, None
         if rng is not None:
-            row_rng = rng.rows(layout.subject.long() * 2 * self.num_relations + relation)
+            row_rng = rng.rows(layout.subject.long() * len(self.relation) + relation)
         query = self.decoder(z, at_horizon(self.relation, self.relation_slope, relation, layout.horizon), row_rng)
         query = query * self.gate(relation, layout.past, layout.horizon)
         parts = self.pair_attention, self.path_attention, self.rule_attention
@@ -233,6 +246,7 @@ class GAMLSTM(nn.Module):
             rng: Random numbers of the step; None: torch's.
             gather: Maps the rank's own query vectors to those of all queries.
         """
+        layout = layout.with_relation_rows(self.relation_rows(rng))
         z, of_subject, of_end, *columns = with_selected_rows(
             z, layout.row, layout.ends, *(() if layout.columns is None else (layout.columns,))
         )
@@ -263,7 +277,7 @@ class GAMLSTM(nn.Module):
             fact: Queries for past facts, see `query_vectors`, (num_queries, history dim).
             path: Queries for paths, likewise.
             rule: Queries for rules, likewise.
-            layout: The past.
+            layout: The past, in `relation_rows`.
         """
         facts, paths = self.pair_attention, self.path_attention
         # One product for both maps.

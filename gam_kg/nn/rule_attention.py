@@ -10,6 +10,7 @@ from gam_kg.history.bins import NUM_BINS
 from gam_kg.history.confidence import BOUNDS, Confidences
 from gam_kg.history.rule_walks import CONFIDENCES, RULE_PARTS, RuleWalks
 from gam_kg.nn.history_attention import FeatureRows, RelationRows
+from gam_kg.nn.relation_rows import relation_table
 from gam_kg.nn.vectors import segment_log_sum
 from gam_kg.ops.sparse import sddmm
 
@@ -28,7 +29,7 @@ class RuleAttention(nn.Module):
         super().__init__()
         width = config.dim
         self.query = RelationRows(num_relations, width, 0.3)
-        self.body = nn.Parameter(torch.randn(num_relations, width) * 0.3)
+        self.body = relation_table(num_relations, width, 0.3)
         self.recency = nn.Parameter(torch.randn(NUM_BINS, width) * 0.1)
         self.subject = nn.Linear(dim, width, bias=False)
         self.kind = FeatureRows(RULE_PARTS, width)

@@ -88,7 +88,8 @@ def shared_sizes(workload: Workload) -> list[int]:
     """Elements of each parameter that all workers have alike."""
     config, counts = workload.config.model, workload.counts
     with torch.device("meta"):
-        model = GAMLSTM(config, counts.num_relations, torch.zeros(1, dtype=torch.bool), seed=None)
+        relations, entities = (torch.ones(number, dtype=torch.bool) for number in (counts.num_relations, 1))
+        model = GAMLSTM(config, relations, entities, seed=None)
     words = _num_words(workload)
     sizes = [value.numel() for name, value in model.named_parameters() if name != ENTITY]
     return sizes + ([words * config.dim] if words else [])

@@ -201,7 +201,7 @@ def load_model(
     config = ModelConfig.model_validate(manifest.config["model"])
     found = read_json(checkpoint / "words.json", "checkpoint")
     words = NameWords.stored(graph_path, graph_manifest, of_names=config.name_words, words=found)
-    model = GAMLSTM(config, graph.num_relations, graph.trained, words, partition=graph.partition, seed=None)
+    model = GAMLSTM(config, graph.trained_relations, graph.trained, words, partition=graph.partition, seed=None)
     model.load_state_dict(_weights_for(model, checkpoint))
     return model.eval(), graph, graph_manifest, manifest
 

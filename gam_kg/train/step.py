@@ -63,15 +63,15 @@ class ShardedModel:
             Query vectors (num_queries, dim), of which the scores are the products with z; and positions and values of
             what is added to the scores, (num_added,) each, duplicates allowed.
         """
-        own = self.model.query_vectors(z.index_select(0, block.layout.row), block.layout)
+        layout = block.layout.with_relation_rows(self.model.relation_rows())
+        own = self.model.query_vectors(z.index_select(0, layout.row), layout)
         query, *history = self.model.split_query_vectors(self.gatherer(block)(own))
-        ends = z.index_select(0, block.layout.ends)
-        added = self.model.walk_scores(ends, *history, block.layout)
-        positions, popularity = [block.layout.positions], block.layout.popularity
+        added = self.model.walk_scores(z.index_select(0, layout.ends), *history, layout)
+        positions, popularity = [layout.positions], layout.popularity
         if popularity is not None:
-            where, score = popularity.by_query(block.layout.num_columns)
+            where, score = popularity.by_query(layout.num_columns)
             positions.append(where)
-            added.append(self.model.popularity(popularity, block.layout.horizon).index_select(0, score))
+            added.append(self.model.popularity(popularity, layout.horizon).index_select(0, score))
         return query, torch.cat(positions), torch.cat([z.new_zeros(0), *added])
 
     def gatherer(self, block: QueryBlock) -> Callable[[Tensor], Tensor]:

@@ -66,7 +66,7 @@ class Trainer:
         self.history = build_history(self.graph, config.model.history, self.communicator)
         torch.manual_seed(config.seed)
         self.model = GAMLSTM(
-            config.model, graph.num_relations, graph.trained, words, partition=partition, seed=config.seed
+            config.model, graph.trained_relations, graph.trained, words, partition=partition, seed=config.seed
         ).to(device)
         if self.model.word is not None and words is not None:
             total = partial(self.communicator.sum, purpose="words")

@@ -18,7 +18,11 @@ from gam_kg.train import checkpoint
 from gam_kg.train.run import LocalCheckpoints
 from gam_kg.train.trainer import Trainer
 
-SETTINGS = {"model": {"dropout": 0.3, "entity_dropout": 0.3}, "epochs": 3, "answers_per_step": 10}
+SETTINGS = {
+    "model": {"dropout": 0.3, "entity_dropout": 0.3, "relation_dropout": 0.3},
+    "epochs": 3,
+    "answers_per_step": 10,
+}
 
 
 def trainer_of(communicator: Communicator) -> Trainer:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from graphs import NAMES, NUM_RELATIONS, graph_of, random_facts, random_features, tiny_config
+from graphs import NAMES, NUM_RELATIONS, VALID_START, graph_of, random_facts, random_features, tiny_config
 from torch import Tensor
 
 from gam_kg.distributed.communicator import Communicator
@@ -33,6 +33,11 @@ def facts_of_few(seed: int = 3) -> np.ndarray:
     return np.array([(0, t % NUM_RELATIONS, 1, t) for t in range(8)])
 
 
+def facts_with_a_new_relation() -> np.ndarray:
+    """Relation 1 has facts in validation and test only."""
+    return np.array([row for row in random_facts(17, 90) if row[1] != 1 or row[3] >= VALID_START])
+
+
 NO_HISTORY = dict.fromkeys(("recent", "same_relation", "popular", "two_hop_first"), 0)
 # In none does an answer tie with an entity of an equal vector: shards of other sizes may round the two differently.
 CASES = {
@@ -45,6 +50,7 @@ CASES = {
     "a shard without entities": (random_facts(4), {"buckets": 2}),
     "wide window": (random_facts(5), {"window": 4}),
     "dropout": (random_facts(6), {"model": {"dropout": 0.4, "entity_dropout": 0.5}}),
+    "a new relation": (facts_with_a_new_relation(), {"model": {"relation_dropout": 0.5}}),
     "several steps a snapshot": (random_facts(7, 120), {"answers_per_step": 5}),
     "blocks of queries": (random_facts(8), {"max_logits": 30}),
     "no paths": (random_facts(9), {"model": {"history": {"two_hop_first": 0}}}),

@@ -62,7 +62,7 @@ def prepared(folder: Path, entities: int, facts: int) -> Config:
         subprocess.run([sys.executable, "-m", "pipelines", *map(str, command)], check=True, stdout=subprocess.DEVNULL)
     config = load_config(None, [*overrides, "model.name_words=false"])
     graph, manifest = TemporalGraph.load(config.run_path / "graph")
-    model = GAMLSTM(config.model, graph.num_relations, graph.trained, None, partition=graph.partition, seed=0)
+    model = GAMLSTM(config.model, graph.trained_relations, graph.trained, None, partition=graph.partition, seed=0)
     described = Manifest.of("checkpoint", {"graph": manifest.id}, {"model": config.model.model_dump(mode="json")})
 
     def write(staging: Path) -> dict[str, Any]:

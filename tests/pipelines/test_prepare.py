@@ -119,6 +119,8 @@ def test_the_graph_holds_every_fact_in_both_directions(run):
     relations = pq.read_table(graph / "relations.parquet")
     assert relations.schema == RELATIONS
     assert relations["count"].to_pylist() == sorted(relations["count"].to_pylist(), reverse=True)
+    first = {name: min(at for _, r, _, at in expected if r == name) for name in relations["relation"].to_pylist()}
+    assert relations["first_snapshot"].to_pylist() == list(first.values())
 
     found = content(graph)
     assert found["num_facts"] == len(expected) == sum(found["splits"].values())

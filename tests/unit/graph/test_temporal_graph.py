@@ -114,6 +114,11 @@ def test_trained_entities_are_those_with_a_fact_in_train():
     assert torch.nonzero(graph.trained)[:, 0].tolist() == [0, 1, 2, 3]
 
 
+def test_trained_relations_are_those_with_a_fact_in_train():
+    graph = graph_of([(0, 2, 1, VALID_START - 1), (0, 0, 1, VALID_START), (0, 2, 1, TEST_START), (0, 1, 1, TEST_START)])
+    assert graph.trained_relations.tolist() == [False, False, True]
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 def test_ranks_share_out_a_stored_graph(tmp_path, world_size):
     graph = graph_of(random_facts(3))
@@ -125,7 +130,7 @@ def test_ranks_share_out_a_stored_graph(tmp_path, world_size):
         rows.update(zip(*(column.tolist() for column in mine), strict=True))
         order = np.lexsort((mine.anchor.numpy(), mine.time.numpy()))
         assert order.tolist() == list(range(len(order)))
-        for name in ("snapshots", "trained"):
+        for name in ("snapshots", "trained", "trained_relations"):
             assert torch.equal(getattr(part, name), getattr(graph, name))
         assert part.partition.owns(mine.anchor).all()
     assert rows == Counter(zip(*(column.tolist() for column in graph.rows()), strict=True))
@@ -144,7 +149,7 @@ def test_a_shard_in_memory_is_the_shard_that_is_stored(tmp_path, world_size):
         assert found.partition == stored.partition
         for column, other in zip(found.rows(), stored.rows(), strict=True):
             assert torch.equal(column, other)
-        for name in ("snapshots", "trained"):
+        for name in ("snapshots", "trained", "trained_relations"):
             assert torch.equal(getattr(found, name), getattr(stored, name))
         assert found.times == graph.times
 

@@ -30,7 +30,7 @@ def load(folder, facts):
     pq.write_table(pa.table(columns, names=ANCHORED.names).cast(ANCHORED), part / "part.parquet")
     first = [min(time for *_, time in (fact for fact in facts if name in fact)) for name in entities]
     pq.write_table(pa.table({"entity": entities, "first_snapshot": first}), folder / "entities.parquet")
-    pq.write_table(pa.table({"relation": ["hires"]}), folder / "relations.parquet")
+    pq.write_table(pa.table({"relation": ["hires"], "first_snapshot": [min(first)]}), folder / "relations.parquet")
     timeline = pa.table(np.unique(rows[:, 3], return_counts=True), names=SNAPSHOTS.names).cast(SNAPSHOTS)
     pq.write_table(timeline, folder / "snapshots.parquet")
     content = {

@@ -35,10 +35,15 @@ def test_ids_descend_in_degree_and_ties_follow_code_points():
     }
 
 
-def test_relations_have_their_count():
-    table = relation_table(tally_of([("visits", 2, 0), ("consults", 7, 0)]))
+def test_relations_have_their_count_and_first_snapshot():
+    table = relation_table(tally_of([("visits", 2, 0), ("consults", 7, 3), ("visits", 1, 4)]))
     assert table.schema == RELATIONS
-    assert table.to_pydict() == {"relation_id": [0, 1], "relation": ["consults", "visits"], "count": [7, 2]}
+    assert table.to_pydict() == {
+        "relation_id": [0, 1],
+        "relation": ["consults", "visits"],
+        "count": [7, 3],
+        "first_snapshot": [3, 0],
+    }
 
 
 rows_of_names = st.lists(st.tuples(names, st.integers(1, 5), st.integers(-9, 9)), min_size=1, max_size=40)

@@ -43,7 +43,7 @@ def graph_with_newcomers():
 def test_rows_are_the_own_or_shared_row_and_the_mean_of_the_words():
     names = ["red fox", "red hen", "blue fox", "owl"]
     trained, dropped = torch.tensor([True, True, False, True]), torch.tensor([False, True, False, False])
-    model = GAMLSTM(model_config(), 1, trained, NameWords.of(names))
+    model = GAMLSTM(model_config(), torch.tensor([True]), trained, NameWords.of(names))
     assert model.word is not None
     model.word_agreement[:] = torch.tensor([0.5, 0.25])
     # A word of weight one counts √d / 2 times its row, and in so far as entities that share it act alike.
@@ -55,7 +55,7 @@ def test_rows_are_the_own_or_shared_row_and_the_mean_of_the_words():
 
 
 def test_names_without_shared_words_add_nothing():
-    model = GAMLSTM(model_config(), 1, torch.tensor([True, True]), NameWords.of(["a", "b"]))
+    model = GAMLSTM(model_config(), torch.tensor([True]), torch.tensor([True, True]), NameWords.of(["a", "b"]))
     assert model.word is None
     assert torch.equal(model.entity_rows(), model.entity)
 

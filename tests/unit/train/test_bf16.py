@@ -17,7 +17,7 @@ TOLERANCE = 0.05
 def gradients(decoder: str, *, bf16: bool) -> torch.Tensor:
     torch.manual_seed(0)
     graph = graph_of(random_facts(0))
-    model = GAMLSTM(model_config(dim=32, decoder=decoder), graph.num_relations, graph.trained)
+    model = GAMLSTM(model_config(dim=32, decoder=decoder), graph.trained_relations, graph.trained)
     window, queries = message_graphs(graph, (1, 2)), graph.snapshot(3).queries
     history, precision = history_before(graph, model.config.history, 3), "bf16" if bf16 else "float32"
     memory, rng = model.empty_memory(), CounterRNG(0, 0)
@@ -38,6 +38,6 @@ def test_gradients_in_bf16_are_near_those_in_single_precision(decoder: str) -> N
 
 def test_evaluation_scores_are_single_precision() -> None:
     graph = graph_of(random_facts(0))
-    model = GAMLSTM(model_config(), graph.num_relations, graph.trained)
+    model = GAMLSTM(model_config(), graph.trained_relations, graph.trained)
     scorer = ModelScorer(sharded(model), HistoryIndex(graph, model.config.history))
     assert scorer.scores(graph.snapshot(3).queries).dtype == torch.float32

@@ -13,7 +13,7 @@ from gam_kg.graph.partition import Partition
 from gam_kg.train import checkpoint
 from gam_kg.train.trainer import Trainer
 
-MODEL = {"dropout": 0.2, "entity_dropout": 0.4}
+MODEL = {"dropout": 0.2, "entity_dropout": 0.4, "relation_dropout": 0.4}
 TRAIN = {"epochs": 3, "patience": 3, "answers_per_step": 8, "learning_rate": 0.01, "max_horizon": 3, "ahead_share": 0.5}
 NOT_RESULTS = ("seconds", "facts_per_second", "peak_memory_bytes", "phases", "traffic")
 FILES = [

@@ -1,0 +1,30 @@
+"""Tables of relations: a row for each relation, one for each inverse, and two for those that have no facts in training.
+
+Shared rows are zero at the start, which says of a relation only what holds for all; random rows would have to be
+unlearned first.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+def relation_table(num_relations: int, dim: int, std: float) -> nn.Parameter:
+    """A table of `num_relations` random rows, those of relations and inverses, of this deviation, and shared rows."""
+    return nn.Parameter(with_shared_rows(torch.randn(num_relations, dim) * std))
+
+
+def with_shared_rows(rows: Tensor) -> Tensor:
+    """A table of the rows of relations and inverses, (num_relations, dim), and shared rows."""
+    return torch.cat([rows, rows.new_zeros(2, rows.shape[1])])
+
+
+def rows_of_relations(own: Tensor) -> Tensor:
+    """Where relations, and then inverses, have their rows in tables, int64 (2 * num_relations,).
+
+    Args:
+        own: Whether a relation and its inverse have rows of their own, bool (num_relations,); otherwise it has the
+            last row but one, and its inverse the last.
+    """
+    number = len(own)
+    relation = torch.arange(number, device=own.device)
+    return torch.cat([torch.where(own, relation, 2 * number), torch.where(own, relation + number, 2 * number + 1)])
