@@ -126,7 +126,7 @@ def test_a_graph_of_its_own_is_not_replaced(finished, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "shown"),
     [
-        (("--parts", "memory"), "--parts memory: there is no such part; allowed here: past_facts"),
+        (("--parts", "attention"), "--parts attention: there is no such part; allowed here: past_facts"),
         (("model.name_words=false", "--parts", "name_words"), "--parts name_words: it is off already"),
         (("--out", "s3://bucket/table"), "--out=s3://bucket/table: a URI is not allowed"),
     ],
