@@ -38,6 +38,9 @@ class HistoryConfig(Section):
     recent: Count = Field(100, description="most recent facts of the subject, any relation")
     same_relation: Count = Field(1000, description="most recent facts of the subject with the query's relation")
     popular: Count = Field(10_000, description="most recent objects of the query's relation, any subject")
+    pair_statistics: bool = Field(
+        True, description="score candidates also by when and how often facts of the pair were seen"
+    )
     two_hop_first: Count = Field(15, description="most recent facts of the subject that a path may start with")
     two_hop_second: Count = Field(10, description="most recent facts of each neighbour that a path may end with")
     rule_bodies: Count = Field(
@@ -78,6 +81,15 @@ class ModelConfig(Section):
         "every step; 0 where no new relations will come",
     )
     name_words: bool = Field(True, description="add learned rows for the words that entity names share")
+    word_agreement: bool = Field(True, description="a word counts as far as the entities that share it act alike")
+    memory: bool = Field(
+        True,
+        description="entities remember their snapshots, by graph attention and an LSTM; false: their vectors stay the "
+        "same over time",
+    )
+    gate: bool = Field(
+        True, description="weigh vectors against the counted past, by relation and by how repetitive a query's past is"
+    )
     history: HistoryConfig = Field(
         HistoryConfig(), description="what a query reads of the past, in distinct facts; 0 switches a part off"
     )

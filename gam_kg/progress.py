@@ -15,6 +15,13 @@ class Advance(Protocol):
         ...
 
 
+def duration(seconds: float) -> str:
+    """A time as people write it: 42 s, 12 min, 3.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def progress_lines(description: str, total: int, unit: str, print_line: Callable[[str], None]) -> Advance:
     """Print progress every 15 seconds as "{description}: {done}/{total} {unit}", with rate and time left."""
     started = last = time.monotonic()
@@ -27,6 +34,6 @@ def progress_lines(description: str, total: int, unit: str, print_line: Callable
             return
         last, rate = now, done / (now - started)
         left = (known - done) / rate if rate else float("inf")
-        print_line(f"{description}: {done}/{known} {unit}, {rate:.1f}/s, {left:.0f} s left {note}".rstrip())
+        print_line(f"{description}: {done}/{known} {unit}, {rate:.1f}/s, {duration(left)} left {note}".rstrip())
 
     return advance

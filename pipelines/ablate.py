@@ -3,9 +3,11 @@
 import json
 import logging
 import os
+import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import mean
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from gam_kg.inference.report import write_html
 from gam_kg.inference.run_comparison import Ranked, compare
 from gam_kg.output import replacing
 from gam_kg.parquet import write_table
+from gam_kg.progress import duration
 from pipelines.evaluate import evaluate
 from pipelines.parts import choose_parts
 from pipelines.ray_session import ray_session
@@ -59,15 +62,42 @@ def ablate(
         graph = graph_for_trainings(config)
         runs: dict[str, list[Path]] = {part: [] for part in chosen}
         folder = out or config.run_path / "ablation"
+        trainings = [
+            (part, seed, _child(config, without, part, seed))
+            for seed in range(config.seed, config.seed + num_seeds)
+            for part, without in chosen.items()
+        ]
+        took: list[float] = []
         with ray_session():
-            for number, seed in enumerate(range(config.seed, config.seed + num_seeds)):
-                for step, (part, without) in enumerate(chosen.items(), 1 + number * len(chosen)):
-                    logger.info("ablate: %d of %d: %s, seed %d", step, num_seeds * len(chosen), part, seed)
-                    runs[part].append(_train(graph, _child(config, without, part, seed), take_over))
-                _write(folder, config.name, ablations := _compare(runs))
+            for number, (part, seed, child) in enumerate(trainings, 1):
+                left = _time_left(took, [later.run_path for _, _, later in trainings[number - 1 :]])
+                logger.info("ablate: %d of %d: %s, seed %d%s", number, len(trainings), part, seed, left)
+                was_done, started = _is_done(child.run_path), time.monotonic()
+                runs[part].append(_train(graph, child, take_over))
+                if not was_done:
+                    took.append(time.monotonic() - started)
+                # The tables of the first seed grow part by part, and those of another need all of its trainings.
+                if seed == config.seed or number % len(chosen) == 0:
+                    _write(folder, config.name, ablations := _compare(runs))
+    if not _can_draw():
+        logger.warning("ablate: no picture; for one, pip install 'gam-kg[report]'")
     for header, rows in ablation_pages(ablations):
         show_table("" if header[0].startswith("valid") else "for the report alone, not to choose by:", header, rows)
     return folder / "ablation.html"
+
+
+def _can_draw() -> bool:
+    return find_spec("matplotlib") is not None
+
+
+def _is_done(run: Path) -> bool:
+    return (run / "evaluation").exists()
+
+
+def _time_left(took: Sequence[float], left: Sequence[Path]) -> str:
+    """About how long the trainings in some folders will take, by what others took."""
+    number = sum(not _is_done(run) for run in left)
+    return f", about {duration(number * mean(took))} left" if took and number else ""
 
 
 def _child(config: Config, without: Config, part: str, seed: int) -> Config:
@@ -93,7 +123,7 @@ def _train(graph: Path, child: Config, take_over: bool) -> Path:
 
 
 def _compare(runs: dict[str, list[Path]]) -> list[Ablation]:
-    ranked = {part: [Ranked.read(run) for run in of_part] for part, of_part in runs.items()}
+    ranked = {part: [Ranked.read(run) for run in of_part] for part, of_part in runs.items() if of_part}
     full = next(iter(ranked.values()))
     return [Ablation(part, _seconds(runs[part]), compare(full, without)) for part, without in ranked.items()]
 
@@ -108,9 +138,7 @@ def _write(folder: Path, name: str, ablations: Sequence[Ablation]) -> None:
     page = folder / "ablation.html"
     with replacing(page.with_suffix(".parquet")) as staging:
         write_table(ablation_table(ablations), staging)
-    if find_spec("matplotlib") is None:
-        logger.warning("ablate: no picture; for one, pip install 'gam-kg[report]'")
-    else:
+    if _can_draw():
         with replacing(page.with_suffix(".png")) as staging:
             draw_ablation(ablations, staging)
     write_html(page, f"gam-kg: what the parts of {name} are worth", _NOTES, list(ablation_pages(ablations)))

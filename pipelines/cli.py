@@ -37,7 +37,13 @@ app = typer.Typer(
 )
 Verb = Literal["run", "prepare", "train", "evaluate", "embed", "predict", "report"]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
-At = Annotated[str | None, typer.Option(help="After the facts of this timestamp; none: after the last fact.")]
+At = Annotated[
+    str | None,
+    typer.Option(
+        help="With --like, after the facts of this timestamp; none: of the last one. With --query, at this timestamp, "
+        "from the facts before it; none: just after the last fact."
+    ),
+]
 
 
 @app.command("run")

@@ -63,7 +63,6 @@ def summary_lines(out: Path, manifest: Manifest) -> list[str]:
     best, rows = optimum["test"]["all"], {"single-step": optimum["test"]} | optimum["multi_step"]
     sizes = [f"{content[f'num_{name}']:,} {name}" for name in ("facts", "entities", "relations", "snapshots")]
     header = ["horizon", "facts", *optimum["test"]]
-    bound = " (chained_follow: a bound from horizon 2 on)" if "chained_follow" in header else ""
     table = [
         [name, f"{row['all']['facts']:,}", *(_percent(row.get(role)) for role in header[2:])]
         for name, row in rows.items()
@@ -74,7 +73,7 @@ def summary_lines(out: Path, manifest: Manifest) -> list[str]:
         f"best-possible test MRR (single-step, time-aware, from timestamp {content['test_start']} on): "
         f"{100 * best['both']:.2f} % ± {100 * best['both_error']:.2f} "
         f"(objects {100 * best['object']:.2f}, subjects {100 * best['subject']:.2f})",
-        f"single-step, and multi-step by horizon in snapshots{bound}, in %:",
+        "single-step, and multi-step by horizon in snapshots, in %:",
         *("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *table]),
     ]
 

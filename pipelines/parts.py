@@ -11,13 +11,17 @@ FULL = "full"
 
 PARTS: dict[str, dict[str, Any]] = {
     "past_facts": {"model.history.recent": 0, "model.history.same_relation": 0},
+    "pair_statistics": {"model.history.pair_statistics": False},
     "paths": {"model.history.two_hop_first": 0},
     "popularity": {"model.history.popular": 0},
     "rules": {"model.history.rule_bodies": 0},
     "rule_confidence": {"model.history.rule_confidence": False},
-    "name_words": {"model.name_words": False},
-    "entity_dropout": {"model.entity_dropout": 0.0},
+    "memory": {"model.memory": False},
     "memory_gradients": {"train.window": 0},
+    "gate": {"model.gate": False},
+    "name_words": {"model.name_words": False},
+    "word_agreement": {"model.word_agreement": False},
+    "entity_dropout": {"model.entity_dropout": 0.0},
     "horizons": {"train.max_horizon": 1},
 }
 """Name → the settings that switch it off."""

@@ -13,6 +13,7 @@ import os
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +27,7 @@ from gam_kg.config import Config
 from gam_kg.errors import GamKGError
 from gam_kg.output import remove
 from gam_kg.parquet import write_table
+from gam_kg.progress import duration
 from gam_kg.run_config import checkpoint_settings
 from gam_kg.schemas import TRIALS
 from gam_kg.train.run import threads
@@ -89,7 +91,7 @@ def search(
             Record.read(folder)  # a damaged one is refused before any work
         with ray_session():
             base = _one_process(config, concurrent)
-            _run_trials([base.changed(settings) for settings in drawn], graph, folders, concurrent, hours)
+            _run_trials([(settings, base.changed(settings)) for settings in drawn], graph, folders, concurrent, hours)
         records = [Record.read(folder) for folder in folders]
         path = config.run_path / "tune"
         write_artifact(path, manifest, lambda folder: _write(folder, config, drawn, records))
@@ -106,14 +108,28 @@ def _one_process(config: Config, concurrent: int) -> Config:
 
 
 def _run_trials(
-    configs: Sequence[Config], graph: Path, folders: Sequence[Path], concurrent: int, hours: float | None
+    drawn: Sequence[tuple[Settings, Config]],
+    graph: Path,
+    folders: Sequence[Path],
+    concurrent: int,
+    hours: float | None,
 ) -> None:
-    resources = {"CPU": configs[0].train.threads} | ({"GPU": 1} if configs[0].train.use_gpu else {})
-    check_room(configs[0], resources)
+    train = drawn[0][1].train
+    resources = {"CPU": train.threads} | ({"GPU": 1} if train.use_gpu else {})
+    check_room(drawn[0][1], resources)
     trials = [
-        {"number": number, "config": config.model_dump(mode="json"), "graph": str(graph), "folder": str(folder)}
-        for number, (config, folder) in enumerate(zip(configs, folders, strict=True))
+        {
+            **{"number": number, "settings": ", ".join(f"{key}={value}" for key, value in settings.items())},
+            **{"config": config.model_dump(mode="json"), "graph": str(graph), "folder": str(folder)},
+        }
+        for number, ((settings, config), folder) in enumerate(zip(drawn, folders, strict=True))
     ]
+    logger.info(
+        "tune: %d trials of at most %d epochs, %d at the same time",
+        len(trials),
+        train.epochs,
+        min(concurrent, len(trials)),
+    )
     ray_files = folders[0].parent / "ray"
     remove(ray_files)
     with ExitStack() as stack:
@@ -125,14 +141,14 @@ def _run_trials(
             tune_config=tune.TuneConfig(
                 metric="valid_mrr",
                 mode="max",
-                scheduler=_Asha(time_attr="epoch", max_t=configs[0].train.epochs, reduction_factor=3),
+                scheduler=_Asha(train.epochs, folders, concurrent),
                 max_concurrent_trials=concurrent,
                 time_budget_s=None if hours is None else 3600 * hours,
             ),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(ray_files),
-                failure_config=tune.FailureConfig(max_failures=configs[0].train.max_failures),
+                failure_config=tune.FailureConfig(max_failures=train.max_failures),
                 verbose=0,
             ),
         )
@@ -152,20 +168,35 @@ def _worker(settings: dict[str, Any]) -> None:
 
 
 class _Asha(ASHAScheduler):
-    """Shows each epoch, and records which trials it stops."""
+    """Shows where trials begin and each epoch, and records which trials it stops; `folders` are those of all trials."""
+
+    def __init__(self, epochs: int, folders: Sequence[Path], concurrent: int) -> None:
+        super().__init__(time_attr="epoch", max_t=epochs, reduction_factor=3)
+        self._epochs, self._folders, self._concurrent = epochs, folders, concurrent
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decision, about = super().on_trial_result(tune_controller, trial, result), trial.config["trial"]
         number, epoch, folder = about["number"], result["epoch"], Path(about["folder"])
-        if result["is_new"]:
-            logger.info("tune: trial %d, epoch %d: validation MRR %.2f", number, epoch, 100 * result["valid_mrr"])
         record = Record.read(folder)
-        if decision == TrialScheduler.STOP and record.status == UNFINISHED:
-            is_last = epoch == about["config"]["train"]["epochs"]
-            record.end(folder, FINISHED if is_last else STOPPED)
-            if not is_last:
-                logger.info("tune: trial %d is stopped, others are better after epoch %d", number, epoch)
+        if epoch == 0 and record.status == UNFINISHED:
+            goes_on = f" after epoch {len(record.epochs)}" if record.epochs else ""
+            logger.info("tune: trial %d begins%s: %s", number, goes_on, about["settings"])
+        stops = decision == TrialScheduler.STOP and record.status == UNFINISHED
+        if stops:
+            record.end(folder, FINISHED if epoch == self._epochs else STOPPED)
+        if result["is_new"]:
+            shown = number, epoch, 100 * result["valid_mrr"], duration(result["seconds"]), self._time_left()
+            logger.info("tune: trial %d, epoch %d: validation MRR %.2f, %s%s", *shown)
+        if stops and record.status == STOPPED:
+            logger.info("tune: trial %d is stopped, others are better after epoch %d", number, epoch)
         return decision
+
+    def _time_left(self) -> str:
+        """How long all trials take if none is stopped early, by the mean epoch so far."""
+        records = [Record.read(folder) for folder in self._folders]
+        took = [epoch["seconds"] for record in records for epoch in record.epochs]
+        left = sum(self._epochs - len(record.epochs) for record in records if record.status == UNFINISHED)
+        return f", {duration(mean(took) * left / self._concurrent)} left at most" if left else ""
 
 
 @contextmanager

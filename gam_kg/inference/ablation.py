@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,9 @@ import pyarrow as pa
 from gam_kg.inference.report import Table
 from gam_kg.inference.run_comparison import Comparison, difference_cells
 from gam_kg.schemas import ABLATION
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -61,29 +64,41 @@ def ablation_pages(ablations: Sequence[Ablation]) -> Iterator[Table]:
 
 
 def draw_ablation(ablations: Sequence[Ablation], path: Path) -> None:
-    """Draw the difference to the full model that each part switched off makes, with its interval, into a PNG.
+    """Draw `ablation_figure` into a PNG; raises as it does."""
+    ablation_figure(ablations).savefig(path, dpi=110, format="png")
+
+
+def ablation_figure(ablations: Sequence[Ablation]) -> "Figure":
+    """The difference to the full model that each part switched off makes, with its interval.
+
+    There is a row of panels for each split and a column for each setting, and the panels of a row have one scale.
 
     Raises:
         ImportError: matplotlib (the `report` extra) is not installed.
     """
     from matplotlib.figure import Figure
 
-    panels = _evaluated(ablations)
-    figure = Figure(figsize=(5 * len(panels), 1.5 + 0.4 * len(ablations)), layout="constrained")
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axis, (split, setting) in zip(axes, panels, strict=True):
-        found = list(_overall(ablations[1:], split, setting))
-        for row, (_, one) in enumerate(found):
-            full = np.array(one.first)
+    panels, parts = _evaluated(ablations), ablations[1:]
+    splits, settings = (list(dict.fromkeys(names)) for names in zip(*panels, strict=True))
+    size = 5 * len(settings) + 2, len(splits) * (1.2 + 0.3 * len(parts)) + 0.4
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(splits), len(settings), sharex="row", sharey=True, squeeze=False)
+    for split, setting in panels:
+        axis = axes[splits.index(split), settings.index(setting)]
+        full = np.array(next(one for _, one in _overall(ablations, split, setting)).second)
+        for row, (_, one) in enumerate(_overall(parts, split, setting)):
             axis.plot(100 * (np.array(one.second) - full), [row] * len(full), "|", color="0.5")
             axis.plot([100 * one.difference.low, 100 * one.difference.high], [row, row], color="C0", linewidth=3)
             axis.plot(100 * one.difference.mean, row, "o", color="C0")
-        axis.set_yticks(range(len(found)), [_label(ablation) for ablation, _ in found])
+        axis.set_yticks(range(len(parts)), [_label(ablation) for ablation in parts])
+        axis.set_ylim(max(1, len(parts)) - 0.5, -0.5)
         axis.axvline(0, color="0.7", linewidth=1)
-        axis.set(title=f"{split}, {setting.replace('_', '-')}", xlabel="MRR minus that of the full model, %")
-    axes[0].invert_yaxis()
-    figure.supxlabel("point: mean over seeds; line: 95 % interval over queries; ticks: seeds", fontsize="small")
-    figure.savefig(path, dpi=110, format="png")
+        axis.set_title(f"{split}, {setting.replace('_', '-')}: full model {100 * full.mean():.2f} %")
+        axis.set_xlabel("MRR minus that of the full model, %")
+    count = len(ablations[0].found[0].second)
+    seeds = "1 seed" if count == 1 else f"point: mean over {count} seeds; ticks: each seed"
+    figure.supxlabel(f"{seeds}; line: 95 % interval over queries, which does not cover other seeds", fontsize="small")
+    return figure
 
 
 def _label(ablation: Ablation) -> str:

@@ -74,9 +74,9 @@ def _warn_beyond_training(run: TrainedRun, queries: EncodedQueries) -> None:
     far, last = horizon > run.trained_horizon, run.axis.label(run.graph.end - 1)
     if far.any():
         logger.warning(
-            "%s queries are up to %s snapshots beyond the last fact (%s), and training looked ahead %s at most "
-            "(train.max_horizon): answers beyond that extrapolate",
-            *(f"{far.sum():,}", f"{horizon.max():,}", last, f"{run.trained_horizon:,}"),
+            "warning: training looked ahead %s snapshots at most (train.max_horizon); beyond that answers extrapolate, "
+            "those to %s of %s queries, up to %s snapshots beyond the last fact (%s)",
+            *(f"{run.trained_horizon:,}", f"{far.sum():,}", f"{len(far):,}", f"{horizon.max():,}", last),
         )
 
 

@@ -108,6 +108,7 @@ class FactAttention(nn.Module):
         self.features = nn.ModuleList([FeatureRows(parts, width) for parts in PARTS.values()])
         self.gain, self.bias = (RelationRows(num_relations, width, 0.0) for _ in range(2))
         self.out = nn.Parameter(torch.randn(width) * 0.2)
+        self.statistics = config.pair_statistics
 
     def queries(self, subject: Tensor, relation: Tensor, horizon: int) -> Tensor:
         """Query vectors, (num_queries, width), of subjects' z, (num_queries, dim), and relations, (num_queries,)."""
@@ -131,7 +132,7 @@ class FactAttention(nn.Module):
         weight = weight + _rows_at(extra, walks.facts.index.index_select(0, walks.pattern.column))
         pointer = segment_log_sum(weight.clamp(max=self.max_log_weight), walks.pair, walks.num_pairs)
         assert walks.features is not None
-        return pointer + self._pair_mlp(walks.features, horizon)
+        return pointer + self._pair_mlp(walks.features, horizon) if self.statistics else pointer
 
     def _pair_mlp(self, pairs: UniqueRows, horizon: int) -> Tensor:
         relation, *columns = pairs.columns

@@ -1,6 +1,7 @@
 """GAM_LSTM: entity rows and memory, graph attention, LSTM, decoder and history attention in one module."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -201,8 +202,13 @@ class GAMLSTM(nn.Module):
                 entities, (num_active, 2 * dim).
 
         Returns:
-            Attention weights (num_edges, heads), and the memory of the updated entities after the snapshot.
+            Attention weights (num_edges, heads), and the memory of the updated entities after the snapshot. Without
+            `memory` in the configuration they are zero, and it is, except for `last_seen`.
         """
+        if not self.config.memory:
+            before = memory if snapshot.updated is None else memory.rows(snapshot.updated)
+            seen = torch.full_like(before.last_seen, snapshot.time)
+            return rows.new_zeros(len(snapshot.edge_type), self.config.heads), replace(before, last_seen=seen)
         x = unit(rows + memory.hidden)
         messages = exchange(self.gam.message(x), snapshot)
         key = self.entity_id.index_select(0, snapshot.active) + snapshot.time * self.partition.num_entities
@@ -231,7 +237,8 @@ class GAMLSTM(nn.Module):
         if rng is not None:
             row_rng = rng.rows(layout.subject.long() * len(self.relation) + relation)
         query = self.decoder(z, at_horizon(self.relation, self.relation_slope, relation, layout.horizon), row_rng)
-        query = query * self.gate(relation, layout.past, layout.horizon)
+        if self.config.gate:
+            query = query * self.gate(relation, layout.past, layout.horizon)
         parts = self.pair_attention, self.path_attention, self.rule_attention
         return torch.cat([query, *(part.queries(z, relation, layout.horizon) for part in parts)], 1)
 

@@ -73,7 +73,8 @@ def memory_items(workload: Workload, base_bytes: float) -> list[Item]:
 
 def sketch_bytes(workload: Workload) -> float:
     """The sketches of the entities' facts, and their sums for each word; see `word_agreement`."""
-    words, columns = _num_words(workload), sketch_columns(workload.counts.num_entities)
+    words = _num_words(workload) if workload.config.model.word_agreement else 0
+    columns = sketch_columns(workload.counts.num_entities)
     return columns * (workload.rows * (INT + DOUBLE) + 3 * words * DOUBLE) if words else 0.0
 
 

@@ -84,7 +84,7 @@ def step_bytes_sent(workload: Workload) -> dict[str, float]:
         world_size=ranks,
         num_queries=float(np.average(workload.scored, weights=workload.steps)),
         num_answers=float(np.average(workload.answers, weights=workload.steps)),
-        halo_rows=halo_rows / len(counts.num_facts),
+        halo_rows=halo_rows / len(counts.num_facts) if config.model.memory else 0.0,
         num_shared=sum(shared_sizes(workload)),
         dim=config.model.dim,
         history_dim=config.model.history.dim,

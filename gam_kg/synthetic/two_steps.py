@@ -3,138 +3,94 @@
 The fact (s, follow, ?, t) has a lead (s, lead, b, t - 1), and its predicted object is that of b's last lead before t.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from gam_kg.synthetic import single_step
 from gam_kg.synthetic.generator import NOTHING
-from gam_kg.synthetic.multi_step import Cut, kind_sizes, rank_kinds
+from gam_kg.synthetic.multi_step import Cut
+from gam_kg.synthetic.single_step import mean_reciprocal
 
 _CELLS = 2_000_000  # scores at once
 
 
 def object_reciprocals(cut: Cut) -> np.ndarray:
-    """1 / rank of the object of each follow in [start, stop), float64 (num_facts,).
-
-    With x and z for the objects of the last visible leads of s and b, there are these ways to an object, before noise:
-    s's state is unbroken, b is x, and x's state is unbroken too; b is drawn, and its state z is unbroken; b is drawn
-    and is s itself, which is then the object; or else the object is drawn.
-    """
-    follows = cut.generated.facts[1]
+    """1 / rank of the object of each follow in [start, stop), float64 (num_facts,)."""
+    follows, law = cut.generated.facts[1], _Law(cut)
     here = (follows.time >= cut.start) & (follows.time < cut.stop)
     found = single_step.object_reciprocals(cut.generated, 1)[here]
-    entities, probability = cut.present
-    last = _places(entities, cut.states[np.searchsorted(cut.generated.subjects, entities), 0])
-    known = last != NOTHING
-    pointed = np.bincount(last[known], probability[known], len(entities))
-    unbroken = cut.hidden @ (1 - cut.noise) ** np.arange(len(cut.hidden))  # in a number of slots
-    keep, horizon = 1 - cut.noise, follows.time[here] - cut.start + 1
-    subject, object = (_places(entities, entity[here]) for entity in (follows.subject, follows.object))
-    later = np.flatnonzero(horizon > 1)
-    for rows in np.array_split(later, -(-len(later) * len(entities) // _CELLS) or 1):
-        row, s, h = np.arange(len(rows)), subject[rows], horizon[rows]
-        first = np.where(known[s], keep * unbroken[h - 2], 0)
-        both = np.where(known[s], keep * unbroken[2 * h - 3], 0)
-        fresh = unbroken[h - 1] - both
-        score = fresh[:, None] * pointed
-        score[row, last[s]] -= np.where(known[s], fresh * probability[s], 0)
-        itself = known[s] & (last[s] == s)
-        score[row, s] += (1 - first) * probability[s] + np.where(itself, first, 0)
-        second = last[last[s]]
-        score[row, second] += np.where(known[s] & ~itself & (second != NOTHING), both, 0)
-        score *= keep
-        score += (1 - score.sum(1))[:, None] * probability
-        found[rows] = 1 / (1 + (score > score[row, object[rows]][:, None]).sum(1))
+    subject, object = (law.places(entity[here]) for entity in (follows.subject, follows.object))
+    for rows, horizon in law.blocks(follows.time[here]):
+        score = law.chances(subject[rows, None], law.every, horizon)
+        own = np.take_along_axis(score, object[rows, None], 1)
+        found[rows] = 1 / (1 + (score > own).sum(1))
     return found
 
 
 def subject_reciprocals(cut: Cut) -> np.ndarray:
-    """As `object_reciprocals`, of the subject, by an oracle that knows more where the horizon is above 1.
-
-    It knows of each entity whether the object of its last lead before t is the query's object, another one, or whether
-    there is no such lead; so the candidates are independent of each other, which they are not for a predictor.
-    """
-    follows, leads = cut.generated.facts[1], cut.generated.facts[0]
+    """As `object_reciprocals`, of the subject: the mean over the orders of equals, without the other answers."""
+    follows, law = cut.generated.facts[1], _Law(cut)
     here = (follows.time >= cut.start) & (follows.time < cut.stop)
     found = single_step.subject_reciprocals(cut.generated, 1)[here]
-    series, object, time = np.searchsorted(cut.generated.subjects, follows.subject), follows.object, follows.time
-    visible = cut.states[:, 0]
-    state = visible.copy()
-    for now in range(cut.start + 1, cut.stop):
-        led = leads.time == now - 1
-        state[np.searchsorted(cut.generated.subjects, leads.subject[led])] = leads.object[led]
-        at = time == now
-        if at.any():
-            found[at[here]] = _oracle(cut, now - cut.start + 1, visible, state, series[at], object[at])
+    subject, object = (law.places(entity[here]) for entity in (follows.subject, follows.object))
+    _, query = np.unique(np.stack([follows.time[here], object]), axis=1, return_inverse=True)
+    order = np.argsort(query, kind="stable")  # answers of a query stand together
+    first = np.searchsorted(query[order], query)
+    stop = np.searchsorted(query[order], query, side="right")
+    for rows, horizon in law.blocks(follows.time[here]):
+        score = law.chances(law.every, object[rows, None], horizon)
+        own = np.take_along_axis(score, subject[rows, None], 1)
+        above, equal = (score > own).sum(1), (score == own).sum(1)
+        for row, place in enumerate(rows):
+            others = score[row, subject[order[first[place] : stop[place]]]]  # the answer itself is one of them
+            above[row] -= (others > own[row]).sum()
+            equal[row] -= (others == own[row]).sum()
+        found[rows] = mean_reciprocal(above, equal + 1)
     return found
 
 
-_UNKNOWN, _OBJECT, _LEADS_THERE, _LEADS_NOWHERE, _ELSE = range(5)  # what the last visible lead of a series points at
+class _Law:
+    """The probability that a follow has an object, for all subjects and objects that are there after the cut."""
 
+    def __init__(self, cut: Cut) -> None:
+        self._cut = cut
+        self._entities, self._probability = cut.present
+        self.every = np.arange(len(self._entities))[None]
+        series = np.searchsorted(cut.generated.subjects, self._entities)
+        self._last = self.places(cut.states[series, 0])
+        known = self._last != NOTHING
+        self._second = np.where(known, self._last[self._last], NOTHING)
+        self._pointed = np.bincount(self._last[known], self._probability[known], len(self._entities))
+        self._unbroken = cut.hidden @ (1 - cut.noise) ** np.arange(len(cut.hidden))  # in a number of slots
 
-def _oracle(
-    cut: Cut, horizon: int, visible: np.ndarray, state: np.ndarray, series: np.ndarray, object: np.ndarray
-) -> np.ndarray:
-    """1 / rank of the subject of the follows of a snapshot.
+    def places(self, chosen: np.ndarray) -> np.ndarray:
+        """Places of some among the entities, ascending; NOTHING for NOTHING."""
+        return np.where(chosen == NOTHING, NOTHING, np.searchsorted(self._entities, chosen))
 
-    Args:
-        cut: The cut.
-        horizon: Of the snapshot, above 1.
-        visible: Object of the last visible lead of each series or NOTHING, (num_series,).
-        state: The same of the last lead before the snapshot, (num_series,).
-        series: Of each follow, (num_facts,).
-        object: Of each follow, (num_facts,).
-    """
-    subjects = cut.generated.subjects
-    then = np.where(visible == NOTHING, NOTHING, state[np.searchsorted(subjects, visible).clip(max=len(subjects) - 1)])
+    def blocks(self, time: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Facts whose lead is hidden, some at once, and their horizons, (num_facts, 1)."""
+        horizon = time - self._cut.start + 1
+        later = np.flatnonzero(horizon > 1)
+        for rows in np.array_split(later, -(-len(later) * len(self._entities) // _CELLS) or 1):
+            yield rows, horizon[rows, None]
 
-    def kind(series: np.ndarray, object: np.ndarray) -> np.ndarray:
-        x, y = visible[series], then[series]
-        choices = [x == NOTHING, x == object, y == NOTHING, y == object]
-        place = np.select(choices, [_UNKNOWN, _OBJECT, _LEADS_NOWHERE, _LEADS_THERE], _ELSE)
-        return 2 * place + ((state[series] == object) & (object != NOTHING))
+    def chances(self, subject: np.ndarray, object: np.ndarray, horizon: np.ndarray) -> np.ndarray:
+        """Probability of an object for a follow of a subject, given by places, at a horizon above 1.
 
-    candidates = np.flatnonzero(state != NOTHING)
-    objects, query = np.unique(object, return_inverse=True)
-    related = np.stack([visible, state, then], 1)[candidates]
-    sizes = kind_sizes(kind, objects, candidates, related, 10)
-    value = _values(cut, horizon, state, objects)
-    return rank_kinds(kind(series, object), query, sizes[query], value[query])
-
-
-def _values(cut: Cut, horizon: int, state: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    """Probability that a series of each kind has a lead at the snapshot before and a follow with the object.
-
-    Returns:
-        float64 (num_objects, num_kinds).
-    """
-    subjects, noise, drawn = cut.generated.subjects, cut.noise, cut.popularity(objects)
-    density = cut.left[0] / cut.left[1]
-    unchanged = (1 - density * noise) ** (horizon - 2)  # until the slot of the lead
-    lead = (1 - noise) * unchanged
-    probability = cut.popularity(subjects)
-    # The object is the query's, by what b's last lead points at: the object, nothing or another.
-    there, nowhere, elsewhere = 1 - noise + noise * drawn, drawn, noise * drawn
-    place = np.searchsorted(objects, state).clip(max=len(objects) - 1)
-    pointed = np.bincount(place, probability * (objects[place] == state), len(objects))
-    unled = probability[state == NOTHING].sum()
-    own = state[np.searchsorted(subjects, objects)]
-    itself = np.select([own == objects, own == NOTHING], [there, nowhere], elsewhere)  # b is the query's object
-    others = (1 - noise) * pointed + drawn * (noise * (1 - unled) + unled) - drawn * itself  # b is drawn, and is not
-    # If the last visible lead points at the query's object, or not: a lead at the slot points at it, or any last lead.
-    stays = lead + (1 - lead) * drawn
-    turns = (1 - lead) * drawn
-    stays_any = density * stays + (1 - density) * (unchanged + (1 - unchanged) * drawn)
-    turns_any = density * turns + (1 - density) * (1 - unchanged) * drawn
-    any_lead = 1 - (1 - density) ** (horizon - 1)
-    numerators = [others, drawn * itself, (1 - lead) * others, stays * itself]
-    denominators = [any_lead * (1 - drawn), any_lead * drawn, 1 - stays_any, stays_any]
-    for hit in (there, nowhere, elsewhere):
-        numerators += [lead * hit + (1 - lead) * others, turns * itself]
-        denominators += [1 - turns_any, turns_any]
-    above, below = np.stack(numerators, 1), np.stack(denominators, 1)
-    return density * np.divide(above, below, out=np.zeros_like(above), where=below > 0)
-
-
-def _places(entities: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Places of some among the ascending entities; NOTHING for NOTHING."""
-    return np.where(chosen == NOTHING, NOTHING, np.searchsorted(entities, chosen))
+        With x and z for the objects of the last visible leads of s and b, there are these ways to an object, before
+        noise: s's state is unbroken, b is x, and x's state is unbroken too; b is drawn, and its state z is unbroken; b
+        is drawn and is s itself, which is then the object; or else the object is drawn.
+        """
+        keep, unbroken, probability = 1 - self._cut.noise, self._unbroken, self._probability
+        last, second = self._last[subject], self._second[subject]
+        known, itself = last != NOTHING, last == subject
+        first = np.where(known, keep * unbroken[horizon - 2], 0)
+        both = np.where(known, keep * unbroken[2 * horizon - 3], 0)
+        fresh, drawn = unbroken[horizon - 1] - both, probability[subject]
+        as_itself = (1 - first) * drawn + np.where(itself, first, 0)
+        onward = np.where(~itself & (second != NOTHING), both, 0)
+        found = fresh * (self._pointed[object] - np.where(last == object, drawn, 0))
+        found = found + np.where(object == subject, as_itself, 0) + np.where(object == second, onward, 0)
+        total = fresh * (self._pointed.sum() - np.where(known, drawn, 0)) + as_itself + onward
+        return keep * found + (1 - keep * total) * probability[object]

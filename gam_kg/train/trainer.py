@@ -68,7 +68,7 @@ class Trainer:
         self.model = GAMLSTM(
             config.model, graph.trained_relations, graph.trained, words, partition=partition, seed=config.seed
         ).to(device)
-        if self.model.word is not None and words is not None:
+        if self.model.word is not None and words is not None and config.model.word_agreement:
             total = partial(self.communicator.sum, purpose="words")
             self.model.word_agreement.copy_(word_agreement(words, graph, total))
         self.sharded = ShardedModel(self.model, self.communicator)

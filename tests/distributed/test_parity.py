@@ -54,6 +54,7 @@ CASES = {
     "several steps a snapshot": (random_facts(7, 120), {"answers_per_step": 5}),
     "blocks of queries": (random_facts(8), {"max_logits": 30}),
     "no paths": (random_facts(9), {"model": {"history": {"two_hop_first": 0}}}),
+    "no memory": (random_facts(9), {"model": {"memory": False}}),
     "no history": (random_facts(9), {"model": {"history": NO_HISTORY}}),
     "sampled": (
         random_facts(12),

@@ -1,6 +1,9 @@
 """Ablations on a small graph: one graph for all trainings, which are real runs, and none is done twice."""
 
 import json
+import logging
+import re
+from contextlib import nullcontext
 
 import pytest
 import yaml
@@ -93,6 +96,31 @@ def test_the_figures_are_those_of_the_runs(ablated):
     assert (ablated.run_path / "ablation" / "ablation.png").stat().st_size > 5000
 
 
+def test_what_the_first_seed_has_so_far_is_in_the_table_and_the_log_says_how_long_the_rest_takes(
+    finished, tmp_path, monkeypatch, caplog
+):
+    config = with_run_dir(finished[0], tmp_path / "run")
+    link(finished[0], config, "graph")
+    trained = []
+
+    def instead(_, child, __):
+        trained.append(child.run_path.name)
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return finished[0].run_path
+
+    monkeypatch.setattr(ablation, "_train", instead)
+    monkeypatch.setattr(ablation, "ray_session", nullcontext)
+    caplog.set_level(logging.INFO, "gam_kg")
+    with pytest.raises(KeyboardInterrupt):
+        ablate(config, ["paths", "rules"], 1)
+    rows = read_table(config.run_path / "ablation" / "ablation.parquet").to_pylist()
+    assert {row["part"] for row in rows} == {"full", "paths"}
+    messages = [line for line in caplog.messages if line.startswith("ablate: ")]
+    assert messages[0] == "ablate: 1 of 3: full, seed 0"
+    assert re.fullmatch(r"ablate: 2 of 3: paths, seed 0, about \d+ s left", messages[1])
+
+
 def test_runs_are_compared_by_command(ablated, monkeypatch, capsys):
     folder = ablated.run_path / "ablation"
     assert gam_kg(monkeypatch, "compare", folder / "full-3", folder / "paths-3") == 0
@@ -126,7 +154,7 @@ def test_a_graph_of_its_own_is_not_replaced(finished, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "shown"),
     [
-        (("--parts", "memory"), "--parts memory: there is no such part; allowed here: past_facts"),
+        (("--parts", "attention"), "--parts attention: there is no such part; allowed here: past_facts"),
         (("model.name_words=false", "--parts", "name_words"), "--parts name_words: it is off already"),
         (("--out", "s3://bucket/table"), "--out=s3://bucket/table: a URI is not allowed"),
     ],

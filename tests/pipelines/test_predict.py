@@ -12,9 +12,12 @@ from runs import train_run
 
 from gam_kg.config import Config
 from gam_kg.errors import ConfigError, DataError, OutputError
+from gam_kg.inference.search import query_answers
+from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.schemas import PREDICTIONS
 from pipelines import predict as predict_module
 from pipelines.predict import predict
+from pipelines.search import search_answers
 
 FACTS = random_facts(1, 150)
 QUERIES = pa.table(
@@ -69,6 +72,17 @@ def test_what_can_be_answered_is_and_the_rest_is_counted(config, tmp_path, messa
     assert found["status"].to_pylist() == ["answered"] * 9 + ["unknown_name"]
     assert "3 of 4 queries answered, 1 unknown_name" in messages()
     assert "more than one snapshot beyond the last fact (7): 1; the farthest is about 20, 13 beyond it" in messages()
+    assert "those to 1 of 3 queries, up to 13 snapshots beyond the last fact (7)" in messages()
+
+
+def test_an_answer_beyond_the_longest_trained_horizon_says_that_it_extrapolates(config, messages):
+    run = TrainedRun.load(config.run_path)
+    assert run.trained_horizon == 4  # the training snapshots are 0 to 4
+    query_answers(run, "entity 1", "relation 0", at=11)
+    assert "extrapolate" not in messages()
+    search_answers(config.run_path, "entity 1", "relation 0", "12", 3)
+    assert "warning: training looked ahead 4 snapshots at most (train.max_horizon); beyond that answers" in messages()
+    assert "1 of 1 queries, up to 5 snapshots beyond the last fact (7)" in messages()
 
 
 def test_a_csv_file_gives_what_the_same_parquet_file_gives(config, tmp_path):

@@ -87,6 +87,11 @@ def test_more_trials_are_added_to_those_there_are(searched, caplog):
     assert len(trials_of(config)) == 4
     trained = {int(number) for number in re.findall(r"trial (\d+), epoch \d+: validation MRR", caplog.text)}
     assert trained == {3}
+    assert "tune: 4 trials of at most 3 epochs, 2 at the same time" in caplog.messages
+    settings = ", ".join(f"{key}={value}" for key, value in space.draw(config, 4)[3].items())
+    assert [line for line in caplog.messages if " begins" in line] == [f"tune: trial 3 begins: {settings}"]
+    (first,) = (line for line in caplog.messages if line.startswith("tune: trial 3, epoch 1:"))
+    assert re.search(r"validation MRR \d+\.\d\d, \d+ s(, \d+ s left at most)?$", first)
 
 
 def test_a_search_that_runs_out_of_time_says_what_is_unfinished(searched, tmp_path, caplog):

@@ -17,6 +17,13 @@ def test_every_part_is_on_by_default_and_changes_its_settings_only():
         assert dict(changed) == PARTS[name]
 
 
+def test_every_switch_of_the_model_is_one_of_a_part():
+    switched = {key for off in PARTS.values() for key in off}
+    switches = {key for key, value in settings_of(Config()) if key.startswith("model.") and value is True}
+    assert switches <= switched
+    assert len(switches) > 4
+
+
 def test_a_part_that_is_off_is_left_out_and_one_half_off_is_not():
     config = Config().changed({"model.history.popular": 0, "model.history.recent": 0})
     chosen = choose_parts(config, None)
@@ -29,7 +36,7 @@ def test_a_part_that_is_off_is_left_out_and_one_half_off_is_not():
 @pytest.mark.parametrize(
     ("off", "names", "message"),
     [
-        ({}, ["memory"], "--parts memory: there is no such part; allowed here: past_facts, paths"),
+        ({}, ["attention"], "--parts attention: there is no such part; allowed here: past_facts, pair_stat"),
         ({"model.name_words": False}, ["name_words"], "name_words: it is off already, by model.name_words=False"),
         ({key: value for off in PARTS.values() for key, value in off.items()}, None, "every part is off already"),
     ],

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from graphs import (
+    NAMES,
     NUM_ENTITIES,
     VALID_START,
     all_queries,
@@ -80,6 +81,51 @@ def test_an_update_is_attention_over_unit_vectors_and_then_the_lstm():
     expected = model.lstm(attended[active], memory, 2)
     for mine, theirs in zip(vars(after).values(), vars(expected).values(), strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+@torch.no_grad()
+def test_without_memory_vectors_stay_and_when_entities_were_last_seen_is_still_known():
+    graph = graph_of(random_facts(1))
+    model, times = tiny_model(graph, memory=False), range(1, 4)
+    memory = model.empty_memory()
+    for time in times:
+        sharded(model).advance(memory, MessageGraph.of(graph.snapshot(time), model.partition))
+    assert not memory.hidden.any()
+    assert not memory.cell.any()
+    remembering = model.empty_memory()
+    other = tiny_model(graph)
+    for time in times:
+        sharded(other).advance(remembering, MessageGraph.of(graph.snapshot(time), model.partition))
+    assert torch.equal(memory.last_seen, remembering.last_seen)
+    rows = functional.normalize(model.entity_rows(), dim=-1)
+    torch.testing.assert_close(model.entity_vectors(memory, message_graphs(graph, times)), rows)
+    assert not torch.allclose(other.entity_vectors(remembering), rows)
+
+
+@pytest.mark.parametrize(
+    ("off", "parameters"),
+    [
+        ({"memory": False}, ("gam.", "lstm.")),
+        ({"gate": False}, ("gate.",)),
+        ({"history": {"pair_statistics": False}}, ("pair_attention.features.", "pair_attention.out")),
+    ],
+)
+def test_what_is_switched_off_has_no_part_in_the_loss(off, parameters):
+    graph = graph_of(random_facts(4, 80))
+    for changes, switched_off in ((off, True), ({}, False)):
+        model = tiny_model(graph, **changes).train()
+        history = history_before(graph, model.config.history, VALID_START)
+        window, queries = message_graphs(graph, (VALID_START - 2, VALID_START - 1)), graph.snapshot(VALID_START).queries
+        step_loss(model, model.empty_memory(), window, queries, history, CounterRNG(0, 0))
+        of_part = [value.grad for name, value in model.named_parameters() if name.startswith(parameters)]
+        assert any(grad is not None and bool(grad.any()) for grad in of_part) != switched_off
+
+
+def test_words_count_alike_where_their_agreement_is_switched_off():
+    graph, words = graph_of(random_facts(0)), NameWords.of(NAMES)
+    plain, agreeing = (Trainer(tiny_config({"word_agreement": on}), graph, words).model for on in (False, True))
+    assert (plain.word_agreement == 1).all()
+    assert (agreeing.word_agreement < 1).any()
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

@@ -45,7 +45,7 @@ from gam_kg.plan.memory import (
     state_bytes,
 )
 from gam_kg.plan.operations import IN_PLACE, epoch_operations, unit_operations
-from gam_kg.plan.plan import Planner
+from gam_kg.plan.plan import Planner, step_bytes_sent
 from gam_kg.plan.workload import Workload
 from gam_kg.train.trainer import Trainer
 
@@ -297,13 +297,22 @@ def test_the_peak_is_the_worst_of_the_start_a_step_and_an_epochs_end(tmp_path: P
     assert peak_bytes(items) - peak_bytes(items, on_device=True) >= 1000
 
 
-@pytest.mark.parametrize("name_words", [True, False])
-def test_sketches_are_planned_where_there_are_words(tmp_path: Path, name_words: bool) -> None:
+@pytest.mark.parametrize("off", [None, "name_words", "word_agreement"])
+def test_sketches_are_planned_where_there_are_words(tmp_path: Path, off: str | None) -> None:
     graph, counts = stored(tmp_path), count_graph(tmp_path)
-    found = sketch_bytes(Workload(tiny_config({"name_words": name_words}), counts, 1))
+    found = sketch_bytes(Workload(tiny_config({off: False} if off else {}), counts, 1))
     assert counts.num_words > 0
     sums_of_words = counts.num_words * MOST_COLUMNS * 3 * 8
-    assert found == (graph.num_entities * MOST_COLUMNS * (4 + 8) + sums_of_words if name_words else 0)
+    assert found == (0 if off else graph.num_entities * MOST_COLUMNS * (4 + 8) + sums_of_words)
+
+
+def test_without_memory_no_messages_are_planned(tmp_path: Path) -> None:
+    stored(tmp_path)
+    with_memory, without = (
+        step_bytes_sent(Workload(tiny_config({"memory": on}), count_graph(tmp_path), 2)) for on in (True, False)
+    )
+    assert with_memory["halo"] > 0
+    assert without == with_memory | {"halo": 0}
 
 
 def planner(config: Config, counts: GraphCounts) -> Planner:

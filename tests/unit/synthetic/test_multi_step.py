@@ -143,15 +143,14 @@ def gain(order, answers):
     return found
 
 
-def check(sums, loose=(), slack=1e-9):
-    """The figures are what the best orders gain; at `loose` (direction, horizon) they are no less."""
+def check(sums, slack=1e-9):
+    """The figures are what the best orders gain, or less by no more than a share of those of subjects."""
     best = sums.best()
     assert {direction for direction, _ in best} == {"object", "subject"}
     for (direction, time), value in best.items():
         found = sums.gained[direction, time]
         assert found >= value * (1 - (slack if direction == "subject" else 1e-9)), (direction, time)
-        if (direction, time - START + 1) not in loose:
-            assert found <= value * (1 + 1e-9), (direction, time)
+        assert found <= value * (1 + 1e-9), (direction, time)
 
 
 @pytest.mark.parametrize(("world", "pattern", "period", "number"), CASES)
@@ -175,7 +174,7 @@ def test_so_it_is_of_spells(tiny):
 
 
 @pytest.mark.parametrize(("world", "horizons"), [("mixed", 2), ("arrival", 2), ("one state", 3)])
-def test_so_it_is_of_chains_and_no_order_gains_more_where_the_oracle_knows_more(world, horizons):
+def test_so_it_is_of_chains(world, horizons):
     leads_sums, sums, tiny, stop = Sums(), Sums(), WORLDS[world], START + horizons
     for chance, facts in tiny.futures_of_slots(1, stop - 1, 2):
         leads = relation_of(facts, {})
@@ -185,4 +184,5 @@ def test_so_it_is_of_chains_and_no_order_gains_more_where_the_oracle_knows_more(
             sums.add(chance * follow_chance, follows, *reciprocals)
         leads_sums.add(chance, leads, multi_step.object_reciprocals(cut), multi_step.subject_reciprocals(cut))
     check(leads_sums)
-    check(sums, loose={("subject", 2), ("subject", 3)})
+    # Series that point at the same entity depend on the same hidden leads, which the order does not use.
+    check(sums, slack=5e-4)
