@@ -32,6 +32,7 @@ NUM_ENTITIES, NUM_RELATIONS, NUM_SNAPSHOTS = 10, 3, 8
 VALID_START, TEST_START = 5, 6
 HISTORY = {
     **{"recent": 4, "same_relation": 3, "popular": 5, "two_hop_first": 3, "two_hop_second": 2, "dim": 3},
+    **{"two_hop_newest": 4},
     **{"rule_bodies": 4, "rule_heads": 2},
 }
 NAMES = ["Police (Arda)", "Army (Arda)", "Police (Bree)", "Citizen", "army", "Citizen (Bree)", "x", "y", "z", "Bree"]
@@ -219,6 +220,14 @@ class Past:
             if owner == subject
         ]
         return [(relation, other, last, count) for last, count, relation, other in _latest(sorted(found), limit)]
+
+    def ends_of(self, neighbour: int, config: HistoryConfig) -> list[tuple[int, int, int, int]]:
+        """`facts_of` with which a path over a neighbour may end."""
+        if config.two_hop_second == 0:
+            return []
+        nearest = self.facts_of(neighbour, config.two_hop_second)
+        newest = {row[0]: row for row in self.facts_of(neighbour, config.two_hop_newest)}  # the last of each relation
+        return [*nearest, *(row for row in newest.values() if row not in nearest)]
 
     def answers_of(self, subject: int, relation: int, limit: int) -> list[tuple[int, int, int]]:
         """(other, last, count) of the most recent distinct answers to (subject, relation, ?)."""

@@ -12,6 +12,7 @@ from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.history.confidence import UNSEEN, shared_rules
 from gam_kg.history.found import Bodies, Found, Heads, Hops, PastAnswers, QueryGroups, SubjectPast
 from gam_kg.history.pair_rules import PairRules
+from gam_kg.history.path_ends import path_ends
 from gam_kg.history.recency import KeyTable, RecencyIndex, Recent, reaches, thresholds
 from gam_kg.history.rule_keys import stored_rules
 from gam_kg.history.rules import FEWEST_HITS, RuleTable
@@ -149,7 +150,7 @@ class HistoryIndex:
         self._found = SubjectPast(subjects, recent, of_rules)
         if num_first:
             assert hops is not None
-            (second,) = self.recent((self.by_subject, hops.neighbours, config.two_hop_second))
+            second = path_ends(self, hops.neighbours)
         own_row = self._own_row(subjects)
         popular, hops = popular if config.popular else None, hops if num_first else None
         answers = PastAnswers.of(same_relation, len(queries), self.sum, self.max)

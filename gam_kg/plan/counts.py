@@ -68,8 +68,10 @@ class GraphCounts:
     def history_links(self, limits: HistoryConfig) -> float:
         """Facts, paths and rules of shared facts that a query finds in its history, on average, when all is past."""
         pairs = _capped_mean(self.query_facts, limits.recent) + _capped_mean(self.query_answers, limits.same_relation)
-        first = _capped_mean(self.query_facts, limits.two_hop_first)
-        return pairs + first * _capped_mean(self.row_facts, limits.two_hop_second) + self._shared_rules(limits)
+        first, limit = _capped_mean(self.query_facts, limits.two_hop_first), limits.two_hop_second
+        nearest, wider = (_capped_mean(self.row_facts, most) for most in (limit, max(limit, limits.two_hop_newest)))
+        ends = nearest + (wider - nearest) / 2 if limit else 0.0  # about every other one is the newest of its relation
+        return pairs + first * ends + self._shared_rules(limits)
 
     def confidences(self, limits: HistoryConfig) -> float:
         """Rules of both kinds whose confidences a query joins, likewise."""

@@ -44,6 +44,7 @@ from gam_kg.history.walks import Joined
 LIMITS = [
     {},
     {"recent": 2, "same_relation": 1, "popular": 1, "two_hop_first": 2, "two_hop_second": 1, "rule_bodies": 0},
+    {"two_hop_first": 8, "two_hop_second": 1, "two_hop_newest": 50},
     {"recent": 0, "popular": 0, "two_hop_first": 50, "two_hop_second": 3, "rule_count": 2, "rule_heads": 1},
     {"recent": 1, "same_relation": 0, "popular": 2, "two_hop_first": 0, "rule_bodies": 50},
     {"max_rules": 100},

@@ -39,7 +39,7 @@ def test_known_answers_and_the_number_of_walks_are_those_of_the_past(rows, end, 
         known += [(subject, other) for other, _, _ in past.answers_of(subject, relation, same_relation)]
         num_walks += len(past.facts_of(subject, recent))
         for _, neighbour, _, _ in past.facts_of(subject, first):
-            num_walks += len(past.facts_of(neighbour, second))
+            num_walks += len(past.ends_of(neighbour, config))
     assert sorted(zip(*(column.tolist() for column in found.known_answers), strict=True)) == sorted(known)
     assert found.rules is not None
     assert found.num_walks == num_walks + len(known) + len(found.rules[1].row)

@@ -86,12 +86,13 @@ def test_facts_and_pairs_are_those_a_walk_through_the_facts_finds(rows, end, lat
     assert features == {pair: one for pair, one in expected.items() if one is not None}
 
 
-@given(recurring_facts, st.integers(0, 8), st.integers(0, 3), horizons, limits, limits)
-@settings(max_examples=60)
-def test_paths_are_those_a_walk_through_the_facts_finds(rows, end, later, horizon, first, second):
+@given(recurring_facts, st.integers(0, 8), st.integers(0, 3), horizons, limits, limits, limits)
+@settings(max_examples=100)
+def test_paths_are_those_a_walk_through_the_facts_finds(rows, end, later, horizon, first, second, newest):
     now, past = end + later, Past(rows, end)
     queries = all_queries(now, horizon)
-    history = history_before(graph_of(rows), history_config(two_hop_first=first, two_hop_second=second), end)
+    config = history_config(two_hop_first=first, two_hop_second=second, two_hop_newest=newest)
+    history = history_before(graph_of(rows), config, end)
     parts = parts_of(joined_of(history, queries))
     if first == 0 or second == 0:
         assert "paths" not in parts
@@ -100,7 +101,7 @@ def test_paths_are_those_a_walk_through_the_facts_finds(rows, end, later, horizo
     expected = Counter()
     for query, subject in enumerate(queries.subject.tolist()):
         for r1, neighbour, last1, _ in past.facts_of(subject, first):
-            for r2, other, last2, count2 in past.facts_of(neighbour, second):
+            for r2, other, last2, count2 in past.ends_of(neighbour, config):
                 if other != subject:
                     recencies = bin_of(now - last1), bin_of(now - last2)
                     expected[query, other, r1, recencies[0], r2, recencies[1], bin_of(count2)] += 1

@@ -214,7 +214,9 @@ def test_history_links_are_those_of_queries_at_the_end(tmp_path: Path) -> None:
     distinct = set(queries)
     degrees = [len(facts[anchor]) for _, anchor, _ in distinct]
     same = [len(answers[anchor, relation]) for _, anchor, relation in distinct]
-    second = [min(len(facts[anchor]), limits.two_hop_second) for anchor in rows.anchor.tolist()]
+    limit, wider = limits.two_hop_second, limits.two_hop_newest
+    assert wider > limit
+    second = [(min(len(facts[v]), limit) + min(len(facts[v]), wider)) / 2 for v in rows.anchor.tolist()]
     expected = np.minimum(degrees, limits.recent).mean() + np.minimum(same, limits.same_relation).mean()
     expected += np.minimum(degrees, limits.two_hop_first).mean() * np.mean(second)
     expected += np.minimum(degrees, limits.rule_bodies).mean() * min(limits.rule_heads, HEADS)
