@@ -14,7 +14,7 @@ STREAKS = (1, 2, 3, 4, 5, 6, 8, 11, 16, 24, 32)
 SHARES = [Fraction(percent, 100) for percent in (2, 5, 10, 20, 35, 50, 65, 80, 100)]
 DISPERSIONS = [Fraction(tenths, 10) for tenths in (11, 15, 20, 30)]
 NOVELTIES = [Fraction(thousandths, 1000) for thousandths in (50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999)]
-UNSEEN = {"same": (NEVER, 0), "rhythm": (0, 0, 0), "place": (NEVER, 0), "turn": (17, 0, 0)}
+UNSEEN = {"same": (NEVER, 0), "rhythm": (0, 0, 0), "place": (NEVER, 0), "turn": (17, 0, 0), "own_turn": (17, 0, 0)}
 
 Bins = tuple[int, ...]
 
@@ -53,6 +53,16 @@ def place_of(last: int, count: int, answers: list[tuple[int, int]]) -> Bins:
 def turn_of(past: Past, query: tuple[int, int], last: int, num_distinct: int) -> Bins:
     """Bins of the answers that a query has had after a snapshot, of its distinct ones, and of what that says."""
     since = sum(at > last for fact, times in past.seen.items() if fact[:2] == query for at in times)
+    return _turn(since, num_distinct)
+
+
+def own_turn_of(past: Past, relation: int, other: int, last: int) -> Bins:
+    """The same of all subjects that have a fact with a relation and an object."""
+    of_subjects = [times for fact, times in past.seen.items() if fact[1:] == (relation, other)]
+    return _turn(sum(at > last for times in of_subjects for at in times), len(of_subjects))
+
+
+def _turn(since: int, num_distinct: int) -> Bins:
     others = num_distinct - 1
     return min(since, 16), num_distinct, 0 if since < others else 1 if since == others else 2
 
@@ -75,6 +85,7 @@ def features_of(
             found["rhythm"] = rhythm_of(past.seen[subject, relation, other], now)
             found["place"] = place_of(last, count, [row[1:] for row in answers])
             found["turn"] = turn_of(past, query, last, len(answers))
+            found["own_turn"] = own_turn_of(past, relation, other, last)
     found["any"] = bin_of(now - max(last for last, _ in read)), bin_of(sum(count for _, count in read)), len(read)
     found["query"] = query_of(answers, now)
     return {

@@ -66,7 +66,7 @@ class HistoryIndex:
         self.by_subject = RecencyIndex(self.facts, self.num_relations * num_rows, self._fact_tie)
         self.by_query = RecencyIndex(self.facts, num_rows, self._answer_tie)
         self.by_relation = RecencyIndex(self.answers, num_rows, self._answer_tie)
-        self.turns = Turns(self.facts.keys, num_rows)
+        self.turns = Turns(self.facts, self.answers, self.num_relations, num_rows)
         self._pair_rules: PairRules | None = None
         self.rules: RuleTable | None = None
         if config.rule_bodies:
@@ -103,7 +103,7 @@ class HistoryIndex:
             self.rules.insert(*self._counted(snapshot.queries))
         places = self._insert_facts(snapshot)
         self.by_query.insert(places)
-        self.turns.insert(snapshot.queries, self.query_key(snapshot.queries), places)
+        self.turns.insert(snapshot.queries, places)
         places = self.answers.places(self._answer_key(snapshot.relation, snapshot.anchor))
         self.answers.insert(places, snapshot.time)
         self.by_relation.insert(places)
@@ -144,14 +144,11 @@ class HistoryIndex:
             (self.by_subject, subjects, config.rule_bodies),
             (self.by_subject, subjects, num_first),
         )
-        hops = second = of_rules = None
+        hops = of_rules = None
         if num_first or config.rule_bodies:
             hops, of_rules = self._hops(first, bodies)
         self._found = SubjectPast(subjects, recent, of_rules)
-        if num_first:
-            assert hops is not None
-            second = path_ends(self, hops.neighbours)
-        own_row = self._own_row(subjects)
+        second = path_ends(self, hops.neighbours) if num_first and hops is not None else None
         popular, hops = popular if config.popular else None, hops if num_first else None
         answers = PastAnswers.of(same_relation, len(queries), self.sum, self.max)
         rules = every_rule = pair_rules = None
@@ -166,7 +163,7 @@ class HistoryIndex:
             if config.rule_confidence:
                 every_rule = shared_rules(bodies, heads, self.num_rows)
         return Found(
-            *(groups, self.num_rows, own_row, recent, same_relation, answers),
+            *(groups, self.num_rows, self._own_row(subjects), recent, same_relation, answers),
             *(hops, second, popular, rules, every_rule, pair_rules),
         )
 

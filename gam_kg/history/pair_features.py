@@ -22,6 +22,7 @@ PARTS = {
     "rhythm": (len(_PHASES) + 3, len(_DISPERSIONS) + 2, len(_STREAKS) + 1),
     "place": (NUM_BINS + 1, len(_SHARES) + 1),
     "turn": (_MOST_TURNS + 2, _MOST_COUNT, 3),
+    "own_turn": (_MOST_TURNS + 2, _MOST_COUNT, 3),
     "any": (NUM_BINS + 1, _MOST_COUNT, _MOST_RELATIONS),
     "query": (NUM_BINS + 1, _MOST_COUNT, len(_NOVELTIES) + 1),
 }
@@ -35,6 +36,7 @@ PARTS = {
 * turn: how many answers (s, r, ?) has had since the snapshot in which o was last one, how many distinct ones it has,
   and whether it has had fewer since than the others are (0), as many (1: answers that take turns come back to o) or
   more (2);
+* own_turn: the same of (?, r, o), and s among its subjects;
 * any: recency and count of (s, any, o), and the number of relations;
 * query: recency and count of (s, r, any), and its novelty: the share of its answers that were new when they came.
 
@@ -45,7 +47,7 @@ UNSEEN = {
     "same": NEVER * PARTS["same"][1],
     "rhythm": 0,
     "place": NEVER * PARTS["place"][1],
-    "turn": (_MOST_TURNS + 1) * PARTS["turn"][1] * PARTS["turn"][2],
+    **dict.fromkeys(("turn", "own_turn"), (_MOST_TURNS + 1) * PARTS["turn"][1] * PARTS["turn"][2]),
 }
 """The numbers of features of a pair that was never seen with the query's relation."""
 
@@ -91,11 +93,11 @@ def place_among_answers(answers: Recent, past: PastAnswers) -> Tensor:
 
 
 def turn(since: Tensor, distinct: Tensor) -> Tensor:
-    """How far the answers of a query have gone round since a fact was last seen, int64 (num_facts,).
+    """How far those that take turns have gone round since a fact was last seen, int64 (num_facts,).
 
     Args:
-        since: Answers that its query has had since, int64 (num_facts,).
-        distinct: Distinct answers of its query, int64 (num_facts,).
+        since: How many there have been since, int64 (num_facts,).
+        distinct: How many distinct ones there are, int64 (num_facts,).
     """
     return combined("turn", since.clamp(max=_MOST_TURNS), distinct, 1 + torch.sign(since + 1 - distinct))
 

@@ -1,58 +1,113 @@
-"""How many answers a query has had since each of them was last one: whose turn it is, where answers take turns."""
+"""Whose turn it is, where the answers of a query take turns, or the facts of a candidate do.
+
+Of a past fact (s, r, o) there are two counts: how many answers (s, r, ?) has had since o was last one of them, and how
+many (?, r, o) has had since s was.
+"""
 
 import torch
 from torch import Tensor
 
 from gam_kg.graph.snapshot import Queries
+from gam_kg.history.recency import KeyTable
 
 
 class Turns:
-    """How many answers each query has had, and how many it had had when each of its facts was last seen.
+    """How many facts each (s, r) and each (r, o) has had, and how many they had had when each fact was last seen.
 
     Args:
-        keys: The rank's facts, as `query * width + item`, ascending, int64 (num_facts,).
-        width: More than any item.
+        facts: The rank's facts, as `query * num_rows + row` with `query = s * num_relations + r`.
+        answers: Its answers of relations, as `r * num_rows + row`.
+        num_relations: Relations with inverses.
+        num_rows: More than any row.
     """
 
-    def __init__(self, keys: Tensor, width: int) -> None:
-        self._keys, self._width = keys, width
-        # A query's total stands at the first of its facts; a query without facts of the rank has none.
-        self._total, self._at_last = (torch.zeros_like(keys, dtype=torch.int32) for _ in range(2))
+    def __init__(self, facts: KeyTable, answers: KeyTable, num_relations: int, num_rows: int) -> None:
+        self._facts, self._answers = facts, answers
+        self._num_relations, self._num_rows = num_relations, num_rows
+        # The total of a query stands at the first of its facts; a query without facts of the rank has none.
+        self._of_query, self._of_candidate = _Counts(facts, facts), _Counts(answers, facts)
+        self._distinct = torch.zeros_like(answers.keys, dtype=torch.int32)
 
     def clear(self) -> None:
         """Go back to before the first snapshot."""
-        self._total.zero_()
-        self._at_last.zero_()
+        self._of_query.clear()
+        self._of_candidate.clear()
+        self._distinct.zero_()
 
-    def insert(self, queries: Queries, query: Tensor, places: Tensor) -> None:
-        """Insert the answers of a snapshot.
+    def insert(self, queries: Queries, places: Tensor) -> None:
+        """Insert the answers of a snapshot, after `KeyTable.insert` of the facts.
 
         Args:
             queries: The queries of all ranks.
-            query: Their numbers, as in `keys`, int64 (num_queries,).
-            places: Places of the rank's facts of the snapshot in `keys`, distinct, int64 (num_seen,).
+            places: Places of the rank's facts of the snapshot, distinct, int64 (num_seen,).
         """
-        if not len(self._keys):
+        keys = self._facts.keys
+        if not len(keys):
             return
+        query = queries.subject * self._num_relations + queries.relation
         first, answers = self._first(query), torch.bincount(queries.answer_query, minlength=len(query))
-        known = self._keys.index_select(0, first) // self._width == query
-        self._total.index_add_(0, first[known], answers[known].to(torch.int32))
-        of_seen = self._first(self._keys.index_select(0, places) // self._width)
-        self._at_last.index_copy_(0, places, self._total.index_select(0, of_seen))
+        known = keys.index_select(0, first) // self._num_rows == query
+        seen = keys.index_select(0, places)
+        self._of_query.insert(first[known], answers[known], self._first(seen // self._num_rows), places)
+        relation, row = seen // self._num_rows % self._num_relations, seen % self._num_rows
+        of_seen = self._place(relation, row)
+        self._of_candidate.insert(of_seen, torch.ones_like(of_seen), of_seen, places)
+        is_new = (self._facts.count.index_select(0, places) == 1).to(torch.int32)
+        self._distinct.index_add_(0, of_seen, is_new)
 
-    def since(self, query: Tensor, row: Tensor, places: Tensor) -> Tensor:
-        """How many answers a query has had after the snapshot in which a fact of it was last seen, (num_facts,).
+    def of_query(self, query: Tensor, fact: Tensor, places: Tensor) -> Tensor:
+        """How many answers the query of a fact has had after the snapshot in which the fact was last seen.
 
         Args:
             query: Numbers of queries, int64 (num_queries,).
-            row: Which of them has each fact, int64 (num_facts,).
-            places: Places of the facts in `keys`, int64 (num_facts,).
+            fact: Which of them each fact has, int64 (num_facts,).
+            places: Places of the facts, int64 (num_facts,).
+
+        Returns:
+            int64 (num_facts,).
         """
         if not len(places):
             return places
-        total = self._total.index_select(0, self._first(query))
-        return (total.index_select(0, row) - self._at_last.index_select(0, places)).long()
+        return self._of_query.since(self._first(query).index_select(0, fact), places)
+
+    def of_candidate(self, relation: Tensor, row: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """How many facts (?, r, o) there have been since the last of (s, r, o), and how many subjects they have.
+
+        Args:
+            relation: r of each fact, int64 (num_facts,).
+            row: Row of o in the shard, int64 (num_facts,).
+            places: Places of the facts, int64 (num_facts,).
+
+        Returns:
+            int64 (num_facts,) each.
+        """
+        if not len(places):
+            return places, places
+        at = self._place(relation, row)
+        return self._of_candidate.since(at, places), self._distinct.index_select(0, at).long()
 
     def _first(self, query: Tensor) -> Tensor:
         """Place of the first fact of each query that has one, else any place."""
-        return torch.searchsorted(self._keys, query * self._width).clamp_(max=len(self._keys) - 1)
+        return torch.searchsorted(self._facts.keys, query * self._num_rows).clamp_(max=len(self._facts.keys) - 1)
+
+    def _place(self, relation: Tensor, row: Tensor) -> Tensor:
+        return torch.searchsorted(self._answers.keys, relation * self._num_rows + row)
+
+
+class _Counts:
+    """A total for each group, and what it was when each fact was last seen."""
+
+    def __init__(self, groups: KeyTable, facts: KeyTable) -> None:
+        self._total, self._at_last = (torch.zeros_like(part.keys, dtype=torch.int32) for part in (groups, facts))
+
+    def clear(self) -> None:
+        self._total.zero_()
+        self._at_last.zero_()
+
+    def insert(self, group: Tensor, number: Tensor, of_seen: Tensor, places: Tensor) -> None:
+        """Add numbers to groups; `of_seen` are the groups of the facts seen."""
+        self._total.index_add_(0, group, number.to(torch.int32))
+        self._at_last.index_copy_(0, places, self._total.index_select(0, of_seen))
+
+    def since(self, group: Tensor, places: Tensor) -> Tensor:
+        return (self._total.index_select(0, group) - self._at_last.index_select(0, places)).long()

@@ -135,12 +135,14 @@ class _Join:
         """Features of pairs, from recency bin and count of each walk; the last walks are `same`, one for each."""
         pair, size, found = walks.pair, walks.num_pairs, self.found
         num_other, history = len(pair) - len(same.row), self.history
-        since = history.turns.since(history.query_key(found.groups.queries), same.row, same.place)
+        since = history.turns.of_query(history.query_key(found.groups.queries), same.row, same.place)
+        of_candidate = history.turns.of_candidate(self.relation.index_select(0, same.row), same.item, same.place)
         same_parts = {
             "same": combined("same", recency[num_other:], log_bin(same.count)),
             "rhythm": rhythm(history.facts, same.place, self.now),
             "place": place_among_answers(same, found.answers),
             "turn": turn(since, found.answers.distinct.index_select(0, same.row)),
+            "own_turn": turn(*of_candidate),
         }
         any_recency = torch.full((size,), NUM_BINS).scatter_reduce_(0, pair, recency, "amin")
         any_count = torch.zeros(size, dtype=torch.int64).index_add_(0, pair, count)

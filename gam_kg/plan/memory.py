@@ -128,7 +128,7 @@ def history_bytes(facts: float, answers: float) -> float:
     def index(number: float) -> float:
         return (4 * number + 1) * (INT if 2 * number < 2**31 else LONG)
 
-    turns = 2 * facts * INT
+    turns = (3 * facts + 2 * answers) * INT
     return keys(facts) + 2 * index(facts) + turns + keys(answers) + index(answers)
 
 

@@ -64,4 +64,10 @@ def test_each_combination_of_bins_has_a_number_of_its_own(feature):
 
 def test_what_was_never_seen_has_a_number_that_nothing_seen_has():
     numbers = {name: unpacked(name, number) for name, number in UNSEEN.items()}
-    assert numbers == {"same": (NEVER, 0), "rhythm": (0, 0, 0), "place": (NEVER, 0), "turn": (17, 0, 0)}
+    assert numbers == {
+        "same": (NEVER, 0),
+        "rhythm": (0, 0, 0),
+        "place": (NEVER, 0),
+        "turn": (17, 0, 0),
+        "own_turn": (17, 0, 0),
+    }

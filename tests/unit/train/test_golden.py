@@ -66,6 +66,10 @@ VALID_START, TEST_START = 4, 6
 AT_DEFAULT = {
     "model.name": "there is no other model",
     "model.name_words": "without them no words would be counted",
+    "model.word_agreement": "without it all words would count alike",
+    "model.memory": "without it nothing would be remembered",
+    "model.gate": "without it vectors would count alike for all queries",
+    "model.history.pair_statistics": "without them their tables would not be read",
     "model.history.rule_confidence": "without it nothing would say what rules say together",
     "train.precision": "the numbers are recorded in float64; bf16 has a test of its own",
     "train.num_workers": "workers belong to the commands; training runs in this process",
