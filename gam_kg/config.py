@@ -79,9 +79,9 @@ class ModelConfig(Section):
         "identity of an entity matters more than its name and history",
     )
     relation_dropout: Probability = Field(
-        0.1,
-        description="share of relations replaced by the row that relations without facts in training share, drawn at "
-        "every step; 0 where no new relations will come",
+        0.0,
+        description="share of relations replaced, drawn at every step, by the row that relations without facts in "
+        "training share; at 0 that row says only what holds for all relations",
     )
     name_words: bool = Field(True, description="add learned rows for the words that entity names share")
     word_agreement: bool = Field(True, description="a word counts as far as the entities that share it act alike")

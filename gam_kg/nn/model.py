@@ -44,7 +44,7 @@ class GAMLSTM(nn.Module):
     Entity v has the vector z_v = unit(e_v + w_v + h_v) before t: its learned row e_v, the sum w_v of the rows of the
     words of its name and features, and its memory h_v. A word's row counts √d / 2 times its weight in `NameWords` times
     its `word_agreement`, which training sets. Entities without facts in training have the learned shared row in place
-    of e_v, which entity dropout trains; so have relations in every table of relations, by relation dropout.
+    of e_v, which entity dropout trains. Likewise relations, in every table of relations; there relation dropout does.
 
     With several ranks it has one rank's entities; `exchange` and `gather` fetch the others'.
 
