@@ -79,7 +79,7 @@ class ModelConfig(Section):
         "identity of an entity matters more than its name and history",
     )
     relation_dropout: Probability = Field(
-        0.0,
+        0.1,
         description="share of relations replaced, drawn at every step, by the row that relations without facts in "
         "training share; at 0 that row says only what holds for all relations",
     )

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def path_ends(history: "HistoryIndex", neighbours: Tensor) -> Recent:
     """The most recent facts of neighbours, and the newest of each relation among some more. A collective.
 
-    What an entity is in now is often the newest fact of a relation, which an entity with many facts has not among its
-    most recent ones.
+    The present state of an entity is often the newest fact of a relation, which is not among the most recent facts of
+    an entity that has many.
 
     Args:
         history: Where to look.
