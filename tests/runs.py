@@ -37,6 +37,7 @@ UNUSUAL: dict[str, Any] = {
     "model.history.pair_statistics": False,
     "model.history.two_hop_first": 3,
     "model.history.two_hop_second": 2,
+    "model.history.two_hop_newest": 4,
     "model.history.rule_bodies": 4,
     "model.history.rule_heads": 1,
     "model.history.rule_count": 2,

@@ -82,7 +82,7 @@ AT_DEFAULT = {
 CASES = {
     "one_vs_all": {"seed": 8, "train.candidates": "one_vs_all", "train.max_logits": 70},
     # This one is stopped by `patience` after three epochs, of which the second is the best.
-    "sampled": {"seed": 5, "model.decoder": "complex", "train.epochs": 5, "train.gradient_norm": 2.0},
+    "sampled": {"seed": 9, "model.decoder": "complex", "train.epochs": 5, "train.gradient_norm": 2.0},
 }
 """What differs between the cases; "one_vs_all" is the default of `train.candidates`."""
 
