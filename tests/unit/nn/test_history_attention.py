@@ -125,7 +125,7 @@ def path_scores(model, z, past, subject, relation, now, horizon):
     query = row_of(part.query, relation, horizon) + part.subject.weight @ z[subject]
     totals = torch.zeros(NUM_ENTITIES, dtype=z.dtype)
     for r1, neighbour, last1, _ in past.facts_of(subject, CONFIG.two_hop_first):
-        for r2, candidate, last2, times in past.facts_of(neighbour, CONFIG.two_hop_second):
+        for r2, candidate, last2, times in past.ends_of(neighbour, CONFIG):
             if candidate == subject:
                 continue
             second = part.second[r2]
