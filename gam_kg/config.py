@@ -44,7 +44,7 @@ class HistoryConfig(Section):
     two_hop_first: Count = Field(15, description="most recent facts of the subject that a path may start with")
     two_hop_second: Count = Field(10, description="most recent facts of each neighbour that a path may end with")
     two_hop_newest: Count = Field(
-        20, description="most recent facts of each neighbour of which the newest of each relation may end a path too"
+        200, description="most recent facts of each neighbour of which the newest of each relation may end a path too"
     )
     rule_bodies: Count = Field(
         20, description="most recent facts of the subject that a rule may start with; 0 counts no rules"

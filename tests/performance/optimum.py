@@ -21,7 +21,7 @@ def main(facts: Path, run: Path) -> None:
     numbered = ranks["relation"].str.split("_")
     ranks["pattern"] = numbered.str[0] + numbered.str[2].map(lambda part: f"_{part}", na_action="ignore").fillna("")
     rows = {"single-step": (optimum["test"], ranks, "rank")}
-    for name, best in optimum["multi_step"].items():
+    for name, best in sorted(optimum["multi_step"].items(), key=lambda item: int(item[0].partition("-")[0])):
         first, _, last = name.partition("-")
         within = ranks["horizon"].between(int(first), int(last or first))
         rows[f"multi-step, horizon {name}"] = best, ranks[within], "rank_multi_step"
