@@ -38,7 +38,7 @@ class GraphCounts:
         bucket_facts, bucket_answers: Distinct (anchor, relation, other) and (anchor, relation) by bucket.
         neighbours: Distinct neighbours of each active entity of each snapshot that was read, (num_read,).
         query_facts, query_answers: Number of queries by the distinct facts of their subject, and by their answers.
-        row_facts: Number of anchored facts by the distinct facts of their anchor.
+        row_facts, row_relations: Number of anchored facts by the distinct facts of their anchor, and by its relations.
         relation_pairs: Pairs of relations that some entity has both of, with inverses; at least that many.
         share: Share of the anchored facts that was read; 1 where the counts are exact.
         sample: Facts of some training snapshots: subject, relation, object, snapshot, (num_sampled, 4).
@@ -61,16 +61,18 @@ class GraphCounts:
     query_facts: np.ndarray
     query_answers: np.ndarray
     row_facts: np.ndarray
+    row_relations: np.ndarray
     relation_pairs: float
     share: float
     sample: np.ndarray
 
     def history_links(self, limits: HistoryConfig) -> float:
-        """Facts, paths and rules of shared facts that a query finds in its history, on average, when all is past."""
+        """Facts, paths and rules of shared facts that a query finds, on average and at most, when all is past."""
         pairs = _capped_mean(self.query_facts, limits.recent) + _capped_mean(self.query_answers, limits.same_relation)
         first, limit = _capped_mean(self.query_facts, limits.two_hop_first), limits.two_hop_second
         nearest, wider = (_capped_mean(self.row_facts, most) for most in (limit, max(limit, limits.two_hop_newest)))
-        ends = nearest + (wider - nearest) / 2 if limit else 0.0  # about every other one is the newest of its relation
+        # A path ends in the nearest facts and in one of each relation, which may be among the nearest.
+        ends = min(wider, nearest + _capped_mean(self.row_relations, limits.two_hop_newest)) if limit else 0.0
         return pairs + first * ends + self._shared_rules(limits)
 
     def confidences(self, limits: HistoryConfig) -> float:
@@ -127,7 +129,7 @@ def count_graph(path: Path, max_rows: int = MAX_ROWS) -> GraphCounts:
     answers = _distinct(facts, "anchor", "relation")
     neighbours = _distinct(_distinct(rows, "snapshot", "anchor", "other"), "snapshot", "anchor")
     queried = _distinct(queries, "anchor", "relation").join(answers, ["anchor", "relation"], right_suffix="_answers")
-    facts_of = np.bincount(_column(facts, "anchor"), minlength=num_entities)
+    facts_of, relations_of = (np.bincount(_column(some, "anchor"), minlength=num_entities) for some in (facts, answers))
     return GraphCounts(
         num_entities=num_entities,
         num_relations=num_relations,
@@ -146,6 +148,7 @@ def count_graph(path: Path, max_rows: int = MAX_ROWS) -> GraphCounts:
         query_facts=np.bincount(facts_of[_column(queried, "anchor")], _column(queried, "count_all")),
         query_answers=np.bincount(_column(queried, "count_all_answers"), _column(queried, "count_all")),
         row_facts=np.bincount(facts_of[_column(rows, "anchor")]),
+        row_relations=np.bincount(relations_of[_column(rows, "anchor")]),
         relation_pairs=min(_relation_pairs(answers) / share, (2 * num_relations) ** 2),
         share=share,
         sample=_sample(rows, times[:train], num_relations),

@@ -216,9 +216,12 @@ def test_history_links_are_those_of_queries_at_the_end(tmp_path: Path) -> None:
     same = [len(answers[anchor, relation]) for _, anchor, relation in distinct]
     limit, wider = limits.two_hop_second, limits.two_hop_newest
     assert wider > limit
-    second = [(min(len(facts[v]), limit) + min(len(facts[v]), wider)) / 2 for v in rows.anchor.tolist()]
+    anchors = rows.anchor.tolist()
+    nearest, most = (np.mean([min(len(facts[v]), number) for v in anchors]) for number in (limit, wider))
+    relations = np.mean([min(len({relation for relation, _ in facts[v]}), wider) for v in anchors])
+    second = min(most, nearest + relations)
     expected = np.minimum(degrees, limits.recent).mean() + np.minimum(same, limits.same_relation).mean()
-    expected += np.minimum(degrees, limits.two_hop_first).mean() * np.mean(second)
+    expected += np.minimum(degrees, limits.two_hop_first).mean() * second
     expected += np.minimum(degrees, limits.rule_bodies).mean() * min(limits.rule_heads, HEADS)
     assert counts.history_links(limits) == pytest.approx(expected)
 
