@@ -197,9 +197,9 @@ def test_what_is_compared_looks_ahead(case: str) -> None:
         slopes = {name: grad for name, grad in found["gradients"].items() if name.startswith("3 ") and "slope" in name}
         assert len(slopes) == 10
         without = {name for name, grad in slopes.items() if not grad.any()}
-        # Rules of shared facts have hits enough where the facts of the hub recur; there the gate is at its bound.
-        of_gate = {"3 gate.relation.slope", "3 gate.bias.slope"}
-        assert without == (of_gate if case == "hub" else {"3 rule_attention.query.slope"})
+        # Rules of shared facts have hits enough where the facts of the hub recur; there no hidden unit of pairs is on.
+        of_pairs = {"3 pair_attention.gain.slope", "3 pair_attention.bias.slope"}
+        assert without == (of_pairs if case == "hub" else {"3 rule_attention.query.slope"})
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
