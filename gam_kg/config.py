@@ -39,12 +39,15 @@ class HistoryConfig(Section):
     same_relation: Count = Field(1000, description="most recent facts of the subject with the query's relation")
     popular: Count = Field(10_000, description="most recent objects of the query's relation, any subject")
     pair_statistics: bool = Field(
-        True, description="score candidates also by when and how often facts of the pair were seen"
+        True,
+        description="score candidates also by a small network on the rhythm, place and turn of what the pair had",
     )
     two_hop_first: Count = Field(15, description="most recent facts of the subject that a path may start with")
     two_hop_second: Count = Field(10, description="most recent facts of each neighbour that a path may end with")
     two_hop_newest: Count = Field(
-        200, description="most recent facts of each neighbour of which the newest of each relation may end a path too"
+        200,
+        description="a path may also end in the newest fact of each relation among so many most recent facts of a "
+        "neighbour; not where two_hop_second is 0",
     )
     rule_bodies: Count = Field(
         20, description="most recent facts of the subject that a rule may start with; 0 counts no rules"
@@ -80,8 +83,8 @@ class ModelConfig(Section):
     )
     relation_dropout: Probability = Field(
         0.1,
-        description="share of relations replaced, drawn at every step, by the row that relations without facts in "
-        "training share; at 0 that row says only what holds for all relations",
+        description="share of relations, drawn anew at every step, that use the shared rows of relations without facts "
+        "in training; at 0 these stay zero and say only what holds for all relations",
     )
     name_words: bool = Field(True, description="add learned rows for the words that entity names share")
     word_agreement: bool = Field(True, description="a word counts as far as the entities that share it act alike")

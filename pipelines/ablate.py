@@ -70,11 +70,11 @@ def ablate(
         took: list[float] = []
         with ray_session():
             for number, (part, seed, child) in enumerate(trainings, 1):
-                left = _time_left(took, [later.run_path for _, _, later in trainings[number - 1 :]])
+                left = f", about {duration((len(trainings) + 1 - number) * mean(took))} left" if took else ""
                 logger.info("ablate: %d of %d: %s, seed %d%s", number, len(trainings), part, seed, left)
-                was_done, started = _is_done(child.run_path), time.monotonic()
+                before, started = _evaluated_at(child.run_path), time.monotonic()
                 runs[part].append(_train(graph, child, take_over))
-                if not was_done:
+                if _evaluated_at(child.run_path) != before:
                     took.append(time.monotonic() - started)
                 # The tables of the first seed grow part by part, and those of another need all of its trainings.
                 if seed == config.seed or number % len(chosen) == 0:
@@ -90,14 +90,10 @@ def _can_draw() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def _is_done(run: Path) -> bool:
-    return (run / "evaluation").exists()
-
-
-def _time_left(took: Sequence[float], left: Sequence[Path]) -> str:
-    """About how long the trainings in some folders will take, by what others took."""
-    number = sum(not _is_done(run) for run in left)
-    return f", about {duration(number * mean(took))} left" if took and number else ""
+def _evaluated_at(run: Path) -> int:
+    """When a run was evaluated; those that are done already are not again."""
+    manifest = run / "evaluation" / "manifest.json"
+    return manifest.stat().st_mtime_ns if manifest.exists() else 0
 
 
 def _child(config: Config, without: Config, part: str, seed: int) -> Config:

@@ -40,8 +40,8 @@ RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finis
 At = Annotated[
     str | None,
     typer.Option(
-        help="With --like, after the facts of this timestamp; none: of the last one. With --query, at this timestamp, "
-        "from the facts before it; none: just after the last fact."
+        help="With --like, after the facts of this timestamp, by default after the last fact. With --query, at this "
+        "timestamp, from the facts before it, by default just after the last fact."
     ),
 ]
 

@@ -192,11 +192,12 @@ class _Asha(ASHAScheduler):
         return decision
 
     def _time_left(self) -> str:
-        """How long all trials take if none is stopped early, by the mean epoch so far."""
+        """About how long all trials take if none is stopped early, by the mean epoch so far."""
         records = [Record.read(folder) for folder in self._folders]
         took = [epoch["seconds"] for record in records for epoch in record.epochs]
-        left = sum(self._epochs - len(record.epochs) for record in records if record.status == UNFINISHED)
-        return f", {duration(mean(took) * left / self._concurrent)} left at most" if left else ""
+        left = [self._epochs - len(record.epochs) for record in records if record.status == UNFINISHED]
+        rounds = max(max(left, default=0), sum(left) / self._concurrent)
+        return f", about {duration(mean(took) * rounds)} left, or less" if rounds else ""
 
 
 @contextmanager

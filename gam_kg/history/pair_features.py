@@ -33,9 +33,9 @@ PARTS = {
   (their mean square over their squared mean; 0: fewer than two gaps), and the length of the last streak;
 * place: among the answers to (s, r, ?), how many snapshots o was last seen before the latest one, and its share of
   their counts;
-* turn: how many answers (s, r, ?) has had since the snapshot in which o was last one, how many distinct ones it has,
-  and whether it has had fewer since than the others are (0), as many (1: answers that take turns come back to o) or
-  more (2);
+* turn: how many answers (s, r, ?) has had since the snapshot in which o was last one, how many distinct ones it has
+  among the `same_relation` most recent, and whether it has had fewer since than the others of these are (0), as many
+  (1: answers that take turns come back to o) or more (2);
 * own_turn: the same of (?, r, o), and s among its subjects;
 * any: recency and count of (s, any, o), and the number of relations;
 * query: recency and count of (s, r, any), and its novelty: the share of its answers that were new when they came.

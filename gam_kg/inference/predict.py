@@ -74,8 +74,8 @@ def _warn_beyond_training(run: TrainedRun, queries: EncodedQueries) -> None:
     far, last = horizon > run.trained_horizon, run.axis.label(run.graph.end - 1)
     if far.any():
         logger.warning(
-            "warning: training looked ahead %s snapshots at most (train.max_horizon); beyond that answers extrapolate, "
-            "those to %s of %s queries, up to %s snapshots beyond the last fact (%s)",
+            "warning: training looked ahead %s snapshots at most (train.max_horizon); answers to %s of %s queries lie "
+            "beyond that, up to %s snapshots after the last fact (%s), and extrapolate",
             *(f"{run.trained_horizon:,}", f"{far.sum():,}", f"{len(far):,}", f"{horizon.max():,}", last),
         )
 

@@ -44,7 +44,8 @@ class GAMLSTM(nn.Module):
     Entity v has the vector z_v = unit(e_v + w_v + h_v) before t: its learned row e_v, the sum w_v of the rows of the
     words of its name and features, and its memory h_v. A word's row counts √d / 2 times its weight in `NameWords` times
     its `word_agreement`, which training sets. Entities without facts in training have the learned shared row in place
-    of e_v, which entity dropout trains. Likewise relations, in every table of relations; there relation dropout does.
+    of e_v, which entity dropout trains. Likewise relations have shared rows in every table of
+    relations, which relation dropout trains.
 
     With several ranks it has one rank's entities; `exchange` and `gather` fetch the others'.
 
@@ -203,7 +204,7 @@ class GAMLSTM(nn.Module):
 
         Returns:
             Attention weights (num_edges, heads), and the memory of the updated entities after the snapshot. Without
-            `memory` in the configuration they are zero, and it is, except for `last_seen`.
+            `memory` in the configuration the weights are zero, and of the memory only `last_seen` changes.
         """
         if not self.config.memory:
             before = memory if snapshot.updated is None else memory.rows(snapshot.updated)
@@ -215,8 +216,8 @@ class GAMLSTM(nn.Module):
         if snapshot.updated is not None:
             x, memory, key = x[snapshot.updated], memory.rows(snapshot.updated), key[snapshot.updated]
         # Only the relations of this snapshot are projected: of many, few are in any one.
-        rows_of_relations = self.relation_rows(rng).index_select(0, snapshot.relations)
-        relations = self.relation.index_select(0, rows_of_relations)
+        rows_of_snapshot = self.relation_rows(rng).index_select(0, snapshot.relations)
+        relations = self.relation.index_select(0, rows_of_snapshot)
         query = self.gam.query(x)
         aggregated, weights = self.gam.aggregate(query, messages, snapshot.edges, snapshot.edge_type, relations)
         attended = self.gam.update(aggregated, x, None if rng is None else rng.rows(key))

@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+SHORTEST = 1e-12
+"""A shorter vector has no direction."""
+
 
 def unit(x: Tensor) -> Tensor:
-    """Rows scaled to length one; a zero row stays zero. Same shape."""
+    """Rows scaled to length one; a zero row stays zero, and gets no gradient. Same shape."""
     return _Unit.apply(x)
 
 
@@ -17,7 +20,7 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_(min=1e-12)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_(min=SHORTEST)
         out = x / length
         ctx.save_for_backward(out, length)
         return out
@@ -27,6 +30,7 @@ class _Unit(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         out, length = ctx.saved_tensors
         along = torch.linalg.vecdot(grad, out).unsqueeze(-1)
+        length = length.masked_fill(length <= SHORTEST, torch.inf)
         return torch.addcmul(grad, out, along, value=-1).div_(length)
 
 

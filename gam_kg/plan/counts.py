@@ -75,6 +75,13 @@ class GraphCounts:
         ends = min(wider, nearest + _capped_mean(self.row_relations, limits.two_hop_newest)) if limit else 0.0
         return pairs + first * ends + self._shared_rules(limits)
 
+    def facts_of_neighbours(self, queries: float, limits: HistoryConfig) -> float:
+        """Facts of the neighbours of some queries among which paths may end, at most, when all is past."""
+        if not limits.two_hop_second:
+            return 0.0
+        neighbours = min(queries * _capped_mean(self.query_facts, limits.two_hop_first), self.num_entities)
+        return neighbours * _capped_mean(self.row_facts, max(limits.two_hop_second, limits.two_hop_newest))
+
     def confidences(self, limits: HistoryConfig) -> float:
         """Rules of both kinds whose confidences a query joins, likewise."""
         every = _capped_mean(self.query_facts, limits.recent) + self._shared_rules(limits)

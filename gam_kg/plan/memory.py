@@ -34,6 +34,7 @@ _ROOM_FOR_COUNTS = 1.5  # for each pair of relations that has counts, as their t
 _TABLES, _SAMPLED_TABLES, _VALIDATION_TABLES = 5, 7, 3
 _UPDATE_VECTORS, _EDGE_VECTORS, _QUERY_VECTORS = 30, 4, 20  # of an active entity, an edge across ranks, a query
 _BF16_SCORES = 4.5  # a product of half the width, two copies and a sum, in place of one product
+_LOOKED_THROUGH = 100  # a fact of a neighbour that may be the newest of its relation
 _LINKS_READ = 2  # for each that a sampled query requests, as several lead to answers; measured: 1.0 to 4.1
 
 
@@ -222,7 +223,7 @@ def _step_bytes(workload: Workload) -> dict[str, float]:
     waiting = workload.links * _WAITING_LINK + workload.confidences * _WAITING_CONFIDENCE
     scores = _score_bytes(workload, block, candidates, _BF16_SCORES if train.precision == "bf16" else 1)
     return {
-        "window of memory updates": train.window * updates / ranks * vector,
+        "window of memory updates": train.window * updates / ranks * vector if workload.config.model.memory else 0.0,
         "rows of entities and their gradients": tables,
         "scores": scores + block * _QUERY_VECTORS * vector,
         "history look-up": share * (history + (scored - block) * waiting),
@@ -250,4 +251,5 @@ def _score_bytes(workload: Workload, queries: float, candidates: float, factor: 
 def _history_bytes(workload: Workload, queries: float) -> float:
     """A look-up for some queries, with its forward and backward; a link has three vectors of the history's width."""
     link = _LINK + 3 * workload.config.model.history.dim * FLOAT
-    return queries * (workload.links * link + workload.confidences * _CONFIDENCE)
+    ends = workload.counts.facts_of_neighbours(queries, workload.config.model.history) / workload.world_size
+    return queries * (workload.links * link + workload.confidences * _CONFIDENCE) + ends * _LOOKED_THROUGH

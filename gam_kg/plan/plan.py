@@ -107,6 +107,7 @@ def _choices(config: Config) -> list[tuple[str, Any, str]]:
         ("model.history.same_relation", history.same_relation // 10, past),
         ("model.history.recent", history.recent // 2, past),
         ("model.history.two_hop_first", 0, "no two-hop paths"),
+        ("model.history.two_hop_newest", 0, "paths end in the most recent facts alone"),
         ("model.history.max_rules", max(1, history.max_rules // 4), "rare rules are left out"),
         ("model.history.rule_bodies", 0, "no rules of shared facts"),
         ("model.history.rule_confidence", False, "no confidence of rules"),

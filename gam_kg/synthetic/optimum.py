@@ -7,9 +7,10 @@ and which series there are, but no future draw. For a query it ranks the candida
 answer, the equally probable ones in any order (a tie would cost it: 1 over the mean rank is less than the mean of 1
 over the ranks).
 
-No predictor has a greater expected MRR. An answer gains 1 / (1 + candidates above it that are no answers); exchanging
-two neighbours in the order changes only what these two gain, when one of them is an answer and the other is not, and
-the greater gain goes to the likelier. This needs only that, whatever the other answers are, the likelier is the same.
+No predictor has a greater expected MRR; of the subjects of follows, see below, one may have a trifle more. An answer
+gains 1 / (1 + candidates above it that are no answers); exchanging two neighbours in the order changes only what these
+two gain, when one of them is an answer and the other is not, and the greater gain goes to the likelier. This needs only
+that, whatever the other answers are, the likelier is the same.
 An object query has one answer. The subjects that may be answers have objects that are independent of each other, in
 slots whose choice favours none.
 

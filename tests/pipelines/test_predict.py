@@ -81,8 +81,11 @@ def test_an_answer_beyond_the_longest_trained_horizon_says_that_it_extrapolates(
     query_answers(run, "entity 1", "relation 0", at=11)
     assert "extrapolate" not in messages()
     search_answers(config.run_path, "entity 1", "relation 0", "12", 3)
-    assert "warning: training looked ahead 4 snapshots at most (train.max_horizon); beyond that answers" in messages()
-    assert "1 of 1 queries, up to 5 snapshots beyond the last fact (7)" in messages()
+    assert (
+        "warning: training looked ahead 4 snapshots at most (train.max_horizon); answers to 1 of 1 queries lie"
+        in messages()
+    )
+    assert "beyond that, up to 5 snapshots after the last fact (7), and extrapolate" in messages()
 
 
 def test_a_csv_file_gives_what_the_same_parquet_file_gives(config, tmp_path):

@@ -103,8 +103,7 @@ def test_shared_rows_have_no_influence_where_all_relations_are_trained():
         model = tiny_model(graph)
         with torch.no_grad():
             for name in tables():
-                if not name.startswith("confidence"):  # whose whole table is multiplied out
-                    model.get_parameter(name)[SHARED] = shared_row
+                model.get_parameter(name)[SHARED] = shared_row
         found.append(scores_after_all(model, graph))
     assert torch.isfinite(found[0]).all()
     assert torch.equal(*found)
@@ -136,6 +135,21 @@ def test_dropped_relations_step_with_the_shared_rows_alone():
         assert not grad[: 2 * NUM_RELATIONS][without].any(), name
         assert grad[: 2 * NUM_RELATIONS][~without].any(), name
         assert grad[SHARED].any(), name
+
+
+def test_shared_rows_that_are_zero_have_gradients_like_others():
+    graph = graph_of(random_facts(4, 120))
+    config = model_config(relation_dropout=0.5, history=ALL_HISTORY)
+    model = GAMLSTM(config, graph.trained_relations, graph.trained).double().train()
+    assert not model.relation[SHARED].any()
+    now = VALID_START - 1
+    queries, history = graph.snapshot(now).queries, history_before(graph, config.history, now)
+    rng = next(rng for rng in (CounterRNG(0, step) for step in range(99)) if dropped(model, rng).any())
+    step_loss(model, model.empty_memory(), message_graphs(graph, (now - 1,)), queries, history, rng)
+    grad = model.relation.grad
+    assert grad is not None
+    assert grad[SHARED].any()
+    assert grad[SHARED].norm() < 100 * grad[: 2 * NUM_RELATIONS].norm()
 
 
 def dropped(model, rng):

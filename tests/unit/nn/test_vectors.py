@@ -13,6 +13,14 @@ def test_unit_rows_have_length_one_and_zero_rows_stay():
     assert unit(x).tolist() == [[torch.tensor(0.6).item(), torch.tensor(0.8).item()], [0, 0]]
 
 
+def test_zero_rows_get_no_gradient():
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0]], requires_grad=True)
+    unit(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad[0].any()
+    assert not x.grad[1].any()
+
+
 def test_unit_has_the_gradient_of_its_formula():
     torch.manual_seed(0)
     x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
