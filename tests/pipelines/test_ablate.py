@@ -107,6 +107,8 @@ def test_what_the_first_seed_has_so_far_is_in_the_table_and_the_log_says_how_lon
         trained.append(child.run_path.name)
         if len(trained) == 3:
             raise KeyboardInterrupt
+        (child.run_path / "evaluation").mkdir(parents=True)
+        (child.run_path / "evaluation" / "manifest.json").touch()
         return finished[0].run_path
 
     monkeypatch.setattr(ablation, "_train", instead)

@@ -72,7 +72,7 @@ def test_what_can_be_answered_is_and_the_rest_is_counted(config, tmp_path, messa
     assert found["status"].to_pylist() == ["answered"] * 9 + ["unknown_name"]
     assert "3 of 4 queries answered, 1 unknown_name" in messages()
     assert "more than one snapshot beyond the last fact (7): 1; the farthest is about 20, 13 beyond it" in messages()
-    assert "those to 1 of 3 queries, up to 13 snapshots beyond the last fact (7)" in messages()
+    assert "answers to 1 of 3 queries lie beyond that, up to 13 snapshots after the last fact (7)" in messages()
 
 
 def test_an_answer_beyond_the_longest_trained_horizon_says_that_it_extrapolates(config, messages):

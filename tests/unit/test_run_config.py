@@ -29,7 +29,7 @@ def refusal(verb, config, *manifests):
         ("graph", "prepare.duplicates=refuse", "merge", "prepare"),
         ("checkpoint", "seed=5", "0", "train"),
         ("checkpoint", "model.history.recent=7", "100", "train"),
-        ("checkpoint", "train.learning_rate=0.5", "0.001", "train"),
+        ("checkpoint", "train.learning_rate=0.5", "0.003", "train"),
         ("evaluation", "evaluate.baselines=false", "true", "evaluate"),
         ("evaluation", "evaluate.splits=[test]", "[valid, test]", "evaluate"),
     ],

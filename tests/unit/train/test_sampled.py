@@ -219,7 +219,7 @@ def test_rows_that_are_not_read_get_no_gradient():
     assert len(rows) == len(rows.unique()) < MANY
 
 
-@pytest.mark.parametrize("num_negatives, history_links", [(20, ALL), (20, 4), (4, 8), (MANY, 4)])
+@pytest.mark.parametrize("num_negatives, history_links", [(20, ALL), (20, 8), (4, 8), (MANY, 8)])
 def test_sums_over_samples_are_on_average_those_over_all(num_negatives, history_links):
     graph = graph_with_many(2)
     model = tiny_model(graph)
