@@ -44,8 +44,7 @@ class GAMLSTM(nn.Module):
     Entity v has the vector z_v = unit(e_v + w_v + h_v) before t: its learned row e_v, the sum w_v of the rows of the
     words of its name and features, and its memory h_v. A word's row counts √d / 2 times its weight in `NameWords` times
     its `word_agreement`, which training sets. Entities without facts in training have the learned shared row in place
-    of e_v, which entity dropout trains. Likewise relations have shared rows in every table of
-    relations, which relation dropout trains.
+    of e_v, which entity dropout trains; relations likewise, in every table, by relation dropout.
 
     With several ranks it has one rank's entities; `exchange` and `gather` fetch the others'.
 
@@ -204,7 +203,7 @@ class GAMLSTM(nn.Module):
 
         Returns:
             Attention weights (num_edges, heads), and the memory of the updated entities after the snapshot. Without
-            `memory` in the configuration the weights are zero, and of the memory only `last_seen` changes.
+            `memory` in the configuration weights are zero, and only `last_seen` changes.
         """
         if not self.config.memory:
             before = memory if snapshot.updated is None else memory.rows(snapshot.updated)
