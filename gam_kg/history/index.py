@@ -16,6 +16,7 @@ from gam_kg.history.path_ends import path_ends
 from gam_kg.history.recency import KeyTable, RecencyIndex, Recent, reaches, thresholds
 from gam_kg.history.rule_keys import stored_rules
 from gam_kg.history.rules import FEWEST_HITS, RuleTable
+from gam_kg.history.stored import StoredHistory
 from gam_kg.history.turns import Turns
 from gam_kg.ops.ragged import join_groups, last_of_each, select, unique_inverse
 
@@ -33,6 +34,8 @@ class HistoryIndex:
             (anchor, relation, other) means that `anchor` was an answer to (other, relation, ?), so that the owner of a
             candidate has all its history.
         config: Which parts to look up, and how far back.
+        stored: What was counted of the first snapshots, after which the index then starts. Where rules with few hits
+            are not stored, those that get enough later are counted from there on. None: it starts before the first.
 
     Attributes:
         end: The snapshot after the last one that was inserted.
@@ -44,7 +47,7 @@ class HistoryIndex:
         DataError: Entities and relations are too many for keys of 64 bits.
     """
 
-    def __init__(self, graph: TemporalGraph, config: HistoryConfig) -> None:
+    def __init__(self, graph: TemporalGraph, config: HistoryConfig, stored: StoredHistory | None = None) -> None:
         self.config, self.partition = config, graph.partition
         self.end, self.num_relations, self.num_entities = 0, 2 * graph.num_relations, graph.num_entities
         facts_of = graph.num_entities * self.num_relations
@@ -61,30 +64,38 @@ class HistoryIndex:
         self._found: SubjectPast | None = None
         self._fact_tie = lambda item: graph.fact_tie(item // num_rows, ids[item % num_rows])
         self._answer_tie = lambda item: graph.answer_tie(ids[item])
-        self.facts = KeyTable(graph.distinct(lambda rows: self._fact_key(rows.other, rows.relation, rows.anchor)))
-        self.answers = KeyTable(graph.distinct(lambda rows: self._answer_key(rows.relation, rows.anchor)))
+        key_of = {
+            "facts": lambda rows: self._fact_key(rows.other, rows.relation, rows.anchor),
+            "answers": lambda rows: self._answer_key(rows.relation, rows.anchor),
+        }
+        self.facts, self.answers = (
+            KeyTable(graph.distinct(key) if stored is None else stored.distinct(self, graph, name, key))
+            for name, key in key_of.items()
+        )
         self.by_subject = RecencyIndex(self.facts, self.num_relations * num_rows, self._fact_tie)
         self.by_query = RecencyIndex(self.facts, num_rows, self._answer_tie)
         self.by_relation = RecencyIndex(self.answers, num_rows, self._answer_tie)
         self.turns = Turns(self.facts, self.answers, self.num_relations, num_rows)
-        self._pair_rules: PairRules | None = None
+        self.pair_rules: PairRules | None = None
         self.rules: RuleTable | None = None
-        if config.rule_bodies:
+        if config.rule_confidence:
+            self.pair_rules = PairRules(self)
+        if stored is not None:
+            stored.restore(self)
+        elif config.rule_bodies:
             # A look-up needs as many hits so far as every stored rule has in the end, so other rules are never found.
             # What is stored says nothing else of the future but that number, where there are more than `max_rules`.
             keys, fewest = stored_rules(lambda: self._rule_keys(graph), config, self.partition, self.sum)
             self.reset()
             self.rules = RuleTable(keys, num_rows, fewest)
-        if config.rule_confidence:
-            self._pair_rules = PairRules(self)
 
     def reset(self) -> None:
         """Go back to before the first snapshot."""
         self.end, self._newest, self._found = 0, None, None
         for part in (self.facts, self.answers, self.by_subject, self.by_query, self.by_relation, self.turns):
             part.clear()
-        if self._pair_rules is not None:
-            self._pair_rules.clear()
+        if self.pair_rules is not None:
+            self.pair_rules.clear()
         if self.rules is not None:
             self.rules.clear()
 
@@ -96,9 +107,9 @@ class HistoryIndex:
         """
         if snapshot.time < self.end:
             raise ValueError(f"snapshot {snapshot.time} is inserted after snapshot {self.end - 1}")
-        if self._pair_rules is not None and self.config.recent:
+        if self.pair_rules is not None and self.config.recent:
             groups = QueryGroups.of(snapshot.queries)
-            self._pair_rules.observe(groups, self._past_of(groups.subjects).recent)
+            self.pair_rules.observe(groups, self._past_of(groups.subjects).recent)
         if self.rules is not None:
             self.rules.insert(*self._counted(snapshot.queries))
         places = self._insert_facts(snapshot)
@@ -152,8 +163,8 @@ class HistoryIndex:
         popular, hops = popular if config.popular else None, hops if num_first else None
         answers = PastAnswers.of(same_relation, len(queries), self.sum, self.max)
         rules = every_rule = pair_rules = None
-        if self._pair_rules is not None:
-            pair_rules = self._pair_rules.confidences(groups, recent, UNSEEN)
+        if self.pair_rules is not None:
+            pair_rules = self.pair_rules.confidences(groups, recent, UNSEEN)
         if self.rules is not None:
             bodies = self.bodies(queries)
             heads = self.heads(bodies, 1 if config.rule_confidence else FEWEST_HITS)
@@ -263,7 +274,7 @@ class HistoryIndex:
     def _past_of(self, subjects: Tensor) -> SubjectPast:
         """What inserting the queries of subjects reads, int64 (num_subjects,); looked up if it was not just found."""
         if self._found is None or not torch.equal(self._found.subjects, subjects):
-            limit = self.config.recent if self._pair_rules is not None else 0
+            limit = self.config.recent if self.pair_rules is not None else 0
             recent, bodies = self.recent(
                 (self.by_subject, subjects, limit), (self.by_subject, subjects, self.config.rule_bodies)
             )

@@ -34,6 +34,14 @@ class PairRules:
         """Go back to before the first snapshot."""
         self._counts = _KindCounts()
 
+    def counts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The kinds seen so far, int64 (num_kinds,), and their exposures and hits, float64 (num_kinds,) each."""
+        return self._counts.all()
+
+    def restore(self, kind: Tensor, exposures: Tensor, hits: Tensor) -> None:
+        """Put the counts, still empty, where those were whose `counts` these are."""
+        self._counts.add(kind, exposures, hits)
+
     def confidences(self, groups: QueryGroups, recent: Recent, unseen: float) -> tuple[Tensor, Tensor]:
         """Hits / (exposures + unseen) of the rule of each past fact of each query.
 
@@ -99,6 +107,14 @@ class _KindCounts:
         """Exposures and hits so far, zero for kinds never seen, float64 (num_kinds,) each."""
         position = self._positions(kind)
         return self._exposures.index_select(0, position), self._hits.index_select(0, position)
+
+    def all(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The kinds seen so far, and their exposures and hits."""
+        bins = torch.arange(NUM_BINS)
+        kind, position = ((numbers[:-1, None] * NUM_BINS + bins).flatten() for numbers in (self._pairs, self._rows))
+        exposures, hits = self._exposures[position], self._hits[position]
+        kind, exposures, hits = select(exposures > 0, kind, exposures, hits)
+        return kind, exposures, hits
 
     def _positions(self, kind: Tensor) -> Tensor:
         pairs, index = torch.unique_consecutive(kind // NUM_BINS, return_inverse=True)

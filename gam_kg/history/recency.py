@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gam_kg.graph.snapshot import lexical_order
-from gam_kg.ops.ragged import last_of_each, ragged_ranges, select, sort_with_positions, unique
+from gam_kg.ops.ragged import insert_at, last_of_each, ragged_ranges, select, sort_with_positions, unique
 
 _MOST_INT32 = torch.iinfo(torch.int32).max
 _LEAST = torch.iinfo(torch.int64).min
@@ -24,6 +24,13 @@ def find_keys(table: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(keys), torch.zeros_like(keys, dtype=torch.bool)
     place = torch.searchsorted(table, keys).clamp_(max=len(table) - 1)
     return place, table.index_select(0, place) == keys
+
+
+def with_keys(table: Tensor, keys: Tensor) -> Tensor:
+    """The distinct keys of a table, ascending, and of others in any order."""
+    keys = unique(keys)
+    (new,) = select(~find_keys(table, keys)[1], keys)
+    return insert_at(table, new, torch.searchsorted(table, new) + torch.arange(len(new)))
 
 
 class KeyTable:
@@ -39,6 +46,8 @@ class KeyTable:
         streak: How many snapshots without a gap end in `last`, int32 (num_keys,).
         squared_gaps: Sum of the squares of its gaps, in snapshots, float32 (num_keys,).
     """
+
+    COLUMNS = ("last", "first", "count", "streak", "squared_gaps")
 
     def __init__(self, keys: Tensor) -> None:
         self.keys = keys
@@ -121,6 +130,26 @@ class RecencyIndex:
         """Go back to before the first snapshot."""
         self._position.fill_(-1)
         self._used.zero_()
+
+    def order(self) -> Tensor:
+        """Places of the keys seen so far, group by group, from least to most recent, int64 (num_seen,)."""
+        places = self._written.long()
+        is_live = torch.zeros_like(places, dtype=torch.bool)
+        is_live[self._position[self._position >= 0].long()] = True
+        return places[is_live]
+
+    def sorted(self, places: Tensor) -> Tensor:
+        """Places of keys seen so far in the order of `order`, which follows from the table, int64 (num_places,)."""
+        keys = self.table.keys[places]
+        last, count = self.table.last[places], self.table.count[places]
+        return places[lexical_order(keys // self._width, last, count, self.tie(keys % self._width))]
+
+    def restore(self, order: Tensor) -> None:
+        """Put the index, still empty, where one was whose `order` this is."""
+        groups, length = torch.unique_consecutive(self.table.keys[order] // self._width, return_counts=True)
+        first, _ = self._bounds(groups)
+        self._write(order, ragged_ranges(2 * first, length)[1])
+        self._used[first] = length.to(self._used.dtype)
 
     def insert(self, places: Tensor) -> None:
         """Insert the keys of the newest snapshot, after `KeyTable.insert`; distinct ascending places, (num_seen,)."""

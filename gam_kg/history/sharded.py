@@ -18,13 +18,16 @@ from gam_kg.graph.snapshot import Snapshot
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.recency import RecencyIndex, Recent, reaches, thresholds
+from gam_kg.history.stored import StoredHistory
 
 
-def build_history(graph: TemporalGraph, config: HistoryConfig, communicator: Communicator) -> HistoryIndex:
-    """The history index of a rank."""
+def build_history(
+    graph: TemporalGraph, config: HistoryConfig, communicator: Communicator, stored: StoredHistory | None = None
+) -> HistoryIndex:
+    """The history index of a rank; for `stored` see `HistoryIndex`. A collective."""
     if communicator.world_size == 1:
-        return HistoryIndex(graph, config)
-    return ShardedHistory(graph, config, communicator)
+        return HistoryIndex(graph, config, stored)
+    return ShardedHistory(graph, config, communicator, stored)
 
 
 class ShardedHistory(HistoryIndex):
@@ -34,11 +37,18 @@ class ShardedHistory(HistoryIndex):
         graph: The rank's facts.
         config: Which parts to look up, and how far back.
         communicator: The ranks.
+        stored: See `HistoryIndex`.
     """
 
-    def __init__(self, graph: TemporalGraph, config: HistoryConfig, communicator: Communicator) -> None:
+    def __init__(
+        self,
+        graph: TemporalGraph,
+        config: HistoryConfig,
+        communicator: Communicator,
+        stored: StoredHistory | None = None,
+    ) -> None:
         self._communicator = communicator  # which the rules need at once
-        super().__init__(graph, config)
+        super().__init__(graph, config, stored)
 
     def recent(self, *requests: tuple[RecencyIndex, Tensor, int]) -> list[Recent]:
         """Those of the most recent items of all ranks that are in the shard; see `HistoryIndex.recent`."""

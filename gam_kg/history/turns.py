@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gam_kg.graph.snapshot import Queries
 from gam_kg.history.recency import KeyTable
+from gam_kg.ops.ragged import select
 
 
 class Turns:
@@ -33,6 +34,24 @@ class Turns:
         self._of_query.clear()
         self._of_candidate.clear()
         self._distinct.zero_()
+
+    def columns(self, table: KeyTable) -> dict[str, Tensor]:
+        """What is counted of each key of one of the two tables, by name; `totals` is the rest."""
+        if table is self._facts:
+            return {"of_query": self._of_query.at_last, "of_candidate": self._of_candidate.at_last}
+        return {"total": self._of_candidate.total, "distinct": self._distinct}
+
+    def totals(self) -> tuple[Tensor, Tensor]:
+        """The queries that have had facts of the rank, ascending, and how many answers of all ranks each has had."""
+        query = torch.unique_consecutive(self._facts.keys[self._facts.count > 0] // self._num_rows)
+        return query, self._of_query.total[self._first(query)] if len(query) else query.int()
+
+    def restore(self, query: Tensor, total: Tensor) -> None:
+        """Restore the totals of queries; those without facts of the rank are left out. `columns` are the rest."""
+        if len(self._facts.keys):
+            first = self._first(query)
+            (first, total) = select(self._facts.keys[first] // self._num_rows == query, first, total)
+            self._of_query.total.index_copy_(0, first, total)
 
     def insert(self, queries: Queries, places: Tensor) -> None:
         """Insert the answers of a snapshot, after `KeyTable.insert` of the facts.
@@ -98,16 +117,16 @@ class _Counts:
     """A total for each group, and what it was when each fact was last seen."""
 
     def __init__(self, groups: KeyTable, facts: KeyTable) -> None:
-        self._total, self._at_last = (torch.zeros_like(part.keys, dtype=torch.int32) for part in (groups, facts))
+        self.total, self.at_last = (torch.zeros_like(part.keys, dtype=torch.int32) for part in (groups, facts))
 
     def clear(self) -> None:
-        self._total.zero_()
-        self._at_last.zero_()
+        self.total.zero_()
+        self.at_last.zero_()
 
     def insert(self, group: Tensor, number: Tensor, of_seen: Tensor, places: Tensor) -> None:
         """Add numbers to groups; `of_seen` are the groups of the facts seen."""
-        self._total.index_add_(0, group, number.to(torch.int32))
-        self._at_last.index_copy_(0, places, self._total.index_select(0, of_seen))
+        self.total.index_add_(0, group, number.to(torch.int32))
+        self.at_last.index_copy_(0, places, self.total.index_select(0, of_seen))
 
     def since(self, group: Tensor, places: Tensor) -> Tensor:
-        return (self._total.index_select(0, group) - self._at_last.index_select(0, places)).long()
+        return (self.total.index_select(0, group) - self.at_last.index_select(0, places)).long()

@@ -1,0 +1,153 @@
+"""What a history index has counted up to a snapshot, as tensors to be stored, and how an index is restored from them.
+
+Each rank stores a part. In a part entities are ids, not rows of a shard, and relations are numbered as the graph had
+them then. So an index of any number of ranks, also of a graph that has grown since, can be restored from the parts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gam_kg.graph.fact_source import Rows
+from gam_kg.graph.temporal_graph import TemporalGraph
+from gam_kg.history.bins import NUM_BINS
+from gam_kg.history.recency import KeyTable, RecencyIndex, with_keys
+from gam_kg.history.rules import RuleTable
+from gam_kg.ops.ragged import select, sort_with_positions
+
+if TYPE_CHECKING:
+    from gam_kg.history.index import HistoryIndex
+
+Part = dict[str, Tensor]
+
+_DIGITS = {"facts": "er", "answers": "r", "rules": "rer"}
+"""What keys are made of before the entity at their end: numbers of entities and relations, the first counting most."""
+
+
+def store_history(history: "HistoryIndex") -> Part:
+    """The rank's part of what an index has counted so far."""
+    ids, num_rows, part = history.partition.ids, history.num_rows, {}
+
+    def with_ids(keys: Tensor) -> Tensor:
+        return keys // num_rows * history.num_entities + ids[keys % num_rows] if len(keys) else keys
+
+    for name, table in _tables(history).items():
+        (seen,) = torch.nonzero(table.count, as_tuple=True)
+        columns = {column: getattr(table, column) for column in KeyTable.COLUMNS} | history.turns.columns(table)
+        place = torch.zeros_like(table.keys).index_copy_(0, seen, torch.arange(len(seen)))
+        orders = {index: place[of_table.order()] for index, of_table in _indexes(history, table).items()}
+        part |= {f"{name}.{key}": values.index_select(0, seen) for key, values in columns.items()}
+        part |= {f"{name}.{index}": order for index, order in orders.items()}
+        part[f"{name}.keys"] = with_ids(table.keys.index_select(0, seen))
+    part["queries.keys"], part["queries.total"] = history.turns.totals()
+    if history.rules is not None:
+        keys, part["rules.hits"], part["groups.keys"], part["groups.exposures"] = history.rules.counts()
+        part["rules.keys"] = with_ids(keys)
+        part["rules.fewest"] = torch.tensor([history.rules.fewest])
+    if history.pair_rules is not None:
+        part["kinds.keys"], part["kinds.exposures"], part["kinds.hits"] = history.pair_rules.counts()
+    return part
+
+
+@dataclass(frozen=True)
+class StoredHistory:
+    """What the ranks of an index have stored together.
+
+    Attributes:
+        end: The snapshot after the last one that was counted.
+        num_entities, num_relations: Entities, and relations with inverses, of the graph at that time.
+        parts: What `store_history` returned on each rank.
+    """
+
+    end: int
+    num_entities: int
+    num_relations: int
+    parts: Sequence[Part]
+
+    def distinct(
+        self, history: "HistoryIndex", graph: TemporalGraph, table: str, key: Callable[[Rows], Tensor]
+    ) -> Tensor:
+        """What `TemporalGraph.distinct` returns, without reading the facts that were counted.
+
+        Args:
+            history: The index to be made.
+            graph: The facts, those counted included.
+            table: "facts" or "answers", whose keys are distinct.
+            key: The keys of rows.
+        """
+        none = torch.zeros(0, dtype=torch.int64)
+        later = graph.read([time for time in graph.times if time >= self.end])
+        keys = [key(Rows(none, one.anchor, one.relation, one.other)) for one in later]
+        return with_keys(self._of_rank(history, table)[0], torch.cat([none, *keys]))
+
+    def restore(self, history: "HistoryIndex") -> None:
+        """Put a new index, whose tables have the stored keys among theirs, after the last snapshot that was counted."""
+        history.reset()
+        history.end = self.end
+        for name, table in _tables(history).items():
+            targets = {column: getattr(table, column) for column in KeyTable.COLUMNS} | history.turns.columns(table)
+            keys, *columns = self._of_rank(history, name, *targets)
+            place = torch.searchsorted(table.keys, keys)
+            for target, values in zip(targets.values(), columns, strict=True):
+                target.index_copy_(0, place, values)
+            for index, of_table in _indexes(history, table).items():
+                whole = len(self.parts) == history.partition.world_size == 1
+                of_table.restore(place[self.parts[0][f"{name}.{index}"]] if whole else of_table.sorted(place))
+        queries, total = self._joined("queries.keys"), self._joined("queries.total")
+        history.turns.restore(self._renumbered(history, queries, "er"), total)
+        if history.config.rule_bodies:
+            keys, hits = self._of_rank(history, "rules", "hits")
+            groups = self._renumbered(history, self._joined("groups.keys"), "rer")
+            groups, order = sort_with_positions(groups)
+            first = torch.ones_like(groups, dtype=torch.bool)
+            first[1:] = groups[1:] != groups[:-1]  # ranks have some in common, with equal counts
+            (groups, exposures) = select(first, groups, self._joined("groups.exposures")[order])
+            fewest = int(self.parts[0]["rules.fewest"])
+            history.rules = RuleTable(keys, history.num_rows, fewest, groups, grows=True)
+            history.rules.restore(hits, exposures)
+        if history.pair_rules is not None:
+            kinds, exposures, hits = (self.parts[0][f"kinds.{name}"] for name in ("keys", "exposures", "hits"))
+            pairs = self._renumbered(history, kinds // NUM_BINS, "rr")
+            history.pair_rules.restore(pairs * NUM_BINS + kinds % NUM_BINS, exposures, hits)
+
+    def _of_rank(self, history: "HistoryIndex", name: str, *columns: str) -> list[Tensor]:
+        """The keys that belong to the rank of an index, ascending, in rows of its shard; and what is stored of each."""
+        keys, *values = (self._joined(f"{name}.{column}") for column in ("keys", *columns))
+        entity, partition = keys % self.num_entities, history.partition
+        rest = self._renumbered(history, keys // self.num_entities, _DIGITS[name])
+        keys = rest * history.num_rows + partition.rows(entity)
+        if len(self.parts) == partition.world_size == 1:
+            return [keys, *values]
+        keys, entity, *values = select(partition.owns(entity), keys, entity, *values)
+        keys, order = sort_with_positions(keys)
+        return [keys, *(column.index_select(0, order) for column in values)]
+
+    def _joined(self, name: str) -> Tensor:
+        return torch.cat([part[name] for part in self.parts]) if len(self.parts) > 1 else self.parts[0][name]
+
+    def _renumbered(self, history: "HistoryIndex", numbers: Tensor, digits: str) -> Tensor:
+        """Numbers made of those of entities and relations, as the graph of an index makes them."""
+        before = {"e": self.num_entities, "r": self.num_relations}
+        after = {"e": history.num_entities, "r": history.num_relations}
+        if before == after:
+            return numbers
+        found, factor = torch.zeros_like(numbers), 1
+        for digit in reversed(digits):
+            value, numbers = numbers % before[digit], numbers // before[digit]
+            if digit == "r":  # inverses come after all relations
+                value = value + (value >= before["r"] // 2) * ((after["r"] - before["r"]) // 2)
+            found, factor = found + value * factor, factor * after[digit]
+        return found
+
+
+def _tables(history: "HistoryIndex") -> dict[str, KeyTable]:
+    return {"facts": history.facts, "answers": history.answers}
+
+
+def _indexes(history: "HistoryIndex", table: KeyTable) -> dict[str, RecencyIndex]:
+    if table is history.facts:
+        return {"by_subject": history.by_subject, "by_query": history.by_query}
+    return {"by_relation": history.by_relation}
