@@ -32,7 +32,9 @@ _VERBS = {
     "embeddings": "embed",
     "predictions": "predict",
     "synthetic": "generate",
+    "update": "update",
 }
+_ARGUMENTS = {"synthetic": "OUT", "update": "RUN"}
 _READ = (".parquet", ".safetensors")  # found by their endings, so that one too many would be read
 _MOST_JSON_BYTES = 2**28
 
@@ -191,6 +193,8 @@ def read_manifest(path: Path, kind: str) -> Manifest:
 
 def redo(kind: str) -> str:
     """What to do about a damaged artifact of a kind."""
+    if kind == "update":
+        return f"remove it and all updates after it, and add their facts again: {command(kind)}"
     return f"redo it: {command(kind)} --force"
 
 
@@ -208,7 +212,7 @@ def require_same(name: str, found: str, expected: str, path: Path) -> None:
 
 def command(kind: str) -> str:
     """The command that makes an artifact of a kind."""
-    return f"gam-kg {_VERBS.get(kind, kind)} {'OUT' if kind == 'synthetic' else 'CONFIG'}"
+    return f"gam-kg {_VERBS.get(kind, kind)} {_ARGUMENTS.get(kind, 'CONFIG')}"
 
 
 def _load_json(path: Path) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gam_kg.artifacts import redo
 from gam_kg.errors import ArtifactError
+from gam_kg.graph.partition import Partition
 from gam_kg.graph.snapshot import lexical_order
 from gam_kg.parquet import open_file
 from gam_kg.schemas import ANCHORED
@@ -44,6 +45,10 @@ class Rows(NamedTuple):
     def at(self, index: Tensor | slice) -> "Rows":
         """Some of the rows."""
         return Rows(*(column[index] for column in self))
+
+    def from_snapshot(self, first: int) -> "Rows":
+        """Those of sorted rows that are at or after a snapshot."""
+        return self.at(slice(int(torch.searchsorted(self.time, first)), None))
 
     def sorted(self) -> "Rows":
         """By time, then anchor, relation and other."""
@@ -75,8 +80,8 @@ class Slab:
 class FactSource(Protocol):
     """A rank's facts, read in either of two orders."""
 
-    def slabs(self) -> Iterator[Slab]:
-        """In time order, a bounded number of rows at a time; together the slabs cover all snapshots."""
+    def slabs(self, first: int = 0) -> Iterator[Slab]:
+        """In time order, a bounded number of rows at a time; together the slabs cover all snapshots from `first` on."""
         ...
 
     def parts(self) -> Iterator[Rows]:
@@ -90,10 +95,11 @@ class MemoryFacts:
 
     rows: Rows
 
-    def slabs(self) -> Iterator[Slab]:
+    def slabs(self, first: int = 0) -> Iterator[Slab]:
         """All at once."""
-        if len(self.rows.time):
-            yield Slab(int(self.rows.time[-1]) + 1, self.rows)
+        rows = self.rows.from_snapshot(first)
+        if len(rows.time):
+            yield Slab(int(rows.time[-1]) + 1, rows)
 
     def parts(self) -> Iterator[Rows]:
         """All at once."""
@@ -117,15 +123,16 @@ class StoredFacts:
         last = np.flatnonzero(np.diff(slab, append=-1))
         self._ends: list[int] = (snapshots[last] + 1).tolist()
 
-    def slabs(self) -> Iterator[Slab]:
-        """In time order.
+    def slabs(self, first: int = 0) -> Iterator[Slab]:
+        """In time order; row groups that end before `first` are not read.
 
         Raises:
             ArtifactError: A file is damaged.
         """
-        files = [_SortedFile(path) for paths in self._buckets for path in paths]
-        for end in self._ends:
-            yield Slab(end, Rows.of([rows for file in files for rows in file.before(end)]).sorted())
+        files = [_SortedFile(path, first) for paths in self._buckets for path in paths]
+        for end in (end for end in self._ends if end > first):
+            rows = Rows.of([rows for file in files for rows in file.before(end)])
+            yield Slab(end, rows.sorted().from_snapshot(first))
 
     def parts(self) -> Iterator[Rows]:
         """Bucket by bucket; raises what `slabs` raises."""
@@ -133,11 +140,50 @@ class StoredFacts:
             yield Rows.of([rows for path in paths for rows in row_groups(path)])
 
 
-class _SortedFile:
-    """A file that is read once, from its first snapshot to its last; a row group at a time is in memory."""
+@dataclass(frozen=True)
+class UpdatedFacts:
+    """The facts of a `graph/` artifact and those that updates have added, which are few enough for memory.
 
-    def __init__(self, path: Path) -> None:
-        self._groups = row_groups(path)
+    Attributes:
+        stored: The facts of the artifact, with the ids of inverse relations that they have there.
+        added: The facts of the updates, sorted.
+        partition: The rank's entities, the new ones included.
+        num_relations: Relations of the whole graph, without inverses: before the updates and after.
+    """
+
+    stored: StoredFacts
+    added: Rows
+    partition: Partition
+    num_relations: tuple[int, int]
+
+    def slabs(self, first: int = 0) -> Iterator[Slab]:
+        """In time order; raises what `StoredFacts.slabs` raises."""
+        left = self.added.from_snapshot(first)
+        for slab in self.stored.slabs(first):
+            number = int(torch.searchsorted(left.time, slab.end))
+            rows = self._joined(slab.rows, left.at(slice(number)))
+            yield Slab(slab.end, rows.sorted() if number else rows)
+            left = left.at(slice(number, None))
+        yield from MemoryFacts(left).slabs()
+
+    def parts(self) -> Iterator[Rows]:
+        """Bucket by bucket; raises what `slabs` raises."""
+        buckets, of_added = self.partition.own_buckets, self.added.anchor % self.partition.buckets
+        for bucket, rows in zip(buckets, self.stored.parts(), strict=True):
+            yield self._joined(rows, self.added.at(of_added == bucket))
+
+    def _joined(self, stored: Rows, added: Rows) -> Rows:
+        before, after = self.num_relations
+        relation = torch.where(stored.relation < before, stored.relation, stored.relation + (after - before))
+        stored = stored._replace(relation=relation)
+        return Rows(*(torch.cat(columns) for columns in zip(stored, added, strict=True)))
+
+
+class _SortedFile:
+    """A file that is read once, from a snapshot to its last; a row group at a time is in memory."""
+
+    def __init__(self, path: Path, first: int) -> None:
+        self._groups = row_groups(path, first)
         self._left: pa.Table | None = None
 
     def before(self, end: int) -> Iterator[pa.Table]:
@@ -152,10 +198,17 @@ class _SortedFile:
             rows = self._left = None
 
 
-def row_groups(path: Path) -> Iterator[pa.Table]:
-    """The row groups of a stored file, one after another; raises what `StoredFacts.slabs` raises."""
+def row_groups(path: Path, first: int = 0) -> Iterator[pa.Table]:
+    """The row groups of a stored file, one after another, but those that are known to end before a snapshot.
+
+    Raises what `StoredFacts.slabs` raises.
+    """
     try:
-        for group in range(pq.read_metadata(path).num_row_groups):
+        metadata = pq.read_metadata(path)
+        for group in range(metadata.num_row_groups):
+            times = metadata.row_group(group).column(ANCHORED.names.index("snapshot")).statistics
+            if times is not None and times.has_min_max and times.max < first:
+                continue
             # Opened anew for each: iterating over a whole file would keep it open and all its row groups in memory.
             with open_file(path) as file:
                 rows = file.read_row_group(group, columns=ANCHORED.names)

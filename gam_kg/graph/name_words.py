@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gam_kg.artifacts import Manifest
 from gam_kg.graph.temporal_graph import read_names
+from gam_kg.graph.update_chain import Update, sizes
 from gam_kg.ingest.feature_words import FILE, mean_weights, only, shared_words
 from gam_kg.ingest.names import split_words
 from gam_kg.ops.sparse import csr_offsets
@@ -77,6 +78,7 @@ class NameWords:
         of_names: bool,
         known: Sequence[bool] | None = None,
         words: Sequence[str] | None = None,
+        updates: Sequence[Update] = (),
     ) -> "NameWords | None":
         """The words of the entities of a `graph/` artifact; None where neither names nor features have some.
 
@@ -86,6 +88,7 @@ class NameWords:
             of_names: Whether names have words.
             known: See `of`.
             words: See `of`.
+            updates: What was added since; new entities have no features.
 
         Raises:
             ArtifactError: A file is missing or damaged.
@@ -93,7 +96,8 @@ class NameWords:
         features = read_features(graph, manifest)
         if not of_names and features is None:
             return None
-        names = read_names(graph, "entity").to_pylist() if of_names else [""] * manifest.content["num_entities"]
+        num_entities, _ = sizes(manifest, updates)
+        names = read_names(graph, "entity", updates).to_pylist() if of_names else [""] * num_entities
         return cls.of(names, known=known, words=words, features=features)
 
 

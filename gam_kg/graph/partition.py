@@ -37,9 +37,13 @@ class Partition:
         if self.world_size == 1:
             return torch.arange(self.num_entities)
         turns = torch.arange(0, self.num_entities, self.buckets)
-        buckets = torch.from_numpy(buckets_of_rank(self.buckets, self.rank, self.world_size))
-        ids = (turns[:, None] + buckets).flatten()
+        ids = (turns[:, None] + torch.tensor(self.own_buckets, dtype=torch.int64)).flatten()
         return ids[ids < self.num_entities]
+
+    @property
+    def own_buckets(self) -> list[int]:
+        """The buckets of the rank, ascending; empty for ranks beyond the number of buckets."""
+        return buckets_of_rank(self.buckets, self.rank, self.world_size).tolist()
 
     @property
     def num_rows(self) -> int:

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from gam_kg.artifacts import Manifest, read_manifest, redo
 from gam_kg.errors import ArtifactError
-from gam_kg.graph.anchored import anchored_facts, buckets_of_rank
-from gam_kg.graph.fact_source import FactSource, MemoryFacts, Rows, StoredFacts, count_rows, prefetch
+from gam_kg.graph.anchored import anchored_facts
+from gam_kg.graph.fact_source import FactSource, MemoryFacts, Rows, StoredFacts, UpdatedFacts, count_rows, prefetch
 from gam_kg.graph.partition import Partition
 from gam_kg.graph.snapshot import Snapshot
+from gam_kg.graph.update_chain import Update, sizes
 from gam_kg.parquet import read_table
 from gam_kg.schemas import SPLITS
 
@@ -37,6 +38,7 @@ class TemporalGraph:
             (num_relations,).
         valid_start: First snapshot of validation.
         test_start: First snapshot of test.
+        test_end: The snapshot after the last one of test; what updates add from there on is in no split.
         entity_tie, relation_tie: Hashes of the names, int64 (num_entities,) and (2 * num_relations,), which order what
             is otherwise alike. Ids cannot: they descend by degree, so they depend on the future. None without names.
     """
@@ -50,6 +52,7 @@ class TemporalGraph:
     trained_relations: Tensor
     valid_start: int
     test_start: int
+    test_end: int
     entity_tie: Tensor | None = None
     relation_tie: Tensor | None = None
 
@@ -58,9 +61,7 @@ class TemporalGraph:
         cls, facts: np.ndarray, *, num_entities: int, num_relations: int, valid_start: int, test_start: int
     ) -> "TemporalGraph":
         """Build from facts in memory: rows (subject, relation, object, snapshot), int64 (num_facts, 4)."""
-        subject, relation, other, time = np.asarray(facts, dtype=np.int64).reshape(-1, 4).T
-        columns = np.concatenate([time, time]), *anchored_facts(subject, relation, other, num_relations)
-        rows = Rows(*(torch.as_tensor(column) for column in columns)).sorted()
+        rows = _anchored_rows(facts, num_relations)
         snapshots, counts = torch.unique(rows.time, return_counts=True)
         early = rows.at(rows.time < valid_start)
         trained = torch.isin(torch.arange(num_entities), early.anchor)
@@ -76,31 +77,54 @@ class TemporalGraph:
             trained_relations,
             valid_start,
             test_start,
+            test_end=int(snapshots[-1]) + 1 if len(snapshots) else 0,
         )
 
     @classmethod
-    def load(cls, path: Path, *, rank: int = 0, world_size: int = 1) -> tuple["TemporalGraph", Manifest]:
+    def load(
+        cls, path: Path, *, rank: int = 0, world_size: int = 1, updates: Sequence[Update] = ()
+    ) -> tuple["TemporalGraph", Manifest]:
         """Open the buckets of one rank of a `graph/` artifact, whose facts are then streamed.
+
+        Args:
+            path: Folder of the artifact.
+            rank: The rank.
+            world_size: Number of ranks.
+            updates: What was added since. New entities and relations count as without facts in train.
 
         Raises:
             ArtifactError: The artifact is missing, unfinished or lacks rows its manifest counts.
         """
         manifest = read_manifest(path, "graph")
         content = manifest.content
-        partition = Partition(content["num_entities"], content["buckets"], rank, world_size)
+        num_entities, num_relations = sizes(manifest, updates)
+        partition = Partition(num_entities, content["buckets"], rank, world_size)
         timeline = read_table(path / "snapshots.parquet")
         snapshots, num_facts = (timeline[name].to_numpy() for name in ("snapshot", "num_facts"))
-        first = (_read_column(path, kind, "first_snapshot").to_numpy() for kind in ("entity", "relation"))
-        entity_tie, relation_tie = (_name_hashes(read_names(path, kind)) for kind in ("entity", "relation"))
+        facts: FactSource = StoredFacts(
+            _bucket_files(path, partition, content["num_facts"]), snapshots, 2 * num_facts / world_size
+        )
+        test_end = int(snapshots[-1]) + 1 if len(snapshots) else 0
+        if updates:
+            added = np.concatenate([update.facts() for update in updates])
+            rows = _anchored_rows(added, num_relations)
+            rows = rows.at(partition.owns(rows.anchor))
+            facts = UpdatedFacts(facts, rows, partition, (content["num_relations"], num_relations))
+            snapshots, num_facts = _counts_with(snapshots, num_facts, added[:, 3])
+        entity_tie, relation_tie = (_name_hashes(read_names(path, kind, updates)) for kind in ("entity", "relation"))
         graph = cls(
             partition,
-            content["num_relations"],
-            StoredFacts(_bucket_files(path, partition, content["num_facts"]), snapshots, 2 * num_facts / world_size),
+            num_relations,
+            facts,
             torch.from_numpy(snapshots.copy()),
             torch.from_numpy(num_facts.copy()),
-            *(torch.from_numpy(one < content["valid_start"]) for one in first),
+            *(
+                _known(_read_column(path, kind, "first_snapshot").to_numpy() < content["valid_start"], number)
+                for kind, number in (("entity", num_entities), ("relation", num_relations))
+            ),
             content["valid_start"],
             content["test_start"],
+            test_end,
             entity_tie,
             torch.cat([relation_tie, ~relation_tie]),
         )
@@ -150,7 +174,7 @@ class TemporalGraph:
 
     def bounds(self, split: str) -> tuple[int, int]:
         """The first snapshot of "train", "valid" or "test", and the first one after it."""
-        starts = [0, self.valid_start, self.test_start, self.end]
+        starts = [0, self.valid_start, self.test_start, self.test_end]
         return starts[SPLITS.index(split)], starts[SPLITS.index(split) + 1]
 
     @property
@@ -168,7 +192,7 @@ class TemporalGraph:
             ArtifactError: A stored file is damaged.
         """
         left = list(times)
-        for slab in prefetch(self.facts.slabs()) if left else ():
+        for slab in prefetch(self.facts.slabs(left[0])) if left else ():
             here = [time for time in left if time < slab.end]
             left = left[len(here) :]
             requested = torch.tensor(here, dtype=torch.int64)
@@ -181,7 +205,7 @@ class TemporalGraph:
         yield from (Snapshot(time, none, none, none, self.num_relations) for time in left)
 
     def snapshot(self, time: int) -> Snapshot:
-        """The rank's facts of one snapshot; of a stored graph, all before it are read through."""
+        """The rank's facts of one snapshot."""
         return next(self.read([time]))
 
     def rows(self) -> Rows:
@@ -199,9 +223,17 @@ class TemporalGraph:
         return torch.unique(torch.cat([torch.zeros(0, dtype=torch.int64), *found]))
 
 
-def read_names(path: Path, kind: str) -> pa.ChunkedArray:
-    """Names of a `graph/` artifact's entities (kind "entity") or relations ("relation"), in the order of their ids."""
-    return _read_column(path, kind, kind)
+def read_names(path: Path, kind: str, updates: Sequence[Update] = ()) -> pa.ChunkedArray:
+    """Names of a `graph/` artifact's entities (kind "entity") or relations ("relation"), in the order of their ids.
+
+    Those of its updates follow.
+    """
+    chunks = [
+        chunk
+        for names in (_read_column(path, kind, kind), *(update.names(kind) for update in updates))
+        for chunk in names.chunks
+    ]
+    return pa.chunked_array([chunk.cast(pa.large_string()) for chunk in chunks], pa.large_string())
 
 
 def _read_column(path: Path, kind: str, column: str) -> pa.ChunkedArray:
@@ -211,12 +243,31 @@ def _read_column(path: Path, kind: str, column: str) -> pa.ChunkedArray:
 
 def _bucket_files(path: Path, partition: Partition, num_facts: int) -> list[list[Path]]:
     """Files of the partition's buckets, bucket by bucket."""
-    buckets = buckets_of_rank(partition.buckets, partition.rank, partition.world_size)
-    files = [sorted((path / "anchored" / f"bucket={bucket:03d}").glob("*.parquet")) for bucket in buckets]
+    folders = [path / "anchored" / f"bucket={bucket:03d}" for bucket in partition.own_buckets]
+    files = [sorted(folder.glob("*.parquet")) for folder in folders]
     found = count_rows([file for bucket in files for file in bucket]) if partition.world_size == 1 else 2 * num_facts
     if found != 2 * num_facts:
         raise ArtifactError(f"{path}/anchored: {found} rows, the manifest counts {2 * num_facts}; {redo('graph')}")
     return files
+
+
+def _anchored_rows(facts: np.ndarray, num_relations: int) -> Rows:
+    """Anchored facts of rows (subject, relation, object, snapshot), (num_facts, 4), sorted."""
+    subject, relation, other, time = np.asarray(facts, dtype=np.int64).reshape(-1, 4).T
+    columns = np.concatenate([time, time]), *anchored_facts(subject, relation, other, num_relations)
+    return Rows(*(torch.as_tensor(column) for column in columns)).sorted()
+
+
+def _counts_with(snapshots: np.ndarray, num_facts: np.ndarray, added: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Snapshots and their numbers of facts with the snapshots of more facts, (num_added,)."""
+    found, place = np.unique(np.concatenate([snapshots, added]), return_inverse=True)
+    weight = np.concatenate([num_facts, np.ones(len(added), np.int64)])
+    return found, np.bincount(place, weight, len(found)).astype(np.int64)
+
+
+def _known(trained: np.ndarray, number: int) -> Tensor:
+    """Which of so many ids are trained; those that have come since are not."""
+    return torch.from_numpy(np.pad(trained, (0, number - len(trained))))
 
 
 def _name_hashes(names: pa.ChunkedArray) -> Tensor:

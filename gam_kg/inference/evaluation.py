@@ -44,6 +44,7 @@ class Evaluation:
 
 def count_ticks(run: TrainedRun, config: EvaluateConfig) -> int:
     """How often `evaluate_run` ticks."""
+    run = run.as_prepared
     graph = run.graph
     ranked = sum(len(graph.times_in(split)) for split in config.splits) * len(config.settings)
     tuned = sum(time < graph.test_start for time in graph.times) if config.baselines else 0
@@ -55,6 +56,8 @@ def evaluate_run(
 ) -> Evaluation:
     """Walk through time and rank every answer of the configured splits in the configured settings. A collective.
 
+    Runs are taken as they were prepared, so that no update changes a figure.
+
     Args:
         run: The run.
         config: What to rank.
@@ -64,6 +67,7 @@ def evaluate_run(
     Raises:
         EvaluationError: A score is NaN or infinite.
     """
+    run, others = run.as_prepared, [other.as_prepared for other in others]
     graph, history = run.graph, run.history
     baselines: dict[str, Baseline] = {}
     if config.baselines:

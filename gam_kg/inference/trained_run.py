@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from gam_kg.errors import ArtifactError, GamKGError
 from gam_kg.graph.message_graph import MessageGraph
 from gam_kg.graph.snapshot import Snapshot
 from gam_kg.graph.temporal_graph import TemporalGraph, read_names
+from gam_kg.graph.update_chain import Update, read_updates, sizes, updates_after
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import build_history
 from gam_kg.ingest.names import clean_names
@@ -48,6 +49,7 @@ class TrainedRun:
         entities, relations: Names by id.
         axis: Timestamps ↔ snapshots.
         graph_manifest, checkpoint_manifest: Those of the artifacts.
+        updates: What was added to the graph since it was prepared, in order.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class TrainedRun:
     axis: TimeAxis
     graph_manifest: Manifest
     checkpoint_manifest: Manifest
+    updates: tuple[Update, ...] = ()
 
     @classmethod
     def load(
@@ -67,14 +70,17 @@ class TrainedRun:
         communicator: Communicator | None = None,
         *,
         verified: bool = False,
+        updated: bool = True,
     ) -> "TrainedRun":
-        """Open a run folder that has `graph/` and `checkpoint/`. A collective.
+        """Open a run folder that has `graph/` and `checkpoint/`, with its updates. A collective.
 
         Args:
             path: The folder.
             device: Where to compute.
             communicator: The ranks; None for a world of one.
-            verified: Whether the caller has just verified the files of both artifacts; else this does.
+            verified: Whether the caller has just verified the files of both artifacts; else this does. Those of updates
+                are always verified.
+            updated: Whether with its updates; else as it was prepared and trained.
 
         Raises:
             ArtifactError: One is missing, unfinished or damaged, or they do not belong together.
@@ -86,12 +92,19 @@ class TrainedRun:
         for kind in () if verified else ("graph", "checkpoint"):
             share = communicator.rank, communicator.world_size
             communicator.together(lambda kind=kind, share=share: open_artifact(path / kind, kind, share=share))
-        model, graph, graph_manifest, checkpoint_manifest = load_model(path / "checkpoint", graph_path, communicator)
-        sharded, axis = ShardedModel(model.to(device), communicator), TimeAxis(**graph_manifest.content["time"])
-        entities, relations = (Vocabulary(read_names(graph_path, kind), kind) for kind in ("entity", "relation"))
-        recorded = graph_manifest.content["vocabulary"]
-        require_same("vocabulary", vocabulary_hash(entities, relations), recorded, graph_path)
-        return cls(path, sharded, graph, entities, relations, axis, graph_manifest, checkpoint_manifest)
+        updates: tuple[Update, ...] = ()
+        if updated:
+            updates = communicator.together(lambda: read_updates(path, read_manifest(graph_path, "graph")))
+        model, graph, *manifests = load_model(path / "checkpoint", graph_path, communicator, updates)
+        sharded, axis = ShardedModel(model.to(device), communicator), TimeAxis(**manifests[0].content["time"])
+        names = (read_names(graph_path, kind, updates) for kind in ("entity", "relation"))
+        entities, relations = map(Vocabulary, names, ("entity", "relation"))
+        vocabulary = vocabulary_hash(entities, relations)
+        if not updates:
+            require_same("vocabulary", vocabulary, manifests[0].content["vocabulary"], graph_path)
+        elif vocabulary != updates[-1].content["vocabulary"]:
+            raise ArtifactError(f"{updates[-1].path} was made for a graph with other names; {redo('update')}")
+        return cls(path, sharded, graph, entities, relations, axis, *manifests, updates)
 
     @property
     def model(self) -> GAMLSTM:
@@ -108,6 +121,13 @@ class TrainedRun:
         """The largest horizon of queries in training; see `Queries`."""
         times = self.graph.times_in("train")
         return max(1, min(self.checkpoint_manifest.config["train"]["max_horizon"], times[-1] - times[0]))
+
+    @cached_property
+    def as_prepared(self) -> "TrainedRun":
+        """The run without its updates. A collective at its first use."""
+        if not self.updates:
+            return self
+        return TrainedRun.load(self.path, self.device, self.sharded.communicator, verified=True, updated=False)
 
     @cached_property
     def history(self) -> HistoryIndex:
@@ -171,6 +191,8 @@ class TrainedRun:
     def _stored(self, snapshot: int) -> tuple[Memory, int] | None:
         """The memory in `embeddings/` and the last snapshot in it, if it is of this checkpoint and before a snapshot.
 
+        Updates since then may have added facts after that snapshot only.
+
         Raises:
             ArtifactError: It is damaged or of another model.
             EvaluationError: A number is NaN or infinite.
@@ -180,14 +202,19 @@ class TrainedRun:
             return None
         manifest = read_manifest(embeddings, "embeddings")
         after = manifest.content.get("after_snapshot", snapshot)
-        if manifest.inputs.get("checkpoint") != self.checkpoint_manifest.id or after >= snapshot:
+        newer = updates_after(self.updates, manifest.inputs.get("updates", ""))
+        if manifest.inputs.get("checkpoint") != self.checkpoint_manifest.id or after >= snapshot or newer is None:
             return None
+        if any(update.content.get("first_snapshot", snapshot) <= after for update in newer):
+            return None
+        num_entities, _ = sizes(self.graph_manifest, self.updates[: len(self.updates) - len(newer)])
+        partition = replace(self.graph.partition, num_entities=num_entities)
         open_artifact(embeddings, "embeddings", part=MEMORY, share=(communicator.rank, communicator.world_size))
-        found, expected = load_rows(embeddings, MEMORY, self.graph.partition, self.device), self.model.empty_memory()
-        if {name: (value.shape, value.dtype) for name, value in found.items()} != {
-            name: (value.shape, value.dtype) for name, value in vars(expected).items()
+        found, expected = load_rows(embeddings, MEMORY, partition, self.device), self.model.empty_memory()
+        if {name: (value.shape[1:], value.dtype) for name, value in found.items()} != {
+            name: (value.shape[1:], value.dtype) for name, value in vars(expected).items()
         }:
             raise ArtifactError(f"{embeddings}: its memory is of another model; {redo('embeddings')}")
         for name in ("hidden", "cell"):
             require_finite(found[name], f"{embeddings}: {name} state of the memory")
-        return Memory(**found), after
+        return Memory(**found).grown(self.graph.partition.num_rows), after

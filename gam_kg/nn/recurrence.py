@@ -27,6 +27,12 @@ class Memory:
         zeros = like.new_zeros(num_rows, dim)
         return cls(zeros, zeros.clone(), torch.full((num_rows,), -1, device=like.device))
 
+    def grown(self, num_rows: int) -> "Memory":
+        """A copy with empty rows behind, up to a number of rows."""
+        more = Memory.empty(num_rows - len(self.hidden), self.hidden.shape[1], like=self.hidden)
+        pairs = zip(vars(self).values(), vars(more).values(), strict=True)
+        return Memory(*(torch.cat(pair) for pair in pairs))
+
     def rows(self, index: Tensor) -> "Memory":
         """A copy of some rows."""
         return Memory(*(state.index_select(0, index) for state in vars(self).values()))

@@ -18,6 +18,21 @@ def with_shared_rows(rows: Tensor) -> Tensor:
     return torch.cat([rows, rows.new_zeros(2, rows.shape[1])])
 
 
+def grown(table: Tensor, before: int, after: int) -> Tensor:
+    """A table with rows of zeros for new relations and inverses, which read the shared rows; others keep their values.
+
+    Args:
+        table: (2 * before + 2, dim).
+        before: Number of relations without inverses that have rows.
+        after: Number of those that will have.
+    """
+    rows = table.new_zeros(2 * after + 2, table.shape[1])
+    for old, new in ((0, 0), (before, after)):
+        rows[new : new + before] = table[old : old + before]
+    rows[-2:] = table[-2:]
+    return rows
+
+
 def rows_of_relations(own: Tensor) -> Tensor:
     """Where relations, and then inverses, have their rows in tables, int64 (2 * num_relations,).
 

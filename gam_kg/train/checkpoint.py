@@ -18,8 +18,8 @@ the metrics of the epochs.
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -34,6 +34,8 @@ from gam_kg.errors import ArtifactError, writing
 from gam_kg.graph.name_words import NameWords
 from gam_kg.graph.partition import Partition
 from gam_kg.graph.temporal_graph import TemporalGraph
+from gam_kg.graph.update_chain import Update, sizes
+from gam_kg.nn.grown_weights import grown_weights
 from gam_kg.nn.model import ENTITY, GAMLSTM
 from gam_kg.nn.recurrence import Memory
 from gam_kg.ops.finite import require_finite
@@ -184,9 +186,15 @@ def load_rows(folder: Path, name: str, partition: Partition, device: torch.devic
 
 
 def load_model(
-    checkpoint: Path, graph_path: Path, communicator: Communicator | None = None
+    checkpoint: Path, graph_path: Path, communicator: Communicator | None = None, updates: Sequence[Update] = ()
 ) -> tuple[GAMLSTM, TemporalGraph, Manifest, Manifest]:
     """The trained model of a run, with its graph, as a rank has them.
+
+    Args:
+        checkpoint: The `checkpoint/` artifact.
+        graph_path: The `graph/` artifact.
+        communicator: The ranks; None for a world of one.
+        updates: What was added to the graph since. New entities and relations have the shared rows.
 
     Returns:
         The model in evaluation mode, the graph, the manifests of the graph and of the checkpoint.
@@ -196,13 +204,14 @@ def load_model(
     """
     communicator = communicator or Communicator()
     manifest = read_manifest(checkpoint, "checkpoint")
-    graph, graph_manifest = TemporalGraph.load(graph_path, rank=communicator.rank, world_size=communicator.world_size)
+    share = {"rank": communicator.rank, "world_size": communicator.world_size}
+    graph, graph_manifest = TemporalGraph.load(graph_path, **share, updates=updates)
     require_same("graph", manifest.inputs["graph"], graph_manifest.id, checkpoint)
     config = ModelConfig.model_validate(manifest.config["model"])
     found = read_json(checkpoint / "words.json", "checkpoint")
-    words = NameWords.stored(graph_path, graph_manifest, of_names=config.name_words, words=found)
+    words = NameWords.stored(graph_path, graph_manifest, of_names=config.name_words, words=found, updates=updates)
     model = GAMLSTM(config, graph.trained_relations, graph.trained, words, partition=graph.partition, seed=None)
-    model.load_state_dict(_weights_for(model, checkpoint))
+    model.load_state_dict(_weights_for(model, checkpoint, sizes(graph_manifest, ())))
     return model.eval(), graph, graph_manifest, manifest
 
 
@@ -241,8 +250,11 @@ def _incomplete(path: Path, reason: object) -> ArtifactError:
     return ArtifactError(f"{path}: the checkpoint is incomplete or damaged ({reason}); {redo('checkpoint')}")
 
 
-def _weights_for(model: GAMLSTM, folder: Path) -> dict[str, Tensor]:
-    weights, expected = load_weights(folder, model.partition), model.state_dict()
+def _weights_for(model: GAMLSTM, folder: Path, trained: tuple[int, int] | None = None) -> dict[str, Tensor]:
+    """The weights in a folder; `trained` are the entities and relations that they are of. None: those of the model."""
+    num_entities, num_relations = trained or (model.partition.num_entities, len(model.trained_relations))
+    weights = load_weights(folder, replace(model.partition, num_entities=num_entities))
+    weights, expected = grown_weights(weights, num_relations, model), model.state_dict()
     found, required = ({name: value.shape for name, value in one.items()} for one in (weights, expected))
     differing = sorted(name for name in found.keys() | required.keys() if found.get(name) != required.get(name))
     if differing:

@@ -18,7 +18,7 @@ from gam_kg.distributed.communicator import Communicator
 from gam_kg.distributed.snapshots import read_snapshots
 from gam_kg.errors import ArtifactError
 from gam_kg.graph import fact_source
-from gam_kg.graph.fact_source import Rows, StoredFacts, count_rows, prefetch
+from gam_kg.graph.fact_source import MemoryFacts, Rows, StoredFacts, count_rows, prefetch
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.schemas import ANCHORED
 
@@ -60,6 +60,31 @@ def test_slabs_are_all_rows_in_time_order(tmp_path_factory, seed, size, slab, gr
         assert ((found.rows.time >= before.end) & (found.rows.time < found.end)).all()
     columns = [torch.cat(parts) for parts in zip(*(found.rows for found in slabs), strict=True)] or Rows.of([])
     assert same(Rows(*columns), rows)
+
+
+@given(seed=st.integers(0, 1000), slab=st.integers(1, 200), group=st.integers(1, 50), first=st.integers(0, 9))
+@settings(max_examples=40)
+def test_slabs_from_a_snapshot_on_are_the_rows_from_there_on(tmp_path_factory, seed, slab, group, first):
+    rows = graph_of(random_facts(seed, 120)).rows()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fact_source, "SLAB_ROWS", slab)
+        of_files = stored(tmp_path_factory.mktemp("facts"), rows, group)
+    for source in (of_files, MemoryFacts(rows)):
+        columns = [torch.cat(parts) for parts in zip(*(found.rows for found in source.slabs(first)), strict=True)]
+        assert same(Rows(*(columns or Rows.of([]))), rows.at(rows.time >= first))
+
+
+def test_row_groups_before_a_snapshot_are_not_read(tmp_path):
+    facts = stored(tmp_path, long_graph(40, 10).rows())
+    whole, late = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        opened = fact_source.open_file
+        patch.setattr(fact_source, "open_file", lambda path: whole.append(path) or opened(path))
+        list(facts.slabs())
+        patch.setattr(fact_source, "open_file", lambda path: late.append(path) or opened(path))
+        list(facts.slabs(38))
+    assert 0 < len(late) < len(whole) / 5
+    assert list(facts.slabs(40)) == []
 
 
 def long_graph(num_snapshots, num_facts):
@@ -122,8 +147,8 @@ def test_used_slabs_are_freed(tmp_path):
     slabs: list[weakref.ref] = []
     read = graph.facts.slabs
 
-    def watched():
-        for slab in read():
+    def watched(first):
+        for slab in read(first):
             slabs.append(weakref.ref(slab.rows.time.untyped_storage()))
             yield slab
 

@@ -1,0 +1,211 @@
+"""Updates: facts, entities and relations that were added to a run after its graph was prepared.
+
+`updates/000001`, `000002`, ... of a run are artifacts, each of which names the one before it. Ids go on from those that
+were there: no update changes an id, a file of `graph/` or an earlier update.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gam_kg.artifacts import Content, Manifest, command, open_artifact, redo, write_artifact
+from gam_kg.errors import ArtifactError
+from gam_kg.ingest.vocabulary import Vocabulary, vocabulary_hash
+from gam_kg.parquet import read_table, write_table
+from gam_kg.schemas import ENTITIES, QUARANTINE, RELATIONS, UPDATE_FACTS
+
+UPDATES = "updates"
+"""The folder of a run that has its updates."""
+
+_FACTS, _QUARANTINE = "facts.parquet", "quarantine.parquet"
+_VOCABULARIES = {"entity": ("entities.parquet", ENTITIES), "relation": ("relations.parquet", RELATIONS)}
+
+
+@dataclass(frozen=True)
+class Update:
+    """An update of a run.
+
+    Attributes:
+        path: Its folder.
+        manifest: Its manifest. The content has `number`, `num_facts`, `first_snapshot` and `last_snapshot` of the facts
+            where there are some, `num_entities`, `num_relations` and `vocabulary` after it, and `quarantined`.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def content(self) -> Content:
+        """The content of the manifest."""
+        return self.manifest.content
+
+    def facts(self) -> np.ndarray:
+        """Rows (subject, relation, object, snapshot) that neither graph nor earlier updates have, int64 (num_facts, 4).
+
+        Raises:
+            ArtifactError: The file is missing or damaged; so do the other readers.
+        """
+        table = read_table(self.path / _FACTS)
+        return np.stack([table[name].to_numpy() for name in ("subject_id", "relation_id", "object_id", "snapshot")], 1)
+
+    def entities(self) -> pa.Table:
+        """The new entities, ENTITIES."""
+        return self._new("entity")
+
+    def relations(self) -> pa.Table:
+        """The new relations, RELATIONS."""
+        return self._new("relation")
+
+    def names(self, kind: str) -> pa.ChunkedArray:
+        """Names of the new entities (kind "entity") or relations ("relation"), in the order of their ids."""
+        return self._new(kind)[kind]
+
+    def _new(self, kind: str) -> pa.Table:
+        file, schema = _VOCABULARIES[kind]
+        return read_table(self.path / file) if file in self.manifest.files else schema.empty_table()
+
+
+def read_updates(run: Path, graph: Manifest, checkpoint: Manifest | None = None) -> tuple[Update, ...]:
+    """The updates of a run in their order; none where it has none.
+
+    Args:
+        run: Folder of the run.
+        graph: Manifest of its graph.
+        checkpoint: Manifest of the checkpoint that all updates must have been made with; None: any.
+
+    Raises:
+        ArtifactError: An update is missing, damaged, or does not follow the one before it or belong to the graph.
+    """
+    folder = run / UPDATES
+    names = sorted(path.name for path in folder.glob("*") if re.fullmatch(r"\d{6}", path.name))
+    updates: list[Update] = []
+    for name in names:
+        path = _path(run, len(updates) + 1)
+        if name != path.name:
+            raise ArtifactError(
+                f"{path} is missing, and {folder / name} is there: put it back, or remove all updates after the "
+                f"missing one and add their facts again: {command('update')}"
+            )
+        update = Update(path, open_artifact(path, "update"))
+        for kind, expected in {"graph": graph, "checkpoint": checkpoint}.items():
+            found = update.manifest.inputs.get(kind)
+            if expected is not None and found != expected.id:
+                raise ArtifactError(
+                    f"{path} belongs to another {kind} ({found}, here {expected.id}): put that one back, or move "
+                    f"{folder} away and add the facts again: {command('update')}"
+                )
+        if update.manifest.inputs.get("previous") != chain_id(updates):
+            before = updates[-1].path if updates else "graph"
+            raise ArtifactError(f"{path} does not follow the {before} that is there; {redo('update')}")
+        updates.append(update)
+    return tuple(updates)
+
+
+def chain_id(updates: Sequence[Update]) -> str:
+    """What all updates of a run together are known by: the id of the last one; "" without updates."""
+    return updates[-1].manifest.id if updates else ""
+
+
+def updates_after(updates: Sequence[Update], chain: str) -> tuple[Update, ...] | None:
+    """The updates that have followed since the `chain_id` was this one; None where it never was."""
+    ids = ["", *(update.manifest.id for update in updates)]
+    return tuple(updates[ids.index(chain) :]) if chain in ids else None
+
+
+def sizes(graph: Manifest, updates: Sequence[Update]) -> tuple[int, int]:
+    """Number of entities and number of relations, without inverses, of a graph with its updates."""
+    content = updates[-1].content if updates else graph.content
+    return content["num_entities"], content["num_relations"]
+
+
+def write_update(
+    run: Path,
+    *,
+    graph: Manifest,
+    checkpoint: Manifest,
+    previous: Update | None,
+    vocabularies: tuple[Vocabulary, Vocabulary],
+    facts: np.ndarray,
+    entities: pa.Table | None = None,
+    relations: pa.Table | None = None,
+    quarantine: pa.Table | None = None,
+    inputs: dict[str, str] | None = None,
+    config: Content | None = None,
+    content: Content | None = None,
+    sources: dict[str, Content] | None = None,
+) -> Update:
+    """Write the next update of a run.
+
+    Args:
+        run: Folder of the run.
+        graph: Manifest of its graph.
+        checkpoint: Manifest of its checkpoint.
+        previous: The last update so far; None: there is none.
+        vocabularies: Entities and relations of the graph with the updates so far.
+        facts: Rows (subject, relation, object, snapshot) that are not there yet, int64 (num_facts, 4), in any order.
+        entities: The new ones, ENTITIES, with the ids that follow; None: no new ones.
+        relations: Likewise, RELATIONS.
+        quarantine: Rows of the input that are not used, QUARANTINE; None: none.
+        inputs: Hashes of the input files, by name.
+        config: The settings that the update was made with.
+        content: More of the content of the manifest, as `scores`.
+        sources: See `Manifest`.
+
+    Returns:
+        The update as it is on disk.
+    """
+    number, previous_id = (1, "") if previous is None else (previous.content["number"] + 1, previous.manifest.id)
+    path = _path(run, number)
+    assert not path.exists(), f"{path} is there already"
+    new = {"entity": entities, "relation": relations}
+    tables = {kind: _VOCABULARIES[kind][1].empty_table() if table is None else table for kind, table in new.items()}
+    grown = [_grown(before, tables[before.kind]) for before in vocabularies]
+    rows = np.unique(np.asarray(facts, np.int64).reshape(-1, 4)[:, [3, 0, 1, 2]], axis=0)
+    _require_known(rows, *map(len, grown))
+    quarantine = QUARANTINE.empty_table() if quarantine is None else quarantine
+    about: Content = {
+        "number": number,
+        "num_facts": len(rows),
+        "num_entities": len(grown[0]),
+        "num_relations": len(grown[1]),
+        "vocabulary": vocabulary_hash(*grown),
+        "quarantined": {one["values"]: one["counts"] for one in pc.value_counts(quarantine["reason"]).to_pylist()},
+    }
+    if len(rows):
+        about |= {"first_snapshot": int(rows[0, 0]), "last_snapshot": int(rows[-1, 0])}
+
+    def write(folder: Path) -> Content:
+        write_table(pa.table(list(rows.T), schema=UPDATE_FACTS), folder / _FACTS)
+        for kind, (file, schema) in _VOCABULARIES.items():
+            if len(tables[kind]):
+                write_table(tables[kind].cast(schema), folder / file)
+        if len(quarantine):
+            write_table(quarantine.cast(QUARANTINE), folder / _QUARANTINE)
+        return about | (content or {})
+
+    made_from = {"graph": graph.id, "checkpoint": checkpoint.id, "previous": previous_id, **(inputs or {})}
+    manifest = Manifest.of("update", made_from, config or {})
+    if sources is not None:
+        manifest = replace(manifest, sources=sources)
+    return Update(path, write_artifact(path, manifest, write))
+
+
+def _path(run: Path, number: int) -> Path:
+    return run / UPDATES / f"{number:06d}"
+
+
+def _grown(before: Vocabulary, table: pa.Table) -> Vocabulary:
+    ids = table[f"{before.kind}_id"].to_numpy()
+    assert np.array_equal(ids, len(before) + np.arange(len(ids))), f"{before.kind}_id must go on from {len(before)}"
+    return Vocabulary(pa.chunked_array([before.names, *table[before.kind].chunks], pa.large_string()), before.kind)
+
+
+def _require_known(rows: np.ndarray, num_entities: int, num_relations: int) -> None:
+    """Refuse rows (snapshot, subject, relation, object) with ids or snapshots that are none."""
+    ends = [np.iinfo(np.int64).max, num_entities, num_relations, num_entities]
+    assert ((rows >= 0) & (rows < ends)).all(), "a fact has an id without a name, or a negative snapshot"

@@ -1,0 +1,216 @@
+"""A run with updates answers as one whose graph has had everything from the start; its evaluation stays as it was."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from graphs import queries_of, tiny_config
+from runs import train_run
+from updates import END, LAST, SIZES, add_updates, divided_facts, write_prepared, write_whole
+
+from gam_kg.artifacts import Manifest, read_manifest, write_artifact
+from gam_kg.config import EvaluateConfig
+from gam_kg.errors import ArtifactError, DataError
+from gam_kg.graph.temporal_graph import TemporalGraph
+from gam_kg.graph.update_chain import chain_id, write_update
+from gam_kg.inference.embed import read_vectors, write_embeddings
+from gam_kg.inference.evaluation import count_ticks, evaluate_run
+from gam_kg.inference.search import nearest_entities, query_answers
+from gam_kg.inference.trained_run import TrainedRun
+from gam_kg.ingest.vocabulary import Vocabulary
+from gam_kg.nn.model import ENTITY
+from gam_kg.parquet import read_table
+
+RELATIONS_BEFORE, RELATIONS = SIZES[0][1], SIZES[-1][1]
+
+
+def prepared_run(folder, divided):
+    """The folder of a run that was trained before its updates."""
+    write_prepared(folder, divided)
+    train_run(folder, tiny_config(epochs=1))
+    return folder
+
+
+def update(run, divided):
+    return add_updates(run, divided, read_manifest(run / "checkpoint", "checkpoint"))
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["late facts too", "no late facts"])
+def runs(tmp_path_factory, request):
+    """The facts, a run with its updates, and the graph that has everything."""
+    folder, divided = tmp_path_factory.mktemp("runs"), divided_facts(1, late=request.param)
+    run = prepared_run(folder / "run", divided)
+    update(run, divided)
+    write_whole(folder / "whole", divided)
+    return divided, run, folder / "whole" / "graph"
+
+
+def every_query(time, relations=RELATIONS, entities=SIZES[-1][0]):
+    return queries_of([(s, r) for s in range(entities) for r in range(2 * relations)], time)
+
+
+def scores_before(run, time, queries):
+    """Scores of all entities, after all facts before a time; float64."""
+    run.model.double()
+    return run.scorer_before(time).table(queries.seen_from(time))
+
+
+def test_scores_and_memory_are_those_of_the_whole_graph(runs):
+    _, run, whole_graph = runs
+    updated = TrainedRun.load(run)
+    graph, _ = TemporalGraph.load(whole_graph)
+    whole = replace(updated, graph=graph, updates=())
+    updated.model.double()
+    for time in (END - 2, END, LAST):
+        for name, found in vars(updated.memory_before(time)).items():
+            assert torch.equal(found, vars(whole.memory_before(time))[name]), name
+        queries = every_query(time)
+        found = scores_before(updated, time, queries)
+        assert torch.equal(found, scores_before(whole, time, queries))
+        assert found.std() > 0
+
+
+def test_new_rows_change_no_score_of_what_was_there(tmp_path):
+    divided = divided_facts(1, late=False)
+    run = prepared_run(tmp_path, divided)
+    before = TrainedRun.load(run)
+    update(run, divided)
+    after = TrainedRun.load(run)
+    num_entities = SIZES[0][0]
+    queries = every_query(END, RELATIONS_BEFORE, num_entities)
+    moved = torch.where(
+        queries.relation < RELATIONS_BEFORE, queries.relation, queries.relation + RELATIONS - RELATIONS_BEFORE
+    )
+    expected = scores_before(before, END, queries)
+    found = scores_before(after, END, replace(queries, relation=moved))
+    torch.testing.assert_close(found[:, :num_entities], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_old_rows_keep_their_values_and_new_relations_read_the_shared_ones(runs):
+    _, run, _ = runs
+    model, before = TrainedRun.load(run).model, TrainedRun.load(run, updated=False).model
+    rows = model.relation_rows()
+    assert rows[RELATIONS_BEFORE:RELATIONS].tolist() == [2 * RELATIONS] * 2
+    assert rows[RELATIONS + RELATIONS_BEFORE :].tolist() == [2 * RELATIONS + 1] * 2
+    now, then = model.state_dict(), before.state_dict()
+    grown = [name for name in now if name != ENTITY and now[name].shape != then[name].shape]
+    assert len(grown) == 24
+    for found, old in ((now[name], then[name]) for name in grown):
+        assert torch.equal(found[:RELATIONS_BEFORE], old[:RELATIONS_BEFORE])
+        assert torch.equal(found[RELATIONS : RELATIONS + RELATIONS_BEFORE], old[RELATIONS_BEFORE:-2])
+        assert torch.equal(found[-2:], old[-2:])
+    vectors = model.entity_rows()
+    assert torch.equal(vectors[: SIZES[0][0]], before.entity_rows())
+
+
+def test_a_new_entity_starts_from_the_shared_row_and_the_words_of_its_name(runs):
+    _, run, _ = runs
+    model = TrainedRun.load(run).model
+    # All names begin with the one word that they share.
+    expected = model.shared + model.word[0] * model.word_agreement[0] * model.config.dim**0.5 / 2
+    rows = model.entity_rows()[SIZES[0][0] :]
+    torch.testing.assert_close(rows, expected.expand_as(rows))
+
+
+CONFIGS = {
+    "all": EvaluateConfig(),
+    "some facts": EvaluateConfig(facts=20, splits=("test",), settings=("single_step",), baselines=False),
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_evaluation_is_as_before_the_updates(tmp_path, config):
+    divided, ticks = divided_facts(1), []
+    run = prepared_run(tmp_path, divided)
+    before = evaluate_run(TrainedRun.load(run), config)
+    update(run, divided)
+    updated = TrainedRun.load(run)
+    after = evaluate_run(updated, config, lambda: ticks.append(1))
+    assert after.metrics == before.metrics
+    assert after.ranks == before.ranks
+    assert len(after.ranks) > 0
+    assert len(ticks) == count_ticks(updated, config)
+
+
+def test_what_is_new_is_known(runs):
+    _, run, _ = runs
+    updated, before = TrainedRun.load(run), TrainedRun.load(run, updated=False)
+    answers = query_answers(updated, "entity 9", "relation 3", top_k=20)
+    assert sorted(answers["answer_id"].to_pylist()) == list(range(10))
+    assert answers["timestamp"].to_pylist() == [str(LAST)] * 10
+    near = nearest_entities(updated, "entity 9", top_k=20)
+    assert sorted(near["entity"].to_pylist()) == [f"entity {number}" for number in range(9)]
+    for read in (lambda: query_answers(before, "entity 9", "relation 0"), lambda: nearest_entities(before, "entity 9")):
+        with pytest.raises(DataError, match="unknown entity"):
+            read()
+    assert (before.updates, updated.as_prepared.updates, len(updated.updates)) == ((), (), 3)
+
+
+def write_embeddings_of(run, last):
+    """Write `embeddings/` as they are written with the updates that the run has."""
+    loaded = TrainedRun.load(run)
+    inputs = {"checkpoint": loaded.checkpoint_manifest.id, "updates": chain_id(loaded.updates)}
+
+    def write(folder):
+        write_embeddings(loaded, last, folder, anew=True)
+        return {"after_snapshot": last}
+
+    write_artifact(run / "embeddings", Manifest.of("embeddings", inputs, {}), write)
+
+
+def test_embeddings_have_the_new_entities(runs):
+    _, run, _ = runs
+    write_embeddings_of(run, LAST - 1)
+    table = read_table(run / "embeddings" / "entities.parquet")
+    assert table["entity"].to_pylist() == [f"entity {number}" for number in range(10)]
+    assert len(read_vectors(run / "embeddings" / "relations.parquet")) == 2 * RELATIONS
+    assert np.isfinite(read_vectors(run / "embeddings" / "entities.parquet")).all()
+
+
+def ticks_to(run, snapshot):
+    """How many snapshots the memory before a snapshot takes, and that it is the one from the first fact on."""
+    ticks, loaded = [], TrainedRun.load(run)
+    memory, anew = loaded.memory_before(snapshot, lambda: ticks.append(1)), loaded.memory_before(snapshot, anew=True)
+    for name, found in vars(memory).items():
+        torch.testing.assert_close(found, vars(anew)[name], rtol=1e-5, atol=1e-6, msg=name)
+    return len(ticks)
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_stored_memory_is_read_unless_an_update_changed_what_it_remembers(tmp_path, caplog, late):
+    divided = divided_facts(1, late=late)
+    run = prepared_run(tmp_path, divided)
+    write_embeddings_of(run, END - 1)
+    assert ticks_to(run, END) == 0
+    update(run, divided)
+    times = len(TrainedRun.load(run).graph.times)
+    assert ticks_to(run, LAST) == (times if late else times - END)
+    write_embeddings_of(run, LAST - 2)
+    assert ticks_to(run, LAST) == 1
+    # Without the last update, that memory is of facts which are not there.
+    with caplog.at_level(logging.WARNING, "gam_kg"):
+        shorter = replace(TrainedRun.load(run), updates=TrainedRun.load(run).updates[:2])
+        assert shorter._stored(LAST) is None
+    assert caplog.text == ""
+
+
+def test_a_run_with_a_damaged_update_is_refused(tmp_path):
+    divided = divided_facts(2)
+    run = prepared_run(tmp_path, divided)
+    *_, last = update(run, divided)
+    (last.path / "facts.parquet").write_bytes(b"other")
+    with pytest.raises(ArtifactError, match=r"000003/facts.parquet was changed"):
+        TrainedRun.load(run)
+
+
+def test_names_that_are_not_those_of_the_updates_are_refused(tmp_path):
+    divided = divided_facts(2)
+    run = prepared_run(tmp_path, divided)
+    graph, checkpoint = (read_manifest(run / kind, kind) for kind in ("graph", "checkpoint"))
+    names = Vocabulary([f"other {number}" for number in range(6)], "entity"), Vocabulary(["a", "b"], "relation")
+    given = {"previous": None, "vocabularies": names, "facts": divided.prepared[:0]}
+    write_update(run, graph=graph, checkpoint=checkpoint, **given)
+    with pytest.raises(ArtifactError, match="000001 was made for a graph with other names; remove it"):
+        TrainedRun.load(run)
