@@ -17,8 +17,8 @@ class ColumnsConfig(Section):
     timestamp: str = Field("timestamp", description="integers, dates, timestamps or ISO 8601 strings")
     end_timestamp: str = Field(
         "end_timestamp",
-        description="optional; a fact with an end is in every snapshot from its start to its end, both included, and "
-        "one without an end is in its first snapshot only",
+        description="optional; a fact with an end is in every snapshot from its start to its end, both included; "
+        "data.open_end says in which one without an end is",
     )
     split: str = Field("split", description="optional; train, valid or test")
 
@@ -106,6 +106,11 @@ class DataConfig(Section):
         description="length of a snapshot: hour, day, week, month, year, or an integer step for integer timestamps; "
         "auto: a day (a month or year where no timestamp says more), or the greatest step that divides every gap "
         "between integer timestamps",
+    )
+    open_end: Literal["first_snapshot", "holds"] = Field(
+        "first_snapshot",
+        description="where a fact without an end is: in its first snapshot only; or holds: in every snapshot from its "
+        "start on, until an update has a row of the same fact and start with an end",
     )
     split: SplitConfig = Field(
         SplitConfig(), description="boundaries win over a split column, which wins over fractions of the facts"

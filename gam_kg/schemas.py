@@ -27,6 +27,8 @@ RELATIONS = table_schema({"relation_id": _INT, "relation": _TEXT, "count": _INT,
 SNAPSHOTS = table_schema({"snapshot": _INT, "num_facts": _INT})
 ENTITY_FEATURES = table_schema({"entity_id": _INT, "feature": _TEXT, "weight": pa.float64()})
 UPDATE_FACTS = table_schema({"snapshot": _INT, "subject_id": _INT, "relation_id": _INT, "object_id": _INT})
+# Facts without an end, which hold until an update has it; `start` is a snapshot.
+OPEN_FACTS = table_schema(dict.fromkeys(("subject_id", "relation_id", "object_id", "start"), _INT))
 ANCHORED = table_schema({"snapshot": _INT, "anchor": _INT, "relation": pa.int32(), "other": _INT})
 
 _RAW_COLUMNS = ("subject", "relation", "object", "timestamp", "end_timestamp", "split")

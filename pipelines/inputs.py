@@ -14,9 +14,9 @@ from gam_kg.config import Config
 from gam_kg.errors import ConfigError, DataError
 from gam_kg.importers.dispatch import has_content_of, import_state
 from gam_kg.importers.source import find_source
+from gam_kg.ingest.sources import Sources
 from gam_kg.run_folder import waiting
 from gam_kg.text import is_uri, user_path
-from pipelines.sources import Sources
 
 FEATURES = "data.entity_features"
 _MUCH = 1 / 3  # share of quarantined rows that is repeated wherever results are shown

@@ -25,8 +25,13 @@ from gam_kg.config import Config
 from gam_kg.data_config import ColumnsConfig, DataConfig
 from gam_kg.errors import DataError
 from gam_kg.ingest.entity_features import EntityFeatures, check_columns
+from gam_kg.ingest.fact_reader import FactsSummary, Reader, read_date_digits, read_facts, require_short, summarise_facts
 from gam_kg.ingest.feature_words import FILE as FEATURES
+from gam_kg.ingest.look_alikes import report_look_alikes
 from gam_kg.ingest.merging import merge_facts
+from gam_kg.ingest.open_facts import FILE as OPEN_FILE
+from gam_kg.ingest.quarantine import Quarantine
+from gam_kg.ingest.sources import RowGroup, Sources
 from gam_kg.ingest.splits import Extremes, choose_boundaries, count_splits, merge_extremes
 from gam_kg.ingest.time_axis import TimeAxis, TimestampRange
 from gam_kg.ingest.time_notes import Notes, decide_kind, decide_unit, report_zone, require_one_clock, require_used
@@ -35,19 +40,14 @@ from gam_kg.ingest.timestamps import ZONED, TimeKind
 from gam_kg.ingest.validation import RENAMED
 from gam_kg.ingest.vocabulary import Vocabulary, entity_table, relation_table, vocabulary_hash
 from gam_kg.parquet import write_table
-from gam_kg.schemas import SNAPSHOTS
+from gam_kg.schemas import OPEN_FACTS, SNAPSHOTS
 from pipelines import prepare_steps as steps
 from pipelines.memory import Room
-from pipelines.prepare_report import report_look_alikes, summarise, warn_of_quality
-from pipelines.quarantine import Quarantine
+from pipelines.prepare_report import summarise, warn_of_quality
 from pipelines.query_files import read_whole_files
 from pipelines.ray_session import ray_session, starts_here
-from pipelines.sources import RowGroup, Sources
 from pipelines.stages import Stage, Task
 from pipelines.workflow import GRAPH
-
-# Intervals beyond this are open ends written as a far date, or a time unit too fine for the data.
-MAX_SNAPSHOTS_PER_FACT = 100_000
 
 _ROWS_A_BLOCK = 250_000
 _ROWS_A_PARTITION = 250_000
@@ -66,7 +66,7 @@ class _Input:
     """
 
     config: Config
-    reader: steps.Reader
+    reader: Reader
     kind: TimeKind | None
     groups: tuple[RowGroup, ...]
     features: EntityFeatures | None
@@ -102,10 +102,10 @@ def _write(task: Task) -> Content:
         # Importers write the columns under their own names.
         config = config.model_copy(update={"data": config.data.model_copy(update={"columns": ColumnsConfig()})})
     data = config.data
-    time, groups = sources.check(data.columns)
+    time, groups = sources.check(data.columns, data.open_end)
     kind, form = time_form(data, time)
     # Boundaries win over a split column, whose values then do not matter.
-    reader = steps.Reader(sources, data.columns, form, data.normalize_names, data.split.valid_start is None)
+    reader = Reader(sources, data.columns, form, data.normalize_names, data.split.valid_start is None)
     found = _Input(config, reader, kind, groups, _read_features(features, data))
     if not found.num_rows:
         raise DataError(f"data.facts={config.data.facts}: {len(sources.paths)} file(s) without a single row")
@@ -152,6 +152,8 @@ def _make_graph(found: _Input, staging: Path, room: Room) -> Content:
     for name, table in {"entities": entities, "relations": relations, "snapshots": timeline}.items():
         write_table(table, staging / f"{name}.parquet")
     num_anchored = _write_buckets(merged.facts, names, found.config.prepare.buckets, staging / "anchored")
+    if found.config.data.open_end == "holds":
+        write_table(_open_facts(merged.facts, names), staging / OPEN_FILE)
     features: Content = {}
     if found.features is not None:
         trained = entities["first_snapshot"].to_numpy() < boundaries[0]
@@ -177,7 +179,7 @@ def _make_graph(found: _Input, staging: Path, room: Room) -> Content:
         "quarantined": quarantine.counts,
         "merged": totals.merged - num_duplicates,
         "names_changed": merged.notes.count(RENAMED),
-        "look_alikes": {vocabulary.kind: report_look_alikes(vocabulary) for vocabulary in names},
+        "look_alikes": {vocabulary.kind: report_look_alikes(vocabulary.names, vocabulary.kind) for vocabulary in names},
         **features,
     }
 
@@ -185,7 +187,7 @@ def _make_graph(found: _Input, staging: Path, room: Room) -> Content:
 def _merge(found: _Input, quarantine: Quarantine) -> _Merged:
     """Read, validate and merge; on return the validated facts are freed, for the next step needs the memory."""
     data, files = found.config.data, found.reader.sources.names
-    facts = _map(found.items(), partial(steps.read_facts, reader=found.reader)).materialize()
+    facts = _map(found.items(), partial(read_facts, reader=found.reader)).materialize()
     known = _summaries(facts)
     if not known:
         quarantine.write(_quarantined(found, {}))
@@ -196,11 +198,11 @@ def _merge(found: _Input, quarantine: Quarantine) -> _Merged:
     report_zone(notes, data.time_zone, found.reader.form)
     kind = decide_kind(found.kind, found.reader.form, notes, files)
     if kind != found.kind:
-        facts = _map(facts, steps.read_date_digits).materialize()
+        facts = _map(facts, read_date_digits).materialize()
         known = _summaries(facts)
     require_used(data.time_zone, kind)
     unit = decide_unit(data.time_unit, kind, notes)
-    axis = _time_axis(kind, unit, found, known)
+    axis, last = _time_axis(kind, unit, found, known)
     if data.time_zone is None and not notes.count(ZONED):
         axis = replace(axis, zone=None)
     partitions = -(-notes.num_rows // _ROWS_A_PARTITION)
@@ -208,7 +210,12 @@ def _merge(found: _Input, quarantine: Quarantine) -> _Merged:
         _map(facts, partial(steps.add_partition, partitions=partitions))
         .groupby("partition")
         .map_groups(
-            partial(merge_facts, axis=axis, list_duplicates=found.config.prepare.duplicates == "refuse"),
+            partial(
+                merge_facts,
+                axis=axis,
+                open_stop=last,
+                list_duplicates=found.config.prepare.duplicates == "refuse",
+            ),
             batch_format="pyarrow",
         )
         .materialize()
@@ -216,23 +223,21 @@ def _merge(found: _Input, quarantine: Quarantine) -> _Merged:
     return _Merged(merged, notes, axis, merge_extremes(summary.extremes for summary in known))
 
 
-def _summaries(facts: Dataset) -> list[steps.FactsSummary]:
+def _summaries(facts: Dataset) -> list[FactsSummary]:
     """Those of all blocks that have facts."""
-    return [summary for summary in _each_block(facts, steps.summarise_facts) if summary.timestamps]
+    return [summary for summary in _each_block(facts, summarise_facts) if summary.timestamps]
 
 
-def _time_axis(kind: TimeKind, unit: int | str, found: _Input, known: list[steps.FactsSummary]) -> TimeAxis:
+def _time_axis(
+    kind: TimeKind, unit: int | str, found: _Input, known: list[FactsSummary]
+) -> tuple[TimeAxis, int | None]:
+    """The time axis, and the last snapshot of the data if facts without an end hold up to it."""
     ranges = [summary.timestamps for summary in known if summary.timestamps]
     axis = TimeAxis.fit(kind, unit, TimestampRange.merge(ranges), found.reader.form)
-    _, start, end, source, row = max(summary.longest for summary in known)
-    first, last = axis.snapshot(np.array([start, end])).tolist()
-    if last - first >= MAX_SNAPSHOTS_PER_FACT:
-        raise DataError(
-            f"row {row} of {found.reader.sources.names[source]} is valid from {axis.label(first)} to "
-            f"{axis.label(last)}, {last - first + 1} snapshots; at most {MAX_SNAPSHOTS_PER_FACT} are allowed. Use a "
-            f"longer data.time_unit (now {axis.unit}), or leave the end empty where it is not known"
-        )
-    return axis
+    holds = found.config.data.open_end == "holds"
+    last = int(axis.snapshot(np.array([max(summary.latest for summary in known)]))[0]) if holds else None
+    require_short(axis, known, found.reader.sources.names, last)
+    return axis, last
 
 
 def _tally(merged: _Merged, room: Room) -> pa.Table:
@@ -271,6 +276,15 @@ def _write_buckets(merged: Dataset, names: tuple[Vocabulary, Vocabulary], bucket
         .map_groups(partial(steps.write_bucket, folder=folder), batch_format="pyarrow")
     )
     return sum(row["rows"] for row in written.take_all())
+
+
+def _open_facts(merged: Dataset, names: tuple[Vocabulary, Vocabulary]) -> pa.Table:
+    """OPEN_FACTS in order; unlike other facts they are all in memory here, as ids."""
+    entities, relations = (ray.put(vocabulary.names) for vocabulary in names)
+    encoded = _map(merged, partial(steps.encode_open, entities=entities, relations=relations))
+    tables: Iterator[pa.Table] = iter(encoded.iter_batches(batch_size=None, batch_format="pyarrow"))
+    together = pa.concat_tables([OPEN_FACTS.empty_table(), *(table.cast(OPEN_FACTS) for table in tables)])
+    return together.sort_by([(name, "ascending") for name in OPEN_FACTS.names]).combine_chunks()
 
 
 def _map(dataset: Dataset, step: Callable[[pa.Table], pa.Table | Iterator[pa.Table]]) -> Dataset:

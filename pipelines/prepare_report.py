@@ -1,33 +1,13 @@
 """What `prepare` says of the graph that it made."""
 
 import logging
-import unicodedata
 from typing import Any
 
 from gam_kg.artifacts import Content
-from gam_kg.ingest.names import FOLDS, look_alikes
 from gam_kg.ingest.time_axis import TimeAxis
-from gam_kg.ingest.vocabulary import Vocabulary
-from gam_kg.text import quoted
 from pipelines.inputs import quarantine_notice
 
-_LOOK_ALIKES_SHOWN = 10
-_NAMES_SHOWN = 5
-
 logger = logging.getLogger("gam_kg")
-
-
-def report_look_alikes(names: Vocabulary) -> int:
-    """Count groups of names that differ only by case, blanks or Unicode form, and show the first of them."""
-    count, groups = look_alikes(names.names, _LOOK_ALIKES_SHOWN)
-    if count:
-        shown = ["  " + ", ".join(map(_shown, group[:_NAMES_SHOWN])) for group in groups]
-        logger.warning(
-            "%d group(s) of %s names differ only by case, blanks or Unicode form, and stay different names; "
-            "data.normalize_names=[%s] makes one name of each group. The first:\n%s",
-            *(count, names.kind, ", ".join(FOLDS), "\n".join(shown)),
-        )
-    return count
 
 
 def warn_of_quality(content: Content) -> None:
@@ -66,7 +46,3 @@ def _division(axis: TimeAxis, content: dict[str, Any]) -> str:
     return (
         f"train {splits['train']} from {first}, valid {splits['valid']} from {valid}, test {splits['test']} from {test}"
     )
-
-
-def _shown(name: str) -> str:
-    return quoted(name) + ("" if unicodedata.is_normalized("NFC", name) else " (not in Unicode form C)")

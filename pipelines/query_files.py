@@ -14,8 +14,8 @@ from gam_kg.ingest.input_columns import folder_columns
 from gam_kg.ingest.input_files import FoundFile
 from gam_kg.ingest.parquet_footer import read_footer
 from gam_kg.ingest.parquet_rows import damage_of
+from gam_kg.ingest.sources import Sources
 from gam_kg.parquet import open_file
-from pipelines.sources import Sources
 
 
 def read_query_files(sources: Sources, data: DataConfig) -> list[pa.Table]:

@@ -11,11 +11,11 @@ from pathlib import Path
 from gam_kg.artifacts import Manifest, open_artifact, read_manifest, require_same
 from gam_kg.config import Config
 from gam_kg.errors import ArtifactError, GamKGError
+from gam_kg.ingest.sources import Sources
 from gam_kg.run_config import SETTINGS, differences, require_same_settings
 from gam_kg.run_folder import graph_to_train, waiting
 from pipelines.inputs import notices, record
 from pipelines.prediction_file import out_path
-from pipelines.sources import Sources
 
 
 @dataclass(frozen=True)

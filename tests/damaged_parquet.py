@@ -15,8 +15,8 @@ from mutations import mutated
 
 from gam_kg.data_config import ColumnsConfig
 from gam_kg.errors import GamKGError
+from gam_kg.ingest.sources import Sources
 from gam_kg.ingest.validation import validate
-from pipelines.sources import Sources
 
 ROWS = 600
 EXTRA_GIB = 2

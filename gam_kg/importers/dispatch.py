@@ -18,7 +18,9 @@ from gam_kg.importers.table import import_tables
 ImportState = Literal["missing", "foreign", "stale", "gone", "current"]
 
 
-def import_facts(source: str, out: Path, data: DataConfig | None = None, *, prefix: str = "data.") -> ImportSummary:
+def import_facts(
+    source: str, out: Path, data: DataConfig | None = None, *, prefix: str = "data.", may_be_empty: bool = False
+) -> ImportSummary:
     """Import whatever `source` names.
 
     Args:
@@ -27,6 +29,7 @@ def import_facts(source: str, out: Path, data: DataConfig | None = None, *, pref
         out: Parquet file to write; it appears only when it is complete.
         data: How tables are read: `columns`, `csv` and `time_format`; None takes the defaults.
         prefix: What stands before the settings of `data` in the verb that imports, for messages.
+        may_be_empty: Whether tables may have no facts.
 
     Raises:
         ConfigError: There is no such encoding.
@@ -38,8 +41,9 @@ def import_facts(source: str, out: Path, data: DataConfig | None = None, *, pref
     recorded = _recorded(found.name, found.kind, data) | {"import_hash": found.digest()}
     if found.kind == "lahman":
         return import_lahman(out, _year(source), recorded)
-    importer = import_folder if found.kind == "folder" else import_tables
-    return importer(found, out, data, prefix, recorded)
+    if found.kind == "folder":
+        return import_folder(found, out, data, prefix, recorded)
+    return import_tables(found, out, data, prefix, recorded, may_be_empty=may_be_empty)
 
 
 def import_state(path: Path, source: str, data: DataConfig) -> ImportState:

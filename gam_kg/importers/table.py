@@ -21,7 +21,9 @@ TABLE_ENDINGS = (".csv", ".tsv", ".tab", ".psv")
 PACKED_ENDINGS = (".gz", ".bz2", ".xz", ".zst")
 
 
-def import_tables(source: Source, out: Path, data: DataConfig, prefix: str, recorded: dict[str, str]) -> ImportSummary:
+def import_tables(
+    source: Source, out: Path, data: DataConfig, prefix: str, recorded: dict[str, str], *, may_be_empty: bool = False
+) -> ImportSummary:
     """Import tables of facts, one after another.
 
     The first line of each names the columns. Names lose white space and control characters around them; otherwise
@@ -37,6 +39,7 @@ def import_tables(source: Source, out: Path, data: DataConfig, prefix: str, reco
         data: `columns` names the columns of the tables; `csv` is how they are read.
         prefix: What stands before the settings of `data`, for messages.
         recorded: Key → text about the source, for the file's metadata.
+        may_be_empty: Whether there may be no facts.
 
     Raises:
         ConfigError: There is no such encoding.
@@ -71,7 +74,7 @@ def import_tables(source: Source, out: Path, data: DataConfig, prefix: str, reco
                 if splits:
                     columns["split"] = pa.repeat(splits[table.path], len(block))
                 writer.write_table(pa.table(columns).select(schema.names).cast(schema))
-        if not num_facts:
+        if not num_facts and not may_be_empty:
             raise DataError(f"{source.name}: no facts below the header")
     notes = [f"columns that are not used: {', '.join(unused)}"] if (unused := _unused(tables, found)) else []
     notes += [note for one in times.values() if (note := one.note(are_integers=integers))]

@@ -83,7 +83,7 @@ def check_folders(files: Sequence[FoundFile], columns: ColumnsConfig) -> None:
             )
 
 
-def check_optional(schemas: Mapping[str, pa.Schema], columns: ColumnsConfig) -> None:
+def check_optional(schemas: Mapping[str, pa.Schema], columns: ColumnsConfig, *, open_end: str) -> None:
     """Refuse an optional column that the user names and no file has, that is misspelt, or that not all files agree on.
 
     Ends of facts in some files only are allowed, and said in the log.
@@ -91,6 +91,7 @@ def check_optional(schemas: Mapping[str, pa.Schema], columns: ColumnsConfig) -> 
     Args:
         schemas: File → its columns, those of folders among them.
         columns: Names of the columns.
+        open_end: `data.open_end`; where it is "holds", a file must have ends.
 
     Raises:
         DataError: An optional column is not where it should be; names the files and their columns.
@@ -102,6 +103,11 @@ def check_optional(schemas: Mapping[str, pa.Schema], columns: ColumnsConfig) -> 
         for file in lacking:
             _check_spelling(file, schemas[file], role, column)
         if lacking and len(lacking) == len(schemas):
+            if role == "end_timestamp" and open_end == "holds":
+                raise DataError(
+                    f"data.open_end=holds: {lacking[0]} has no column {column!r} for the ends of facts, but "
+                    f"{', '.join(map(repr, schemas[lacking[0]].names))}; add it, empty where a fact still holds"
+                )
             if column != default:
                 raise DataError(
                     f"data.columns.{role}={column}: no file has this column; {lacking[0]} has "

@@ -57,7 +57,7 @@ def split_extremes(facts: pa.Table) -> Extremes:
     """The earliest and the latest row of each split of SOURCED_FACTS; ties go to the first row by (source, row)."""
     rows = {split: facts.filter(pc.equal(facts["split"], split)) for split in SPLITS}
     return {
-        split: (_extreme(found, "ascending"), _extreme(found, "descending")) for split, found in rows.items() if found
+        split: (extreme(found, "ascending"), extreme(found, "descending")) for split, found in rows.items() if found
     }
 
 
@@ -113,7 +113,8 @@ def count_splits(timeline: Timeline, boundaries: tuple[int, int]) -> dict[str, i
     return {split: int(part.sum()) for split, part in zip(SPLITS, np.split(count, cuts), strict=True)}
 
 
-def _extreme(facts: pa.Table, order: str) -> Place:
+def extreme(facts: pa.Table, order: str) -> Place:
+    """The earliest ("ascending") or latest ("descending") row of SOURCED_FACTS, of which there is at least one."""
     keys = [("timestamp", order), ("source", "ascending"), ("row", "ascending")]
     first = facts.take(pc.select_k_unstable(facts, 1, keys))
     timestamp, source, row = (first[name][0].as_py() for name, _ in keys)

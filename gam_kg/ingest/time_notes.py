@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from gam_kg.errors import ConfigError, DataError
+from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.ingest.time_zones import UTC_NAME
 from gam_kg.ingest.timestamps import (
     NOT_DATE_DIGITS,
@@ -160,3 +161,55 @@ def require_used(zone: str | None, kind: TimeKind) -> None:
             f"data.time_zone={zone}: the timestamps are integers, which have no time zone; remove it, or say with "
             "data.time_format what dates they are"
         )
+
+
+def require_kind(kind: TimeKind | None, axis: TimeAxis, files: Sequence[str]) -> None:
+    """Refuse dates and text where the timestamps of a graph are integers; `kind` is what the schemas say.
+
+    Raises:
+        DataError: So it is.
+    """
+    if kind == "timestamp" and axis.kind == "integer":
+        raise DataError(
+            f"{files[0]}: the timestamps are dates or text, and those of the graph are integers, for instance "
+            f"{axis.origin}; store them as integers"
+        )
+
+
+def read_as(kind: TimeKind, axis: TimeAxis, zone: str | None, notes: Notes, files: Sequence[str]) -> TimeKind:
+    """What new timestamps are, so that a graph's axis reads them as `prepare` would read them with the graph's facts.
+
+    Args:
+        kind: What the schemas say.
+        axis: The graph's axis.
+        zone: `data.time_zone` of the graph.
+        notes: Notes of the new rows.
+        files: Name of each source.
+
+    Returns:
+        "timestamp" where integers are dates like 20240131, else `kind`.
+
+    Raises:
+        DataError: They are integers and no dates on an axis of dates, or have a time zone where those of the graph have
+            none, or none where those of the graph have one, or both.
+    """
+    if kind == axis.kind == "integer":
+        return kind
+    if kind == "integer" and notes.count(NOT_DATE_DIGITS):
+        raise DataError(
+            f"{notes.first(NOT_DATE_DIGITS, files)} has an integer timestamp that is no date like 20240131 (YYYYMMDD), "
+            "and those of the graph are dates; store them as dates or ISO strings"
+        )
+    require_one_clock(notes, files)
+    if axis.zone is None and notes.count(ZONED):
+        raise DataError(
+            f"{notes.first(ZONED, files)} has a timestamp with a time zone, and those of the graph have none; write "
+            "all of them without, on the same clock"
+        )
+    if axis.zone is not None and zone is None and (kind == "integer" or notes.count(NOT_ZONED)):
+        place = files[0] if kind == "integer" else notes.first(NOT_ZONED, files)
+        raise DataError(
+            f"{place} has a timestamp without a time zone, and those of the graph have one; "
+            "write it with an offset, as 2024-03-31T12:00+02:00"
+        )
+    return axis.kind

@@ -95,10 +95,14 @@ def time_form(data: DataConfig, found: TimeType) -> tuple[TimeKind | None, TimeF
         )
     else:
         zone = zone_name(zones[0], found.zones[zones[0]]) if zones else UTC_NAME
-    kind = found.kind
-    if kind is not None and data.time_format is not None and found.formatted:
-        kind = "integer" if data.time_format == INTEGER else "timestamp"
-    return kind, TimeForm(zone, data.time_format)
+    return formatted_kind(found, data.time_format), TimeForm(zone, data.time_format)
+
+
+def formatted_kind(found: TimeType, text_format: str | None) -> TimeKind | None:
+    """What the timestamps are when they are read by `data.time_format`."""
+    if found.kind is not None and text_format is not None and found.formatted:
+        return "integer" if text_format == INTEGER else "timestamp"
+    return found.kind
 
 
 def _first(found: Mapping[str, TimeType], what: Callable[[TimeType], Value | None]) -> dict[Value, str]:

@@ -10,8 +10,8 @@ import pytest
 from gam_kg.artifacts import Manifest
 from gam_kg.config import load_config
 from gam_kg.importers.dispatch import import_facts
+from gam_kg.ingest.sources import Sources
 from pipelines.inputs import notices, notices_of_run, record
-from pipelines.sources import Sources
 from pipelines.workflow import GRAPH
 
 

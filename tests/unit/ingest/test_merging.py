@@ -9,6 +9,8 @@ from gam_kg.ingest.merging import (
     anchored_tables,
     duplicates,
     merge_facts,
+    open_table,
+    opened,
     partition_of,
     sort_anchored,
     stored,
@@ -17,7 +19,7 @@ from gam_kg.ingest.merging import (
 )
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.ingest.vocabulary import Vocabulary
-from gam_kg.schemas import ANCHORED
+from gam_kg.schemas import ANCHORED, OPEN_FACTS
 
 AXIS = TimeAxis("integer", 3, 0)
 ENTITIES = Vocabulary(pa.array(["a", "b", "c"]))
@@ -73,6 +75,33 @@ def test_merging_equals_brute_force_over_every_snapshot(rows):
     assert sum(f["merged"] for f in found) == len(copies)
     assert sorted(duplicates(merged)["row"].to_pylist()) == copies
     assert merge_facts(sourced(rows), AXIS).equals(stored(merged))
+
+
+@given(facts)
+@example([("a", "r", "c", 4, -1), ("a", "r", "c", 3, 0), ("a", "r", "c", 3, 0)])
+@example([("a", "r", "c", 4, -1), ("a", "r", "c", 3, 7), ("a", "r", "c", 6, -1), ("a", "r", "c", 7, -1)])
+def test_facts_without_an_end_hold_unless_another_row_has_it(rows):
+    last = 4
+    closed = {(*row[:3], row[3] // 3) for row in rows if row[4] >= 0}
+    still_open = {(*row[:3], row[3] // 3) for row in rows if row[4] < 0} - closed
+    # The same with ends: the last timestamp, or none where another row has the end.
+    ended = [row for row in rows if row[4] >= 0 or (*row[:3], row[3] // 3) in still_open]
+    ended = [(*row[:4], row[4] if row[4] >= 0 else 3 * last - row[3]) for row in ended]
+    stored_facts, copies = brute_force(ended)
+    merged = merge_facts(sourced(rows), AXIS, open_stop=last, list_duplicates=True)
+    found = stored(merged).to_pylist()
+    runs = [(f["subject"], f["relation"], f["object"], at) for f in found for at in range(f["start"], f["stop"] + 1)]
+    assert len(runs) == len(set(runs))
+    assert set(runs) == stored_facts
+    assert len(duplicates(merged)) == len(copies)
+    assert sum(f["merged"] for f in found) == len(copies) + len(rows) - len(ended)
+    table = open_table(opened(merged), ENTITIES, RELATIONS)
+    assert table.schema == OPEN_FACTS
+    names = {
+        ("abc"[f["subject_id"]], "qr"[f["relation_id"]], "abc"[f["object_id"]], f["start"]) for f in table.to_pylist()
+    }
+    assert names == still_open
+    assert len(table) == len(still_open)
 
 
 @given(facts, st.randoms(use_true_random=False))

@@ -58,7 +58,7 @@ class Sources:
     """The input files, in path order.
 
     Attributes:
-        key: The configuration key that names them.
+        key: The configuration key, or flag, that names them.
         filesystem: What they are read from.
         files: The files.
         left_out: Reason → names of the files there that are not read.
@@ -106,11 +106,15 @@ class Sources:
 
     def hashes(self) -> dict[str, str]:
         """Hash of each file's content and of its `key=value` folders, by its position: other names do not count."""
-        prefix = self.key.rpartition(".")[2]
+        prefix = self.key.rpartition(".")[2].removeprefix("--")
         return {f"{prefix}/{index:05d}": found for index, found in enumerate(self._each(self._hash))}
 
-    def check(self, columns: ColumnsConfig) -> tuple[TimeType, tuple[RowGroup, ...]]:
+    def check(self, columns: ColumnsConfig, open_end: str = "first_snapshot") -> tuple[TimeType, tuple[RowGroup, ...]]:
         """Check every file's footer, and its columns against the configured ones.
+
+        Args:
+            columns: Names of the columns.
+            open_end: `data.open_end`.
 
         Returns:
             (what the timestamps are, all row groups in order).
@@ -122,7 +126,7 @@ class Sources:
         footers = dict(zip(self.names, self._each(lambda file: self._footer(file, columns)), strict=True))
         schemas = {name: schema for name, (schema, _) in footers.items()}
         kinds = {name: check_schema(schema, columns, name) for name, schema in schemas.items()}
-        check_optional(schemas, columns)
+        check_optional(schemas, columns, open_end=open_end)
         warn_of_mixed_names(schemas, columns)
         groups = tuple(_row_groups([num_rows for _, num_rows in footers.values()]))
         self._log(columns, sum(group.num_rows for group in groups))

@@ -20,8 +20,12 @@ from gam_kg.schemas import QUARANTINE
 from gam_kg.text import quoted
 
 _ADVICE = {
+    "closes_in_the_past": "; the graph has the fact in later snapshots too, and stored facts are not taken back; give "
+    "an end that is no earlier than the last snapshot of the graph",
+    "before_first_fact": "; snapshots are counted from the first fact of the graph; to add earlier ones, prepare and "
+    "train anew",
     "unknown_split": "; allowed: train, valid, test; or divide by time, with data.split.valid_start and "
-    "data.split.test_start"
+    "data.split.test_start",
 }
 
 
@@ -59,13 +63,14 @@ class Quarantine:
                         self._formats = fitting_formats(unparseable[name], self._formats)
         self.counts = dict(sorted(counts.items()))
 
-    def check(self) -> None:
-        """Fail above the allowed share.
+    def check(self, *, uncounted: str = "") -> None:
+        """Fail above the allowed share; rows whose reason is `uncounted` do not count.
 
         Raises:
             DataError: More than `prepare.max_bad_fraction` of the rows are bad.
         """
-        num_bad, allowed = sum(self.counts.values()), self._config.prepare.max_bad_fraction
+        num_bad = sum(count for reason, count in self.counts.items() if reason != uncounted)
+        allowed = self._config.prepare.max_bad_fraction
         if num_bad > allowed * self._num_rows:
             needed = min(math.ceil(num_bad / self._num_rows * 1000) / 1000, 1)
             self.refuse(

@@ -7,7 +7,7 @@ import pytest
 
 from gam_kg.data_config import ColumnsConfig
 from gam_kg.errors import ConfigError, DataError
-from pipelines.sources import RowGroup, Sources
+from gam_kg.ingest.sources import RowGroup, Sources
 
 COLUMNS = ColumnsConfig()
 FACTS = pa.table({"subject": ["a", "b"], "relation": ["r", "r"], "object": ["c", "d"], "timestamp": [1, 2]})
