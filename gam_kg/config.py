@@ -214,6 +214,20 @@ class PredictConfig(Section):
     out: LocalPath = Field(None, description="also write the predictions to this file, .parquet or .csv")
 
 
+class PublishConfig(Section):
+    keep_versions: Positive | None = Field(
+        30, description="versions of embeddings and of predictions that stay, the last written; null: all"
+    )
+    keep_days: float | None = Field(
+        None,
+        gt=0,
+        description="days that a version stays after it was written; null: for ever. The latest always stays",
+    )
+    grace_minutes: float = Field(
+        10, ge=0, description="minutes that a version stays after it need not, for those who have just read its name"
+    )
+
+
 class Config(Section):
     name: RunName = Field("base", description="name of the run; where a file has none, the file's own name")
     run_dir: LocalPath = Field(None, description="folder of the run; null: runs/<name>")
@@ -225,6 +239,7 @@ class Config(Section):
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="checkpoint/ → evaluation/")
     embed: EmbedConfig = Field(EmbedConfig(), description="checkpoint/ → embeddings/")
     predict: PredictConfig = Field(PredictConfig(), description="checkpoint/ → predictions/")
+    publish: PublishConfig = Field(PublishConfig(), description="versions of embeddings/ and predictions/")
 
     def changed(self, settings: Mapping[str, Any], source: str = "configuration") -> "Config":
         """The configuration with other values of some settings.

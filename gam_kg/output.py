@@ -80,6 +80,18 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def discard(folder: Path) -> None:
+    """Remove a folder that nobody then sees half removed.
+
+    Raises:
+        RunInUseError: It is in a run folder whose lock this process has lost.
+    """
+    require_lock(folder)
+    staging = _beside(folder, "staging")
+    folder.rename(staging)
+    remove(staging)
+
+
 def flush_all(path: Path) -> None:
     """Flush a file to disk, or a folder with all in it."""
     if path.is_file():

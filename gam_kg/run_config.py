@@ -14,6 +14,7 @@ from gam_kg.data_config import CsvConfig
 from gam_kg.errors import ArtifactError, ConfigError
 from gam_kg.output import replacing
 from gam_kg.run_folder import waiting
+from gam_kg.versions import artifact_folder
 
 CONFIG = "config.yaml"
 # What changes how training is done but not what comes out.
@@ -99,7 +100,7 @@ def write_config(config: Config) -> None:
 def mend_config(run: Path) -> None:
     """Write config.yaml where a process was killed between an artifact and the record of its settings."""
     recorded = run / CONFIG
-    manifests = [path for kind in SETTINGS if (path := run / kind / MANIFEST).exists()]
+    manifests = [path for kind in SETTINGS if (path := artifact_folder(run, kind) / MANIFEST).exists()]
     with suppress(FileNotFoundError, ConfigError):
         if recorded.stat().st_mtime < max((path.stat().st_mtime for path in manifests), default=0):
             _write(run, load_config(recorded))
@@ -109,7 +110,7 @@ def _write(run: Path, config: Config) -> None:
     values = config.model_dump(mode="json")
     for kind in SETTINGS:
         with suppress(ArtifactError):
-            made = read_manifest(run / kind, kind)
+            made = read_manifest(artifact_folder(run, kind), kind)
             given = {key: source["given"] for key, source in made.sources.items()}
             for key, value in (dict(flat(made.config)) | given).items():
                 _set(values, key, value)

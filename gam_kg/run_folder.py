@@ -11,10 +11,11 @@ from pathlib import Path
 from gam_kg.artifacts import Manifest, read_manifest
 from gam_kg.errors import ArtifactError
 from gam_kg.output import put_in_place, recover, remove
+from gam_kg.versions import VERSIONED, recover_versions
 
 _WAITING = ".next"
 _WAIT = ("graph", "checkpoint")
-_IN_A_RUN = (*_WAIT, *(kind + _WAITING for kind in _WAIT), "embeddings", "evaluation", "predictions", "report")
+_IN_A_RUN = (*_WAIT, *(kind + _WAITING for kind in _WAIT), "evaluation", "report")
 
 
 def waiting(run: Path, kind: str) -> Path:
@@ -44,6 +45,8 @@ def settle(run: Path) -> None:
     """
     for name in _IN_A_RUN:
         recover(run / name)
+    for kind in VERSIONED:
+        recover_versions(run / kind)
     new_graph, new_checkpoint = waiting(run, "graph"), waiting(run, "checkpoint")
     if not new_graph.exists() and not new_checkpoint.exists():
         return

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 MODEL = "gam_lstm"
 SPLITS = ("train", "valid", "test")
@@ -74,16 +74,17 @@ TRIALS = table_schema(
 )
 
 
-def embedding_schema(kind: str, dim: int) -> pa.Schema:
+def embedding_schema(kind: str, dim: int, *, integers: bool = False) -> pa.Schema:
     """Schema of `entities.parquet` or `relations.parquet` in an embeddings artifact.
 
     Args:
         kind: "entity" or "relation".
         dim: Length of each embedding; float32, fixed-size lists.
+        integers: Whether names are integers, as the facts have them.
     """
     vector = pa.list_(pa.field("element", pa.float32(), nullable=False), dim)
     last_seen = {"last_seen": _TEXT, "last_seen_snapshot": _INT}
-    named = {f"{kind}_id": _INT, kind: _TEXT}
+    named = {f"{kind}_id": _INT, kind: _INT if integers else _TEXT}
     if kind == "relation":
         return table_schema({**named, "inverse": pa.bool_(), "embedding": vector})
     return table_schema({**named, **last_seen, "embedding": vector, "search_vector": vector}, nullable=last_seen)

@@ -175,7 +175,24 @@ def _add_stage(verb: str, description: str) -> None:
 
 _add_stage("train", "graph/ → checkpoint/: train GAM_LSTM; an interrupted training continues.")
 _add_stage("evaluate", "checkpoint/ → evaluation/: metrics and ranks, beside untrained baselines.")
-_add_stage("embed", "checkpoint/ → embeddings/: vectors of all entities and relations after the facts of embed.at.")
+
+
+@app.command("embed")
+def embed_command(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    force: Force = False,
+    take_over: TakeOver = False,
+    at: Annotated[
+        str | None, typer.Option(metavar="TIMESTAMP", help="After the facts of this timestamp, in place of embed.at.")
+    ] = None,
+) -> None:
+    """checkpoint/ → embeddings/: a version of the vectors of all entities and relations, after the facts of embed.at.
+
+    RUN/embeddings/latest names the newest version.
+    """
+    flags = [f"embed.at={json.dumps(at)}"] if at is not None else []
+    _do("embed", load_config(config, [*(overrides or ()), *flags]), force=force, take_over=take_over)
 
 
 @app.command("predict")

@@ -1,11 +1,11 @@
-"""The embed stage: `graph/` + `checkpoint/` → `embeddings/` after the facts of a timestamp, in Parquet."""
+"""The embed stage: `graph/` + `checkpoint/` → a version in `embeddings/` after the facts of a timestamp, in Parquet."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from gam_kg.artifacts import Content
 from gam_kg.inference.embed import write_embeddings
-from gam_kg.inference.search import snapshot_at
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.ingest.time_axis import TimeAxis
 from pipelines.progress import counted
@@ -13,22 +13,18 @@ from pipelines.stages import Stage, Task
 from pipelines.workers import OnEvent, on_ranks
 from pipelines.workflow import EMBEDDINGS
 
+logger = logging.getLogger("gam_kg")
+
 
 def _write(task: Task) -> Content:
-    """entities.parquet, relations.parquet, and the memory that later queries start from.
-
-    With `force`, memory starts from the first fact.
-
-    Raises:
-        ConfigError: `embed.at` is no timestamp of the graph's time.
-    """
-    config, graph = task.config, task.read["graph"].content
-    axis = TimeAxis(**graph["time"])
-    last = snapshot_at(axis, config.embed.at, graph["last_snapshot"])
-    on_ranks(config, embed_worker, {"last": last, "folder": str(task.folder), "anew": task.force}, "embed")
+    """entities.parquet and relations.parquet. With `force`, memory starts from the first fact."""
+    graph, moment, at = task.read["graph"].content, task.moment, task.config.embed.at
+    assert moment is not None, "embeddings have versions"
+    if TimeAxis(**graph["time"]).snapshot_at(at, moment.snapshot) > moment.snapshot:
+        logger.warning("embed.at=%s is after the last fact: the version is that after %s", at, moment.label)
+    settings = {"last": moment.snapshot, "folder": str(task.folder), "anew": task.force}
+    on_ranks(task.config, embed_worker, settings, "embed")
     return {
-        "after": axis.label(last),
-        "after_snapshot": last,
         "dim": task.read["checkpoint"].config["model"]["dim"],
         "num_entities": graph["num_entities"],
         "num_relations": graph["num_relations"],

@@ -14,6 +14,7 @@ from gam_kg.ingest.text_columns import is_text, text_of
 from gam_kg.output import replacing
 from gam_kg.parquet import read_table, write_table
 from gam_kg.text import is_uri, user_path
+from gam_kg.versions import latest
 
 NAME = "predictions.parquet"
 """In the artifact."""
@@ -62,7 +63,7 @@ def write_out(config: Config) -> None:
         OutputError: It cannot be written, or a column is of a type that CSV has no form for.
     """
     if out := out_path(config):
-        table = read_table(config.run_path / "predictions" / NAME)
+        table = read_table(latest(config.run_path / "predictions") / NAME)
         with replacing(out) as staging:
             _WRITERS[out.suffix](table, staging)
         logger.info("predictions: written to %s", out)

@@ -178,6 +178,7 @@ def _make_graph(found: _Input, staging: Path, room: Room) -> Content:
         "left_out": found.reader.sources.num_left_out,
         "quarantined": quarantine.counts,
         "merged": totals.merged - num_duplicates,
+        "integer_names": merged.notes.integer_names,
         "names_changed": merged.notes.count(RENAMED),
         "look_alikes": {vocabulary.kind: report_look_alikes(vocabulary.names, vocabulary.kind) for vocabulary in names},
         **features,

@@ -11,7 +11,7 @@ from gam_kg.run_folder import remove_finished_training, waiting
 from gam_kg.text import is_uri, user_path
 from pipelines.prediction_file import write_out
 from pipelines.report import show_metrics
-from pipelines.stages import owned, record_sources
+from pipelines.stages import confirm, owned
 from pipelines.workflow import PREDICTIONS, finished
 
 logger = logging.getLogger("gam_kg")
@@ -38,7 +38,7 @@ def run(config: Config, *, force: bool = False, take_over: bool = False) -> Path
         import_if_missing(config, force=force)
         if not force and (found := finished(config)):
             for path, situation in found.items():
-                record_sources(path, situation)
+                confirm(path, situation)
             logger.info("finished: up to date (--force redoes every stage)")
             remove_finished_training(config.run_path)
             write_out(config)

@@ -11,7 +11,7 @@ import torch
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import Config
 from gam_kg.errors import ArtifactError
-from gam_kg.inference.search import nearest_entities, query_answers, snapshot_at
+from gam_kg.inference.search import nearest_entities, query_answers
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.train.run import threads
 from pipelines.inputs import notices_of_run
@@ -29,9 +29,9 @@ def search_like(run_path: Path, name: str, at: str | None, top_k: int) -> None:
     """
     with opened(run_path) as run:
         found = nearest_entities(run, name, at, top_k).to_pylist()
-        last = _label(run, snapshot_at(run.axis, at, run.graph.end - 1))
+        last = _label(run, run.axis.snapshot_at(at, run.graph.end - 1))
         spelt = run.spelt(pa.array([name]))[0]
-    rows = [[row["entity"], f"{row['cosine']:.3f}", row["last_seen"] or "never"] for row in found]
+    rows = [[str(row["entity"]), f"{row['cosine']:.3f}", row["last_seen"] or "never"] for row in found]
     show_table(f"nearest to {spelt} after {last}", ["entity", "cosine", "last seen"], rows)
 
 
@@ -44,10 +44,10 @@ def search_answers(run_path: Path, subject: str, relation: str, at: str | None, 
     """
     with opened(run_path) as run:
         found = query_answers(run, subject, relation, at, top_k).to_pylist()
-        when = _label(run, snapshot_at(run.axis, at, run.graph.end))
+        when = _label(run, run.axis.snapshot_at(at, run.graph.end))
     rows = [
         [
-            row["answer"],
+            str(row["answer"]),
             *(f"{100 * row['probability']:.1f}", f"{row['score']:.2f}"),
             *(str(row["times_seen"]), row["last_seen"] or "never"),
         ]

@@ -13,6 +13,7 @@ from gam_kg.output import remove
 from gam_kg.run_config import CONFIG, mend_config, write_config
 from gam_kg.run_folder import place_to_write, settle, waiting
 from gam_kg.run_lock import run_lock
+from gam_kg.versions import point_latest, publish
 from pipelines.inputs import record, waiting_notice
 from pipelines.workflow import Description, Situation
 
@@ -76,34 +77,47 @@ class Stage:
             if "checkpoint" in self.about.reads and (notice := waiting_notice(run)):
                 logger.warning("warning: %s", notice)
             if not force and (current := found.current(logger.warning)):
-                record_sources(current, found)
+                confirm(current, found)
                 logger.info("%s: up to date, skipped (--force redoes it)", kind)
-                if current == run / kind:
-                    remove(waiting(run, kind))
-                else:
+                if current == waiting(run, kind):
                     logger.info(waiting_notice(run))
+                else:
+                    remove(waiting(run, kind))
                 if not (run / CONFIG).exists():  # a process was killed before it was written
                     write_config(config)
                 self.deliver(config)
                 return current
             found.require_whole()
-            path = place_to_write(run, kind)
-            written = write_artifact(path, found.manifest, lambda folder: self._write(found, folder, force=force))
+            path = self._make(found, force=force)
             settle(run)
             write_config(config)
             self.finish(config)
             self.deliver(config)
             path = path if path.exists() else run / kind
-            logger.info("%s: %s", kind, self.summary(path, written.content))
-            if path != run / kind:
+            logger.info("%s: %s", kind, self.summary(path, read_manifest(path, kind).content))
+            if path == waiting(run, kind):
                 logger.info(waiting_notice(run))
             return path
+
+    def _make(self, found: Situation, *, force: bool) -> Path:
+        kind, run, moment = self.about.kind, found.config.run_path, found.moment
+
+        def write(folder: Path) -> Content:
+            return self._write(found, folder, force=force)
+
+        if moment is not None:
+            keep = found.config.publish
+            return publish(run / kind, moment.version, found.manifest, write, keep, at_end=moment.at_end)
+        path = place_to_write(run, kind)
+        write_artifact(path, found.manifest, write)
+        return path
 
     def _write(self, found: Situation, folder: Path, *, force: bool) -> Content:
         content = self.write(Task(**vars(found), folder=folder, force=force))
         if record(found.config, found.stage.keys, found.sources) != found.manifest.sources:
             raise DataError(f"{' or '.join(found.stage.keys)}: files changed while they were read; run it again")
-        return content | ({"notices": list(found.notices)} if found.notices else {})
+        after = {"after": found.moment.label, "after_snapshot": found.moment.snapshot} if found.moment else {}
+        return content | after | ({"notices": list(found.notices)} if found.notices else {})
 
 
 @contextmanager
@@ -131,9 +145,11 @@ def owned(config: Config, verb: str, *, take_over: bool = False) -> Generator[No
                 run.rmdir()
 
 
-def record_sources(current: Path, found: Situation) -> None:
-    """Record where the input files are now, if equal ones were moved or written anew."""
+def confirm(current: Path, found: Situation) -> None:
+    """Record where the input files are now, if equal ones were moved or written anew; point `latest` at a version."""
     made = read_manifest(current, found.stage.kind)
     if made.sources != found.manifest.sources:
         save_manifest(current, replace(made, sources=found.manifest.sources))
         write_config(found.config)
+    if found.moment is not None:
+        point_latest(current, at_end=found.moment.at_end)

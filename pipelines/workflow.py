@@ -12,8 +12,10 @@ from gam_kg.artifacts import Manifest, open_artifact, read_manifest, require_sam
 from gam_kg.config import Config
 from gam_kg.errors import ArtifactError, GamKGError
 from gam_kg.ingest.sources import Sources
+from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.run_config import SETTINGS, differences, require_same_settings
 from gam_kg.run_folder import graph_to_train, waiting
+from gam_kg.versions import revisions, version_name
 from pipelines.inputs import notices, record
 from pipelines.prediction_file import out_path
 
@@ -28,6 +30,8 @@ class Description:
         reads: Kinds of the artifacts that it is made from.
         files: Configuration → the input files that it is made from, by configuration key.
         keys: The configuration keys that name input files.
+        after: (configuration, time axis, last snapshot) → the snapshot whose facts are the last that a version is made
+            from; None: the artifact has no versions.
     """
 
     kind: str
@@ -35,6 +39,7 @@ class Description:
     reads: tuple[str, ...] = ("graph", "checkpoint")
     files: Callable[[Config], tuple[Sources, ...]] = lambda _: ()
     keys: tuple[str, ...] = ()
+    after: Callable[[Config, TimeAxis, int], int] | None = None
 
 
 def _facts_and_features(config: Config) -> tuple[Sources, ...]:
@@ -56,12 +61,36 @@ GRAPH = Description(
     keys=("data.facts", "data.import_from", "data.entity_features"),
 )
 CHECKPOINT = Description("checkpoint", "train", reads=("graph",))
-EMBEDDINGS = Description("embeddings", "embed")
+EMBEDDINGS = Description(
+    "embeddings", "embed", after=lambda config, axis, last: min(axis.snapshot_at(config.embed.at, last), last)
+)
 EVALUATION = Description("evaluation", "evaluate")
-PREDICTIONS = Description("predictions", "predict", files=_queries, keys=("predict.queries",))
+PREDICTIONS = Description(
+    "predictions", "predict", files=_queries, keys=("predict.queries",), after=lambda _config, _axis, last: last
+)
 REPORT = Description("report", "report", reads=("graph", "checkpoint", "evaluation"))
 STAGES = (GRAPH, CHECKPOINT, EMBEDDINGS, EVALUATION, PREDICTIONS, REPORT)
 """In the order of a run."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a version is made from, in time.
+
+    Attributes:
+        snapshot: The last whose facts it is made from.
+        label: Its start, as a user writes it.
+        at_end: Whether it is the last snapshot of all.
+    """
+
+    snapshot: int
+    label: str
+    at_end: bool
+
+    @property
+    def version(self) -> str:
+        """Name of the version."""
+        return version_name(self.label)
 
 
 @dataclass(frozen=True)
@@ -76,6 +105,7 @@ class Situation:
         read: Kind → manifest of each artifact that it is made from.
         sources: The input files, by configuration key.
         notices: What users of the result must know.
+        moment: That of the version to be made; None where the artifact has no versions.
     """
 
     stage: Description
@@ -85,6 +115,7 @@ class Situation:
     read: dict[str, Manifest]
     sources: tuple[Sources, ...]
     notices: tuple[str, ...]
+    moment: Moment | None
 
     @classmethod
     def of(cls, stage: Description, config: Config) -> "Situation":
@@ -110,9 +141,15 @@ class Situation:
         inputs = {kind: manifest.id for kind, manifest in read.items()}
         for one in sources:
             inputs |= one.hashes()
+        moment = None
+        if stage.after is not None:
+            updates, last = _updates(run, read["graph"])
+            axis, inputs = TimeAxis(**read["graph"].content["time"]), inputs | updates
+            snapshot = stage.after(config, axis, last)
+            moment = Moment(snapshot, axis.label(snapshot), snapshot == last)
         manifest = replace(Manifest.of(stage.kind, inputs, SETTINGS[stage.kind](config)), sources=recorded)
         found = notices(config, read["graph"]) if "graph" in read else ()
-        return cls(stage, config, manifest, paths, read, sources, found)
+        return cls(stage, config, manifest, paths, read, sources, found, moment)
 
     def require_whole(self) -> None:
         """Refuse damaged files of what the stage is made from.
@@ -130,16 +167,26 @@ class Situation:
             report: Receives what is damaged.
         """
         kind, run = self.stage.kind, self.config.run_path
-        for path in (waiting(run, kind), run / kind):
+        places = [waiting(run, kind), run / kind]
+        if self.moment is not None:  # another revision may be on its way out
+            places = revisions(run / kind, self.moment.version)[:1]
+        for path in places:
             try:
                 found = read_manifest(path, kind)
-                if found.inputs == self.manifest.inputs and not differences(self.config, found):
+                # Which moment a version is of, its name says, however the moment was given.
+                others = [key for key, *_ in differences(self.config, found) if key != "embed.at"]
+                if found.inputs == self.manifest.inputs and not others:
                     open_artifact(path, kind)
                     return path
             except ArtifactError as error:
                 if path.exists():
                     report(f"{kind} is made anew: {error}")
         return None
+
+
+def _updates(run: Path, graph: Manifest) -> tuple[dict[str, str], int]:
+    """What the updates of a run add to the inputs of a version, and the last snapshot that has facts."""
+    return {}, graph.content["last_snapshot"]
 
 
 def finished(config: Config) -> dict[Path, Situation]:

@@ -9,13 +9,21 @@ import pyarrow as pa
 from torch import Tensor
 
 from gam_kg.inference.similarity import SearchSpace, vector_groups
-from gam_kg.inference.trained_run import MEMORY, TrainedRun
+from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.nn.recurrence import Memory
-from gam_kg.ops.finite import require_finite
 from gam_kg.parquet import open_writer, read_table
 from gam_kg.schemas import embedding_schema
-from gam_kg.train.checkpoint import save_rows
 from gam_kg.train.evaluate import Tick
+
+_METRICS = {
+    "entity": {
+        "gam_kg.embedding.metric": "inner_product",
+        "gam_kg.embedding.normalised": "true",
+        "gam_kg.search_vector.metric": "cosine",
+        "gam_kg.search_vector.normalised": "true",
+    },
+    "relation": {"gam_kg.embedding.normalised": "false"},
+}
 
 
 def write_embeddings(
@@ -23,6 +31,7 @@ def write_embeddings(
 ) -> None:
     """Write a rank's part of the embeddings after the facts of a snapshot. A collective.
 
+    Metadata of the files (`gam_kg.*`) tell the moment, the model, and of each vector its length and metric.
     One rank writes `entities.parquet`; several write a file each, as `entities-00000-of-00002.parquet`, by id.
 
     Args:
@@ -33,16 +42,20 @@ def write_embeddings(
         anew: See `TrainedRun.memory_before`.
 
     Raises:
-        EvaluationError: A vector or a state of the memory is NaN or infinite.
+        EvaluationError: A vector is NaN or infinite.
     """
     memory, partition, dim = run.memory_before(last + 1, tick, anew=anew), run.graph.partition, run.model.config.dim
     part = f"-{partition.rank:05d}-of-{partition.world_size:05d}" if partition.world_size > 1 else ""
-    _write(folder / f"entities{part}.parquet", "entity", _entity_columns(run, memory), dim)
-    for name in ("hidden", "cell"):
-        require_finite(getattr(memory, name), f"{name} states of the memory")
-    save_rows(vars(memory), folder, MEMORY, partition)
+    about = run.provenance(last) | {"gam_kg.dim": str(dim)}
+    schemas = {
+        kind: embedding_schema(kind, dim, integers=pa.types.is_integer(names.type)).with_metadata(
+            about | _METRICS[kind]
+        )
+        for kind, names in run.given_names.items()
+    }
+    _write(folder / f"entities{part}.parquet", schemas["entity"], _entity_columns(run, memory))
     if partition.rank == 0:
-        _write(folder / "relations.parquet", "relation", [_relation_columns(run)], dim)
+        _write(folder / "relations.parquet", schemas["relation"], [_relation_columns(run)])
 
 
 def read_vectors(path: Path, name: str = "embedding") -> np.ndarray:
@@ -59,7 +72,7 @@ def _entity_columns(run: TrainedRun, memory: Memory) -> Iterator[list[pa.Array]]
         last = memory.last_seen[rows].cpu().numpy()
         yield [
             ids,
-            run.entities.names.take(ids),
+            run.given_names["entity"].take(ids),
             run.labels(last),
             pa.array(last, mask=last < 0),
             _fixed_lists(vectors),
@@ -68,15 +81,14 @@ def _entity_columns(run: TrainedRun, memory: Memory) -> Iterator[list[pa.Array]]
 
 
 def _relation_columns(run: TrainedRun) -> list[pa.Array]:
-    """All relations, then all inverses (id + num_relations)."""
-    ids = np.arange(2 * len(run.relations))
-    names = pa.concat_arrays([run.relations.names, run.relations.names])
+    """All relations, then all inverses, each with the id of its relation, which more relations do not change."""
+    names, is_inverse = run.given_names["relation"], np.repeat([False, True], len(run.relations))
+    ids = pa.array(np.tile(np.arange(len(run.relations)), 2))
     vectors = run.model.relation.detach()[run.model.relation_rows()]
-    return [pa.array(ids), names, pa.array(ids >= len(run.relations)), _fixed_lists(vectors)]
+    return [ids, pa.concat_arrays([names, names]), pa.array(is_inverse), _fixed_lists(vectors)]
 
 
-def _write(path: Path, kind: str, groups: Iterable[list[pa.Array]], dim: int) -> None:
-    schema = embedding_schema(kind, dim)
+def _write(path: Path, schema: pa.Schema, groups: Iterable[list[pa.Array]]) -> None:
     vectors = [f"{field.name}.list.element" for field in schema if pa.types.is_fixed_size_list(field.type)]
     options: dict[str, Any] = {"use_dictionary": False, "use_byte_stream_split": vectors}
     with open_writer(path, schema, **options) as writer:

@@ -110,9 +110,30 @@ def prediction_table(run: TrainedRun, rows: QueryRows, answers: Answers) -> pa.T
     repeated = {"query_id": query} | {name: column.take(pa.array(query)) for name, column in of_query.items()}
     answered = pa.table(flat).take(pa.array(place, mask=~is_answer))
     table = pa.Table.from_pydict(repeated | dict(zip(flat, answered.columns, strict=True)), schema=PREDICTIONS)
+    table = _as_given(run, table).replace_schema_metadata(run.provenance(run.graph.end - 1))
     for field, column in zip(rows.extra.schema, rows.extra.columns, strict=True):
         table = table.append_column(field, column.take(pa.array(query)))
     return table
+
+
+def _as_given(run: TrainedRun, table: pa.Table) -> pa.Table:
+    """Predictions with integers where names are integers in the facts; null where a query has another name."""
+    for role in ("subject", "relation", "object", "answer"):
+        kind = "relation" if role == "relation" else "entity"
+        if pa.types.is_integer(run.given_names[kind].type):
+            names = table[role].combine_chunks().dictionary_encode()
+            numbers = pa.array(map(_int64, names.dictionary.to_pylist()), pa.int64()).take(names.indices)
+            table = table.set_column(table.column_names.index(role), pa.field(role, pa.int64()), numbers)
+    return table
+
+
+def _int64(name: str) -> int | None:
+    """The integer that a name is, if it is written as that is and fits."""
+    try:
+        number = int(name)
+    except ValueError:
+        return None
+    return number if str(number) == name and -(2**63) <= number < 2**63 else None
 
 
 def _scores(run: TrainedRun, queries: EncodedQueries, tick: Tick) -> Iterator[tuple[np.ndarray, Queries, Tensor]]:

@@ -4,12 +4,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from gam_kg.errors import ConfigError
 from gam_kg.inference.predict import answer_queries, prediction_table
 from gam_kg.inference.queries import EncodedQueries, QueryRows
 from gam_kg.inference.similarity import SearchSpace, vector_groups
 from gam_kg.inference.trained_run import TrainedRun
-from gam_kg.ingest.time_axis import TimeAxis
 
 
 def nearest_entities(run: TrainedRun, name: str, at: str | int | None = None, top_k: int = 10) -> pa.Table:
@@ -30,7 +28,7 @@ def nearest_entities(run: TrainedRun, name: str, at: str | int | None = None, to
         ConfigError: `at` is no timestamp of the graph, or before the first fact.
     """
     entity = int(run.entities.encode(run.spelt(pa.array([name])))[0])
-    memory = run.memory_before(snapshot_at(run.axis, at, run.graph.end - 1) + 1)
+    memory = run.memory_before(run.axis.snapshot_at(at, run.graph.end - 1) + 1)
     space = SearchSpace.after(run, memory)
     with torch.no_grad():
         (vector,) = space(run.sharded.entity_vectors(memory, index=torch.tensor([entity], device=run.device)))
@@ -41,7 +39,7 @@ def nearest_entities(run: TrainedRun, name: str, at: str | int | None = None, to
     return pa.table(
         {
             "entity_id": found,
-            "entity": run.entities.decode(found),
+            "entity": run.given_names["entity"].take(pa.array(found)),
             "cosine": best.values.cpu().numpy(),
             "last_seen": run.labels(memory.last_seen.cpu().numpy()[found]),
         }
@@ -57,19 +55,5 @@ def query_answers(
     """
     names = zip((run.entities, run.relations), (subject, relation), strict=True)
     ids = (vocabulary.encode(run.spelt(pa.array([name]))) for vocabulary, name in names)
-    queries = EncodedQueries(*ids, np.array([snapshot_at(run.axis, at, run.graph.end)]))
+    queries = EncodedQueries(*ids, np.array([run.axis.snapshot_at(at, run.graph.end)]))
     return prediction_table(run, QueryRows.of(run, queries), answer_queries(run, queries, top_k))
-
-
-def snapshot_at(axis: TimeAxis, at: str | int | None, default: int) -> int:
-    """The snapshot of a timestamp.
-
-    Raises:
-        ConfigError: It is no timestamp of the graph, or before the first fact.
-    """
-    if at is None:
-        return default
-    snapshot = axis.parse(at)
-    if snapshot < 0:
-        raise ConfigError(f"{at}: before the first fact ({axis.label(0)}), when nothing is known")
-    return snapshot

@@ -45,6 +45,15 @@ def fold_names(names: pa.Array | pa.ChunkedArray, folds: Collection[str]) -> pa.
     return pc.utf8_lower(names) if "case" in folds else names
 
 
+def as_integers(names: pa.Array) -> pa.Array:
+    """Names as int64, if that is so of all of them to the last digit; else as they are."""
+    try:
+        numbers = names.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return names
+    return numbers if numbers.cast(names.type).equals(names) else names
+
+
 def split_words(text: str) -> set[str]:
     """The words of a name or text, divided at blanks, underscores, brackets and commas; case is ignored."""
     return {part for part in _SEPARATORS.split(text.casefold()) if part}

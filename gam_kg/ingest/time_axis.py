@@ -143,6 +143,19 @@ class TimeAxis:
             readable = np.where(fits[0] & fits[1], iso.values == formatted.values, fits[0] | fits[1])
         return self.snapshot(np.where(readable, values, self.origin).astype(np.int64)), readable
 
+    def snapshot_at(self, value: int | str | date | None, default: int) -> int:
+        """The snapshot of a timestamp that a user gives, see `parse`; `default` where there is none.
+
+        Raises:
+            ConfigError: It is no timestamp of the graph, or before the first fact.
+        """
+        if value is None:
+            return default
+        snapshot = self.parse(value)
+        if snapshot < 0:
+            raise ConfigError(f"{value}: before the first fact ({self.label(0)}), when nothing is known")
+        return snapshot
+
     def parse_start(self, value: int | str | date, key: str) -> int:
         """The snapshot that begins at a timestamp that a user gives, see `parse`; `key` names it in messages.
 

@@ -20,8 +20,9 @@ from gam_kg.ingest.timestamps import (
     TimeKind,
     read_timestamps,
 )
-from gam_kg.ingest.validation import RENAMED
+from gam_kg.ingest.validation import INTEGER_ENTITIES, INTEGER_RELATION, RENAMED
 
+_ALL = (ZONED, NOT_ZONED, NOT_DATE_DIGITS, NOT_MONTH, NOT_YEAR, RENAMED, INTEGER_ENTITIES, INTEGER_RELATION)
 _DATES_BY_CHANCE = 0.1  # of integers of eight digits 4% are dates
 _FIRST_TEXTS = 100  # nearly always enough to tell formats apart
 
@@ -44,7 +45,7 @@ class Notes:
     def of(cls, facts: pa.Table) -> "Notes":
         """Of SOURCED_FACTS in the order of the input."""
         notes, found = facts["notes"].to_numpy(), {}
-        for note in (ZONED, NOT_ZONED, NOT_DATE_DIGITS, NOT_MONTH, NOT_YEAR, RENAMED):
+        for note in _ALL:
             rows = np.flatnonzero(notes & note)
             if len(rows):
                 first = facts["source"][rows[0]].as_py(), facts["row"][rows[0]].as_py()
@@ -65,6 +66,12 @@ class Notes:
     def count(self, note: int) -> int:
         """Rows that have a note."""
         return self.found[note][0] if note in self.found else 0
+
+    @property
+    def integer_names(self) -> list[str]:
+        """Those of "entity" and "relation" whose names are integers in all rows."""
+        kinds = {"entity": INTEGER_ENTITIES, "relation": INTEGER_RELATION}
+        return [kind for kind, note in kinds.items() if self.count(note) == self.num_rows]
 
     def first(self, note: int, files: Sequence[str]) -> str:
         """Where the first row with a note is, for messages; there must be one."""

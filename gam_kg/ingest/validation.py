@@ -38,8 +38,9 @@ _SPLIT = _TEXT, "string, large_string or dictionary of strings"
 _ALLOWED_TYPES = dict.fromkeys(NAME_COLUMNS, _NAME) | dict.fromkeys(TIME_COLUMNS, _TIME) | {"split": _SPLIT}
 
 
-# A note beside those of `gam_kg.ingest.timestamps`: a name of the row was stripped or folded.
-RENAMED = 32
+# Notes beside those of `gam_kg.ingest.timestamps`: a name of the row was stripped or folded; both entities, or the
+# relation, are integers in the input.
+RENAMED, INTEGER_ENTITIES, INTEGER_RELATION = 32, 64, 128
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Validated:
     Attributes:
         good: FACTS: names stripped and folded (integers in decimal), timestamps as int64 (see
             `gam_kg.ingest.timestamps`), `end` and `split` null where the input has none, `row` from 0 within the file,
-            `notes` with those of the timestamps and RENAMED.
+            `notes` with those of the timestamps and RENAMED, INTEGER_ENTITIES, INTEGER_RELATION.
         quarantined: QUARANTINE: the original values as text, the row and the reason.
     """
 
@@ -127,6 +128,9 @@ def validate(
 
     renamed = [pc.not_equal(*pair).fill_null(False) for pair in zip(given, names, strict=True)]
     notes = start.notes | end.notes | np.where(np.any(renamed, axis=0), np.uint8(RENAMED), np.uint8(0))
+    for note, roles in {INTEGER_ENTITIES: ("subject", "object"), INTEGER_RELATION: ("relation",)}.items():
+        if all(pa.types.is_integer(raw[role].type) for role in roles):
+            notes |= np.uint8(note)
     rows = [*names, start.values, ends, split, np.arange(first_row, first_row + len(table)), notes]
     bad = np.flatnonzero(reason >= 0)
     return Validated(

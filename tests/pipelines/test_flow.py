@@ -25,8 +25,8 @@ from gam_kg.inference.report import write_html
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.schemas import DIRECTIONS, FILTERS, PREDICTIONS, SETTINGS, STRATA
 from gam_kg.train import checkpoint
-from gam_kg.train.step import ShardedModel
 from gam_kg.train.step_batch import query_block
+from gam_kg.versions import artifact_folder, latest
 from pipelines.embed import embed
 from pipelines.evaluate import evaluate
 from pipelines.predict import predict
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.ray
 def test_run_leaves_every_artifact(finished):
     config, _ = finished
     for name in ("graph", "checkpoint", "evaluation", "embeddings", "predictions", "report"):
-        assert (config.run_path / name / "manifest.json").exists(), name
+        assert (artifact_folder(config.run_path, name) / "manifest.json").exists(), name
     assert (config.run_path / "report" / "report.png").stat().st_size > 10_000
     assert not list(config.run_path.glob(".*staging*"))
     assert not (config.run_path / "training").exists()
@@ -93,8 +93,8 @@ def test_a_setting_alone_has_the_ranks_it_has_beside_the_other(finished):
 def test_exported_embeddings_give_the_models_scores(finished):
     config, _ = finished
     loaded = TrainedRun.load(config.run_path)
-    exported = torch.from_numpy(read_vectors(config.run_path / "embeddings" / "entities.parquet").copy())
-    relations = torch.from_numpy(read_vectors(config.run_path / "embeddings" / "relations.parquet").copy())
+    exported = torch.from_numpy(read_vectors(latest(config.run_path / "embeddings") / "entities.parquet").copy())
+    relations = torch.from_numpy(read_vectors(latest(config.run_path / "embeddings") / "relations.parquet").copy())
     scorer = loaded.scorer_before(loaded.graph.end)
     assert torch.equal(scorer.vectors(), exported)
     assert torch.equal(loaded.model.relation.detach()[loaded.model.relation_rows()], relations)
@@ -109,7 +109,7 @@ def test_exported_embeddings_give_the_models_scores(finished):
 
 def test_embeddings_are_plain_fixed_size_lists(finished):
     config, facts = finished
-    table = pq.read_table(config.run_path / "embeddings" / "entities.parquet")
+    table = pq.read_table(latest(config.run_path / "embeddings") / "entities.parquet")
     assert table.schema.field("embedding").type == pa.list_(pa.field("element", pa.float32(), nullable=False), 16)
     frame = table.to_pandas()
     last = pd.concat(
@@ -126,10 +126,10 @@ def test_embeddings_as_of_a_day_know_nothing_later(finished, tmp_path):
     earlier = with_run_dir(config, tmp_path / "run", embed={"at": "2020-01-20"})
     link(config, earlier, "graph", "checkpoint")
     embed(earlier)
-    table = pq.read_table(tmp_path / "run" / "embeddings" / "entities.parquet").to_pandas()
+    table = pq.read_table(latest(tmp_path / "run" / "embeddings") / "entities.parquet").to_pandas()
     assert table["last_seen"].dropna().max() == "2020-01-20"
     assert set(table.dropna(subset=["last_seen"])["entity"]) == set(before["subject"]) | set(before["object"])
-    now = pq.read_table(config.run_path / "embeddings" / "entities.parquet").to_pandas()
+    now = pq.read_table(latest(config.run_path / "embeddings") / "entities.parquet").to_pandas()
     assert not np.allclose(np.stack(now["embedding"]), np.stack(table["embedding"]))
 
 
@@ -140,41 +140,9 @@ def test_embedding_needs_no_history_and_writes_row_group_by_row_group(finished, 
     monkeypatch.setattr(similarity, "_GROUP", 4)
     monkeypatch.setattr(trained_run, "build_history", None)
     embed(again)
-    files = [path / "embeddings" / "entities.parquet" for path in (config.run_path, again.run_path)]
+    files = [latest(path / "embeddings") / "entities.parquet" for path in (config.run_path, again.run_path)]
     assert pq.read_table(files[1]).equals(pq.read_table(files[0]))
     assert pq.read_metadata(files[1]).num_row_groups == -(-pq.read_metadata(files[0]).num_rows // 4)
-
-
-def test_stored_memory_and_rolling_from_the_start_agree(finished, tmp_path):
-    config, _ = finished
-    other = with_run_dir(config, tmp_path / "run", embed={"at": "2020-01-10"})
-    link(config, other, "graph", "checkpoint")
-    fresh = TrainedRun.load(other.run_path).scorer_before(20).vectors()
-    embed(other)
-    assert torch.equal(TrainedRun.load(other.run_path).scorer_before(20).vectors(), fresh)
-
-
-def test_forced_embeddings_start_from_the_first_fact_and_others_from_the_stored_memory(finished, tmp_path, monkeypatch):
-    config, _ = finished
-    early = with_run_dir(config, tmp_path / "run", embed={"at": "2020-01-10"})
-    link(config, early, "graph", "checkpoint")
-    embed(early)
-    advanced, advance = [], ShardedModel.advance
-
-    def noted(sharded, memory, snapshot):
-        advanced.append(snapshot.time)
-        advance(sharded, memory, snapshot)
-
-    monkeypatch.setattr(ShardedModel, "advance", noted)
-    later = with_run_dir(early, early.run_path, embed={"at": "2020-01-20"})
-    embed(later)
-    whole = [time for time in TrainedRun.load(config.run_path).graph.times if time <= 19]
-    assert advanced == [time for time in whole if time > 9]
-    advanced.clear()
-    before = read_vectors(early.run_path / "embeddings" / "entities.parquet")
-    embed(later, force=True)
-    assert advanced == whole
-    assert np.array_equal(read_vectors(early.run_path / "embeddings" / "entities.parquet"), before)
 
 
 def test_a_file_where_the_log_goes_is_explained(finished, tmp_path):
@@ -226,7 +194,7 @@ def test_predictions_are_the_models_best(finished, tmp_path):
 
 def test_a_run_predicts_what_comes_next_for_the_pairs_of_the_last_day(finished):
     config, facts = finished
-    found = pq.read_table(config.run_path / "predictions" / "predictions.parquet").to_pandas()
+    found = pq.read_table(latest(config.run_path / "predictions") / "predictions.parquet").to_pandas()
     last = facts[facts["timestamp"] == facts["timestamp"].max()]
     assert set(zip(found["subject"], found["relation"], strict=True)) == set(
         zip(last["subject"], last["relation"], strict=True)
@@ -310,7 +278,7 @@ def test_two_workers_train_evaluate_and_embed_as_one_process_does(finished, tmp_
     assert_same_weights(config, several, rtol=1e-3, atol=1e-4)
     embed(several)
     evaluate(several)
-    found, expected = (each.run_path / "embeddings" for each in (several, config))
+    found, expected = (latest(each.run_path / "embeddings") for each in (several, config))
     shards = [pq.read_table(path) for path in sorted(found.glob("entities-*-of-00002.parquet"))]
     together = pa.concat_tables(shards).sort_by("entity_id")
     whole = pq.read_table(expected / "entities.parquet")

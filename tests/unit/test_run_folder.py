@@ -130,10 +130,12 @@ def test_of_trainings_the_finished_one_is_removed(run):
 def test_what_a_killed_process_left_is_put_back_or_removed(tmp_path):
     ended = replace(Process.current(), started=1).tag
     make(tmp_path, "graph", "first")
-    for kind in ("checkpoint", "embeddings"):
+    for kind in ("checkpoint", "evaluation"):
         (tmp_path / f".{kind}.old-{ended}.0123abcd").mkdir()
     for name in (f".report.staging-{ended}.0123abcd", f".graph.staging-{Process.current().tag}.0123abcd"):
         (tmp_path / name).mkdir()
+    (tmp_path / "embeddings" / f".as_of=1.staging-{ended}.0123abcd").mkdir(parents=True)
     settle(tmp_path)
     found = sorted(path.name.partition(".staging")[0] for path in tmp_path.iterdir())
-    assert found == [".graph", "checkpoint", "embeddings", "graph"]
+    assert found == [".graph", "checkpoint", "embeddings", "evaluation", "graph"]
+    assert not list((tmp_path / "embeddings").iterdir())
