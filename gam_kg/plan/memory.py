@@ -20,7 +20,8 @@ from gam_kg.train.step_batch import CACHE_BYTES, MOST_QUERIES
 
 FLOAT, DOUBLE, LONG, INT = 4, 8, 8, 4
 PHASES = ("always", "start", "step", "epoch end")
-BEST_WEIGHTS, BATCH_CACHE, NOT_RETURNED = "weights of the best epoch", "batch cache", "freed, not returned"
+BEST, BATCH_CACHE, NOT_RETURNED = "best epoch's weights and optimizer", "batch cache", "freed, not returned"
+OPTIMIZER_STATE = "optimizer state of entity rows", "optimizer state of shared parameters"
 _FIRST_USE = 120 * 2**20  # growth of a process that trains ten entities; mostly what optimizers of torch import
 _NOT_RETURNED_SHARE = 0.25  # of what a step frees, the allocator has some that an epoch's end cannot use; or vice versa
 _ROW_BYTES, _SLAB_ROW_BYTES, _GROUP_ROWS = 28, 128, 16_384  # of facts in a file, and sorted; rows of a row group
@@ -50,12 +51,11 @@ class Item(NamedTuple):
 def memory_items(workload: Workload, base_bytes: float) -> list[Item]:
     """What takes memory of a worker, whose process takes `base_bytes` before it reads anything."""
     state, steps, counts = state_bytes(workload), _step_bytes(workload), workload.counts
-    best = state["entity rows"] + state["shared parameters"]
     start = max(finding_bytes(workload), sketch_bytes(workload))
-    validation = state["entity memory (h, c, last_seen)"] + max(best, _validation_bytes(workload))
+    validation = state["entity memory (h, c, last_seen)"] + _validation_bytes(workload)
+    best = sum(state[name] for name in ("entity rows", "shared parameters", *OPTIMIZER_STATE))
     always = {
         **state,
-        BEST_WEIGHTS: best,
         "ids, hashes and words": _NAME_BYTES * counts.num_entities + _FEATURE_BYTES * counts.num_features,
         NOT_RETURNED: _NOT_RETURNED_SHARE * min(sum(steps.values()), validation),
     }
@@ -66,9 +66,10 @@ def memory_items(workload: Workload, base_bytes: float) -> list[Item]:
         Item("history index", history_of_rank(workload), on_device=False),
         Item("start: rules, or agreement of words", start, "start", on_device=False),
         Item(BATCH_CACHE, _cache_bytes(workload), on_device=False),
+        Item(BEST, best, on_device=False),
         *(Item(name, number) for name, number in always.items()),
         *(Item(f"step: {name}", number, "step") for name, number in steps.items()),
-        Item("epoch end: validation, or new best weights", validation, "epoch end"),
+        Item("epoch end: validation", validation, "epoch end"),
     ]
 
 
@@ -107,11 +108,11 @@ def state_bytes(workload: Workload) -> dict[str, float]:
     rows, sizes = workload.rows * workload.vector_bytes, shared_sizes(workload)
     return {
         "entity rows": rows,
-        "optimizer state of entity rows": 2 * rows + FLOAT,  # with its number of steps
+        OPTIMIZER_STATE[0]: 2 * rows + FLOAT,  # with its number of steps
         "entity memory (h, c, last_seen)": 2 * rows + LONG * workload.rows,
         "shared parameters": sum(sizes) * FLOAT,
         "gradients of shared parameters": (sum(sizes) + 1) * FLOAT,  # with their norm
-        "optimizer state of shared parameters": (2 * sum(sizes) + len(sizes)) * FLOAT,
+        OPTIMIZER_STATE[1]: (2 * sum(sizes) + len(sizes)) * FLOAT,
     }
 
 

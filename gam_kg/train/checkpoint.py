@@ -3,16 +3,17 @@
 A training checkpoint is a folder from which trainers on any number of ranks continue:
 
     model.safetensors                      weights that are the same on all ranks
-    optimizer.safetensors                  their optimizer state
+    optimizer.safetensors                  their optimizer state, twice as large
     entities-00000-of-00002.safetensors    weights of the entities that rank 0 of 2 owns, with their ids
-    training-00000-of-00002.safetensors    their optimizer state and memory
-    best-*.safetensors                     the weights of the best epoch so far
+    optimizer-00000-of-00002.safetensors   their optimizer state, twice as large
+    training-00000-of-00002.safetensors    their memory
+    best-*.safetensors                     weights and optimizer state of the best epoch so far
     position.json                          where training stands
     words.json                             the words of entities that have weights; `train.run` adds it
     digests-00000-of-00002.json            size and digest of the files of rank 0, by which damage is found
 
-The `checkpoint/` artifact of a run holds the best weights only, under the names of weights, with the words of names and
-the metrics of the epochs.
+The `checkpoint/` artifact of a run has the files of the best epoch, without `best-`, the words of names and the metrics
+of the epochs. Its optimizer state is what fine-tuning starts from.
 """
 
 import json
@@ -40,30 +41,24 @@ from gam_kg.nn.model import ENTITY, GAMLSTM
 from gam_kg.nn.recurrence import Memory
 from gam_kg.ops.finite import require_finite
 from gam_kg.output import flush
+from gam_kg.train.optimizer import MOMENTS
 from gam_kg.train.position import Position
 from gam_kg.train.trainer import Trainer
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.(safetensors|json)$")
 _DIGESTS = "digests"
 
 
 def save(trainer: Trainer, folder: Path) -> None:
     """Write a rank's part of a training checkpoint."""
-    partition, optimizer = trainer.model.partition, trainer.optimizer
+    partition = trainer.model.partition
     save_weights(trainer.model.state_dict(), folder, partition)
+    save_optimizer_state(trainer.optimizer_state, folder, partition)
     if trainer.best_weights:
         save_weights(trainer.best_weights, folder, partition, prefix="best-")
-    own, shared = dict(vars(trainer.memory)), {}
-    for name, parameter in trainer.model.named_parameters():
-        for key, value in optimizer.state[parameter].items():  # there is no state before the first step
-            if name != ENTITY:
-                shared[f"{name}.{key}"] = value
-            elif key in _MOMENTS:
-                own[f"{name}.{key}"] = value
-    save_rows(own, folder, "training", partition)
+        save_optimizer_state(trainer.best_optimizer_state, folder, partition, prefix="best-")
+    save_rows(vars(trainer.memory), folder, "training", partition)
     if partition.rank == 0:
-        _save_file(shared, folder / "optimizer.safetensors")
         (folder / "position.json").write_text(json.dumps(asdict(trainer.position), indent=2), encoding="utf-8")
 
 
@@ -76,20 +71,16 @@ def load(trainer: Trainer, folder: Path) -> None:
     """
     model, partition, device = trainer.model, trainer.model.partition, trainer.memory.hidden.device
     weights = _weights_for(model, folder)
-    own = load_rows(folder, "training", partition, device)
-    shared = _load_file(folder / "optimizer.safetensors", device)
+    memory = load_rows(folder, "training", partition, device)
+    optimizer_state = load_optimizer_state(folder, partition, device=device)
     position = read_json(folder / "position.json", "training")
     model.load_state_dict(weights)
-    step = next((value for name, value in shared.items() if name.endswith(".step")), None)
-    if step is not None:
-        for name, parameter in model.named_parameters():
-            found = own if name == ENTITY else shared
-            moments = {moment: found[f"{name}.{moment}"] for moment in _MOMENTS}
-            trainer.optimizer.state[parameter] = {"step": step.clone(), **moments}
-    trainer.memory = Memory(own["hidden"], own["cell"], own["last_seen"])
+    trainer.optimizer_state = optimizer_state
+    trainer.memory = Memory(memory["hidden"], memory["cell"], memory["last_seen"])
     trainer.position = Position(**position)
     if trainer.position.best_epoch:
-        trainer.best_weights = load_weights(folder, partition, prefix="best-", device=device)
+        trainer.best_weights = load_weights(folder, partition, prefix="best-")
+        trainer.best_optimizer_state = load_optimizer_state(folder, partition, prefix="best-")
 
 
 def seal(folder: Path, partition: Partition) -> None:
@@ -148,6 +139,27 @@ def load_weights(
     """
     shared = _load_file(folder / f"{prefix}model.safetensors", device)
     return {**shared, **load_rows(folder, f"{prefix}entities", partition, device)}
+
+
+def save_optimizer_state(values: Mapping[str, Tensor], folder: Path, partition: Partition, prefix: str = "") -> None:
+    """Write a rank's `Trainer.optimizer_state`: that of its rows, and on rank 0 that which is the same on all ranks."""
+    own = {f"{ENTITY}.{moment}" for moment in MOMENTS}
+    save_rows({name: value for name, value in values.items() if name in own}, folder, f"{prefix}optimizer", partition)
+    if partition.rank == 0:
+        shared = {name: value.contiguous() for name, value in values.items() if name not in own}
+        _save_file(shared, folder / f"{prefix}optimizer.safetensors")
+
+
+def load_optimizer_state(
+    folder: Path, partition: Partition, prefix: str = "", device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """Read what `save_optimizer_state` wrote, on any number of ranks, as this rank has it.
+
+    Raises:
+        ArtifactError: A file is missing or damaged.
+    """
+    shared = _load_file(folder / f"{prefix}optimizer.safetensors", device)
+    return {**shared, **load_rows(folder, f"{prefix}optimizer", partition, device)}
 
 
 def save_rows(rows: Mapping[str, Tensor], folder: Path, name: str, partition: Partition) -> None:

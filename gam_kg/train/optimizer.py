@@ -8,6 +8,9 @@ from torch import Tensor
 
 from gam_kg.config import TrainConfig
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Names of what AdamW has for each weight."""
+
 
 class RowAdamW(torch.optim.AdamW):
     """AdamW that changes only the rows that a sparse gradient has, at a cost that does not depend on the others.

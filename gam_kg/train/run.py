@@ -129,7 +129,7 @@ class LocalCheckpoints:
 
 
 def write_checkpoint(folder: Path, trained: Path) -> Content:
-    """Write the files of `checkpoint/`: the best weights, one file of rows per worker, and the metrics of all epochs.
+    """Write the files of `checkpoint/`: weights and optimizer state of the best epoch, and the metrics of all epochs.
 
     Args:
         folder: Where to write.
@@ -142,9 +142,9 @@ def write_checkpoint(folder: Path, trained: Path) -> Content:
     checkpoint.require_undamaged(trained)
     position = read_json(trained / "position.json", "training")
     best = position["metrics"][position["best_epoch"] - 1]
-    for weights in trained.glob("best-*.safetensors"):
-        checkpoint.require_finite_weights(load_file(weights), trained)
-        shutil.copy(weights, folder / weights.name.removeprefix("best-"))
+    for file in trained.glob("best-*.safetensors"):
+        checkpoint.require_finite_weights(load_file(file), trained)
+        shutil.copy(file, folder / file.name.removeprefix("best-"))
     shutil.copy(trained / WORDS, folder)
     lines = (json.dumps(metrics) + "\n" for metrics in position["metrics"])
     (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")

@@ -9,7 +9,7 @@ import math
 import resource
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,12 +26,13 @@ from gam_kg.graph.name_words import NameWords
 from gam_kg.graph.snapshot import Queries, Snapshot
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.graph.word_agreement import word_agreement
+from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import build_history
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.ops.counter_rng import CounterRNG
 from gam_kg.train.evaluate import validate
 from gam_kg.train.gradients import Gradients
-from gam_kg.train.optimizer import RowAdamW, learning_rate
+from gam_kg.train.optimizer import MOMENTS, RowAdamW, learning_rate
 from gam_kg.train.position import Position, Progress
 from gam_kg.train.step import ShardedModel, backward_step
 from gam_kg.train.step_batch import BatchCache, StepBatch, make_batch, queries_ahead, step_queries, to_device
@@ -47,6 +48,8 @@ class Trainer:
         words: Shared words of entity names; None for none.
         device: Where to compute.
         communicator: The ranks.
+        model: A trained model to go on from, which training changes; None: a new one, of `config` and `words`.
+        history: The history index of the graph; None: a new one.
     """
 
     def __init__(
@@ -57,20 +60,16 @@ class Trainer:
         *,
         device: torch.device | str = "cpu",
         communicator: Communicator | None = None,
+        model: GAMLSTM | None = None,
+        history: HistoryIndex | None = None,
     ) -> None:
         self.config, self.communicator = config, communicator or Communicator()
         partition = graph.partition
         if (partition.rank, partition.world_size) != (self.communicator.rank, self.communicator.world_size):
             raise ValueError(f"the graph is of another shard than {self.communicator}: {partition}")
         self.graph, self._device = graph, torch.device(device)
-        self.history = build_history(self.graph, config.model.history, self.communicator)
-        torch.manual_seed(config.seed)
-        self.model = GAMLSTM(
-            config.model, graph.trained_relations, graph.trained, words, partition=partition, seed=config.seed
-        ).to(device)
-        if self.model.word is not None and words is not None and config.model.word_agreement:
-            total = partial(self.communicator.sum, purpose="words")
-            self.model.word_agreement.copy_(word_agreement(words, graph, total))
+        self.history = history or build_history(self.graph, config.model.history, self.communicator)
+        self.model = (model or self._new_model(words)).to(device)
         self.sharded = ShardedModel(self.model, self.communicator)
         self.optimizer = RowAdamW(self.model.parameters(), weight_decay=config.train.weight_decay, fused=True)
         self._gradients = Gradients(self.model, self.communicator)
@@ -83,7 +82,35 @@ class Trainer:
         self.times = self.graph.times_in("train")
         self.position = Position()
         self.memory = self.model.empty_memory()
+        # On the CPU; empty before the first epoch ends.
         self.best_weights: dict[str, Tensor] = {}
+        self.best_optimizer_state: dict[str, Tensor] = {}
+
+    def _new_model(self, words: NameWords | None) -> GAMLSTM:
+        config, graph = self.config, self.graph
+        torch.manual_seed(config.seed)
+        model = GAMLSTM(
+            config.model, graph.trained_relations, graph.trained, words, partition=graph.partition, seed=config.seed
+        )
+        if model.word is not None and words is not None and config.model.word_agreement:
+            total = partial(self.communicator.sum, purpose="words")
+            model.word_agreement.copy_(word_agreement(words, graph, total))
+        return model
+
+    @property
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Moments and number of steps of each parameter, as `<parameter>.exp_avg`; empty before the first step."""
+        state = self.optimizer.state
+        named = self.model.named_parameters()
+        return {f"{name}.{key}": value for name, parameter in named for key, value in state[parameter].items()}
+
+    @optimizer_state.setter
+    def optimizer_state(self, values: Mapping[str, Tensor]) -> None:
+        step = next((value for name, value in values.items() if name.endswith(".step")), None)
+        if step is not None:
+            for name, parameter in self.model.named_parameters():
+                moments = {moment: values[f"{name}.{moment}"].to(self._device) for moment in MOMENTS}
+                self.optimizer.state[parameter] = {"step": step.to(self._device, copy=True), **moments}
 
     @property
     def finished(self) -> bool:
@@ -94,25 +121,29 @@ class Trainer:
 
     def run(self) -> Iterator[Progress]:
         """Train until finished, from wherever the position is."""
-        position, every = self.position, self.config.train.checkpoint_steps
         while not self.finished:
-            snapshots = self._snapshots()
-            while True:
-                started = time.perf_counter()
-                self.communicator.traffic.take()
-                with self._watch.phase("read"):
-                    snapshot = next(snapshots, None)
-                if snapshot is None:
-                    break
-                steps_before = position.step
-                self._train_snapshot(snapshot)
-                took = self._took(snapshot.queries, time.perf_counter() - started)
-                due = every > 0 and position.index < len(self.times)
-                due = due and position.step // every > steps_before // every
-                yield self._progress("train", position.index, checkpoint=due, snapshot=took)
+            yield from self.rest_of_epoch()
             yield self._progress("validate", 0)
             metrics = self._end_epoch()
             yield self._progress("validate", 1, metrics=metrics, checkpoint=True)
+
+    def rest_of_epoch(self) -> Iterator[Progress]:
+        """Train on the snapshots of `times` from the position on."""
+        position, every = self.position, self.config.train.checkpoint_steps
+        snapshots = self._snapshots()
+        while True:
+            started = time.perf_counter()
+            self.communicator.traffic.take()
+            with self._watch.phase("read"):
+                snapshot = next(snapshots, None)
+            if snapshot is None:
+                return
+            steps_before = position.step
+            self._train_snapshot(snapshot)
+            took = self._took(snapshot.queries, time.perf_counter() - started)
+            due = every > 0 and position.index < len(self.times)
+            due = due and position.step // every > steps_before // every
+            yield self._progress("train", position.index, checkpoint=due, snapshot=took)
 
     def _snapshots(self) -> Iterator[Snapshot]:
         """The rest of the epoch; what came before is inserted into the history. A collective."""
@@ -208,7 +239,9 @@ class Trainer:
         found |= {"peak_memory_bytes": _peak_memory(self._device), "world_size": self.communicator.world_size}
         metrics = position.end_epoch(found)
         if position.best_epoch == position.epoch:
-            self.best_weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            self.best_weights, self.best_optimizer_state = {}, {}  # freed before the new ones are made
+            self.best_weights = _copies(self.model.state_dict())
+            self.best_optimizer_state = _copies(self.optimizer_state)
         self.memory = self.model.empty_memory()
         return metrics
 
@@ -219,6 +252,10 @@ class Trainer:
 
     def _rng(self) -> CounterRNG:
         return CounterRNG(self.config.seed, self.position.step)
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -46,8 +46,9 @@ def train(
         if target is not None:
             checkpoint.save(trainer, target)
         names = ("epoch", "step", "loss", "valid_mrr", "valid_hits@3")
+        best = {**trainer.best_weights, **trainer.best_optimizer_state}
         return {
-            "weights": {**trainer.model.state_dict(), **{f"best {k}": v for k, v in trainer.best_weights.items()}},
+            "weights": {**trainer.model.state_dict(), **{f"best {name}": value for name, value in best.items()}},
             "metrics": [[epoch[name] for name in names] for epoch in trainer.position.metrics],
         }
     finally:

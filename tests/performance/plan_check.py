@@ -24,7 +24,7 @@ from gam_kg.config import Config, load_config
 from gam_kg.graph.name_words import NameWords
 from gam_kg.graph.temporal_graph import TemporalGraph, read_names
 from gam_kg.plan.counts import count_graph
-from gam_kg.plan.memory import BATCH_CACHE, BEST_WEIGHTS, NOT_RETURNED, memory_items, peak_bytes
+from gam_kg.plan.memory import BATCH_CACHE, BEST, NOT_RETURNED, memory_items, peak_bytes
 from gam_kg.plan.operations import IN_PLACE, epoch_operations, unit_operations
 from gam_kg.plan.workload import Workload
 from gam_kg.train.trainer import Trainer
@@ -93,8 +93,8 @@ def predict(config: Config, snapshots: int) -> dict[str, Any]:
         item._replace(num_bytes=item.num_bytes * share) if item.name == BATCH_CACHE else item
         for item in memory_items(workload, 0.0)
     ]
-    # Before the first epoch ends there are no best weights and there was no validation.
-    later = (BEST_WEIGHTS, NOT_RETURNED)
+    # Before the first epoch ends there is no best epoch and there was no validation.
+    later = (BEST, NOT_RETURNED)
     first = [item for item in items if item.phase != "epoch end" and item.name not in later]
     return {"steps": peak_bytes(first), "epochs": peak_bytes(items), "flops": whole - left_out, "plan_took": took}
 

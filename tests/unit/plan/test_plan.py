@@ -34,6 +34,7 @@ from gam_kg.history.sharded import build_history
 from gam_kg.nn.model import ENTITY
 from gam_kg.plan.counts import HEADS, GraphCounts, count_graph
 from gam_kg.plan.memory import (
+    BEST,
     PHASES,
     finding_bytes,
     history_bytes,
@@ -105,6 +106,17 @@ def test_state_is_planned_to_the_byte(
         "gradients of shared parameters": num_bytes(trainer._gradients._buffer),
         "optimizer state of shared parameters": num_bytes(*(v for one in shared for v in state[one].values())),
     }
+
+
+def test_weights_and_optimizer_state_of_the_best_epoch_are_planned_to_the_byte(tmp_path: Path) -> None:
+    config, graph = tiny_config({"name_words": False}, epochs=1), stored(tmp_path)
+    trainer = Trainer(config, graph)
+    for _ in trainer.run():
+        pass
+    items = memory_items(Workload(config, count_graph(tmp_path), 1), 0.0)
+    (best,) = [item for item in items if item.name == BEST]
+    assert best.num_bytes == num_bytes(*trainer.best_weights.values(), *trainer.best_optimizer_state.values())
+    assert best.phase == PHASES[0]
 
 
 def test_rows_and_history_of_one_rank_are_planned_to_the_byte(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ FILES = [
     "model.safetensors",
     "optimizer.safetensors",
     "entities-00000-of-00001.safetensors",
+    "optimizer-00000-of-00001.safetensors",
     "training-00000-of-00001.safetensors",
 ]
 TIMINGS = ("seconds", "spent", "traffic")
@@ -52,6 +53,7 @@ def assert_same(found, expected):
     states = [
         (found.model.state_dict(), expected.model.state_dict()),
         (found.best_weights, expected.best_weights),
+        (found.best_optimizer_state, expected.best_optimizer_state),
         (vars(found.memory), vars(expected.memory)),
     ]
     for mine, theirs in states:
@@ -83,6 +85,21 @@ def test_resumed_training_ends_as_if_never_interrupted(tmp_path, uninterrupted, 
     assert_same(resumed, stopped(after))
     list(resumed.run())
     assert_same(resumed, uninterrupted)
+
+
+def test_the_optimizer_state_of_the_best_epoch_is_the_one_after_it(tmp_path):
+    trainer, after_epoch = new_trainer(), {}
+    for event in trainer.run():
+        if event.metrics:
+            after_epoch[event.epoch] = {name: value.clone() for name, value in trainer.optimizer_state.items()}
+    assert trainer.position.best_epoch < trainer.position.epoch  # else the last one would pass
+    checkpoint.save(trainer, tmp_path)
+    found = checkpoint.load_optimizer_state(tmp_path, Partition(NUM_ENTITIES), prefix="best-")
+    expected = after_epoch[trainer.position.best_epoch]
+    assert found.keys() == expected.keys()
+    assert {f"entity.{name}" for name in ("step", "exp_avg", "exp_avg_sq")} <= found.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
 
 
 def test_training_may_be_interrupted_more_than_once(tmp_path, uninterrupted):
