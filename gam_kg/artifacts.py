@@ -29,6 +29,7 @@ _VERBS = {
     "checkpoint": "train",
     "training": "train",
     "evaluation": "evaluate",
+    "state": "evaluate",
     "embeddings": "embed",
     "predictions": "predict",
     "synthetic": "generate",

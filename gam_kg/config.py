@@ -214,6 +214,23 @@ class PredictConfig(Section):
     out: LocalPath = Field(None, description="also write the predictions to this file, .parquet or .csv")
 
 
+class UpdateConfig(Section):
+    late: Literal["refuse", "replay", "quarantine"] = Field(
+        "refuse",
+        description="facts before the last snapshot: refuse the update, replay (go back to a state before them and "
+        "forward again), or quarantine them; facts of the last snapshot itself are always replayed",
+    )
+    score_facts: Count = Field(
+        1000, description="about how many new facts are ranked before they are added, to see how the run does; 0: none"
+    )
+    state_snapshots: Positive = Field(
+        16, description="a state is stored once this many snapshots, or a hundredth of all facts, follow the last one"
+    )
+    keep_states: Count = Field(
+        4, description="states that stay; late facts before the first of them are replayed from the first fact"
+    )
+
+
 class PublishConfig(Section):
     keep_versions: Positive | None = Field(
         30, description="versions of embeddings and of predictions that stay, the last written; null: all"
@@ -239,6 +256,7 @@ class Config(Section):
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="checkpoint/ → evaluation/")
     embed: EmbedConfig = Field(EmbedConfig(), description="checkpoint/ → embeddings/")
     predict: PredictConfig = Field(PredictConfig(), description="checkpoint/ → predictions/")
+    update: UpdateConfig = Field(UpdateConfig(), description="new facts → updates/, embeddings/, predictions/")
     publish: PublishConfig = Field(PublishConfig(), description="versions of embeddings/ and predictions/")
 
     def changed(self, settings: Mapping[str, Any], source: str = "configuration") -> "Config":

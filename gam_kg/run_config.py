@@ -1,6 +1,6 @@
 """The settings that each artifact of a run depends on, and config.yaml, the record of those that it was made with."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +14,7 @@ from gam_kg.data_config import CsvConfig
 from gam_kg.errors import ArtifactError, ConfigError
 from gam_kg.output import replacing
 from gam_kg.run_folder import waiting
+from gam_kg.text import user_path
 from gam_kg.versions import artifact_folder
 
 CONFIG = "config.yaml"
@@ -90,6 +91,25 @@ def require_same_settings(verb: str, config: Config, read: dict[Path, Manifest])
         recorded = config.run_path / CONFIG
         lines = [f"{verb}: settings differ from those that {config.run_path} was made with:", *lines]
         raise ConfigError("\n".join([*lines, f"Or use the settings that it was made with, which are in {recorded}"]))
+
+
+def config_of_run(run: str, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a run that is named by its folder or by its YAML file.
+
+    Args:
+        run: The folder or file.
+        overrides: See `load_config`.
+
+    Raises:
+        ArtifactError: There is no such folder, or no run in it.
+        ConfigError: See `load_config`.
+    """
+    path = user_path(run, "RUN")
+    if path.is_file():
+        return load_config(path, tuple(overrides))
+    if not (path / CONFIG).exists():
+        raise ArtifactError(f"{path}: no run folder (no {CONFIG}) and no YAML file; expected one that gam-kg run made")
+    return load_config(path / CONFIG, (*overrides, f"run_dir={path}"))
 
 
 def write_config(config: Config) -> None:

@@ -66,6 +66,12 @@ ABLATION = table_schema(
     nullable=("mrr_std",),
 )
 
+# One row a snapshot that an update has added; MRR of untrained baselines follow.
+OVER_TIME = table_schema(
+    {"update": _INT, "snapshot": _INT, "timestamp": _TEXT, "num_facts": _INT, "num_answers": _INT}
+    | dict.fromkeys(("mrr", "hits@1", "hits@3", "hits@10"), pa.float64())
+)
+
 # One row a trial; columns of the settings that were searched follow.
 TRIALS = table_schema(
     {"trial": _INT, "status": _WORD, "epochs": _INT, "best_epoch": _INT, "best_valid_mrr": pa.float64()}

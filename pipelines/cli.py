@@ -20,6 +20,7 @@ from gam_kg.config import Config, load_config
 from gam_kg.config_file import validated
 from gam_kg.data_config import ColumnsConfig
 from gam_kg.errors import exit_status
+from gam_kg.run_config import config_of_run
 from gam_kg.synthetic.groups import SyntheticConfig
 from gam_kg.text import printable, user_path
 from pipelines.cli_arguments import ConfigFile, Force, Overrides, TakeOver
@@ -115,6 +116,27 @@ def generate_command(
     folder = user_path(out, "OUT")
     for line in summary_lines(folder, generate(folder, config, force=force)):
         results.print(printable(line), soft_wrap=True, markup=False)
+
+
+@app.command("update")
+def update_command(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run, or its YAML file.")],
+    overrides: Overrides = None,
+    facts: Annotated[
+        str | None, typer.Option(help="New facts: Parquet or CSV file, folder, glob or URI; none: data.facts.")
+    ] = None,
+    late: Annotated[
+        Literal["refuse", "replay", "quarantine"] | None,
+        typer.Option(help="What to do with facts before the last snapshot; none: as update.late says."),
+    ] = None,
+    take_over: TakeOver = False,
+) -> None:
+    """Add new facts to a finished run without training: rank them first, then publish embeddings and predictions."""
+    resolved = config_of_run(run, [*(overrides or ()), *([f"update.late={late}"] if late else [])])
+    from pipelines.update import update
+
+    version = update(resolved, facts, take_over=take_over)
+    results.print(f"published: {version}", soft_wrap=True)
 
 
 @app.command("plan")

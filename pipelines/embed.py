@@ -9,8 +9,8 @@ from gam_kg.inference.embed import write_embeddings
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.ingest.time_axis import TimeAxis
 from pipelines.progress import counted
+from pipelines.ranks import OnEvent, on_ranks
 from pipelines.stages import Stage, Task
-from pipelines.workers import OnEvent, on_ranks
 from pipelines.workflow import EMBEDDINGS
 
 logger = logging.getLogger("gam_kg")
@@ -23,7 +23,7 @@ def _write(task: Task) -> Content:
     if TimeAxis(**graph["time"]).snapshot_at(at, moment.snapshot) > moment.snapshot:
         logger.warning("embed.at=%s is after the last fact: the version is that after %s", at, moment.label)
     settings = {"last": moment.snapshot, "folder": str(task.folder), "anew": task.force}
-    on_ranks(task.config, embed_worker, settings, "embed")
+    on_ranks(task.config, embed_worker, settings, "embed", opened=task.opened)
     return {
         "dim": task.read["checkpoint"].config["model"]["dim"],
         "num_entities": graph["num_entities"],

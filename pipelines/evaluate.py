@@ -9,11 +9,12 @@ import pyarrow.parquet as pq
 from gam_kg.artifacts import Content
 from gam_kg.config import EvaluateConfig
 from gam_kg.inference.evaluation import Evaluation, count_ticks, evaluate_run
+from gam_kg.inference.state import publish_state, state_parts
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.parquet import write_table
 from pipelines.progress import counted
+from pipelines.ranks import OnEvent, on_ranks
 from pipelines.stages import Stage, Task
-from pipelines.workers import OnEvent, on_ranks
 from pipelines.workflow import EVALUATION
 
 
@@ -23,8 +24,12 @@ def _write(task: Task) -> Content:
     Raises:
         EvaluationError: A score is NaN or infinite.
     """
-    settings = {**task.manifest.config, "folder": str(task.folder)}
-    on_ranks(task.config, evaluate_worker, settings, "evaluate")
+    run = task.config.run_path
+    with state_parts(run) as parts:
+        settings = {**task.manifest.config, "folder": str(task.folder), "state": str(parts)}
+        on_ranks(task.config, evaluate_worker, settings, "evaluate")
+        after = task.read["graph"].content["last_snapshot"]
+        publish_state(run, after, (task.read["graph"], task.read["checkpoint"], ()), parts, task.config.update)
     return {"num_queries": pq.read_metadata(task.folder / "ranks.parquet").num_rows}
 
 
@@ -33,12 +38,14 @@ def evaluate_worker(run: TrainedRun, settings: dict[str, Any], on_event: OnEvent
 
     Args:
         run: The run, as the rank has it.
-        settings: `evaluate`, the section of the configuration, and `folder`, where to write.
+        settings: `evaluate`, the section of the configuration; `folder`, where to write; `state`, where to write the
+            state after the last fact.
         on_event: Receives progress: steps done, of how many.
     """
     config, folder = EvaluateConfig.model_validate(settings["evaluate"]), Path(settings["folder"])
     total = count_ticks(run, config)
-    found = evaluate_run(run, config, counted(lambda done: on_event((done, total))))
+    tick = counted(lambda done: on_event((done, total)))
+    found = evaluate_run(run, config, tick, state=Path(settings["state"]))
     if run.graph.partition.rank == 0:
         write_evaluation(found, folder)
 

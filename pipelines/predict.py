@@ -17,8 +17,8 @@ from gam_kg.schemas import STATUSES
 from pipelines.prediction_file import NAME, write_out
 from pipelines.progress import counted, progress
 from pipelines.query_files import read_query_files
+from pipelines.ranks import open_run
 from pipelines.stages import Stage, Task
-from pipelines.workers import open_run
 from pipelines.workflow import PREDICTIONS
 
 logger = logging.getLogger("gam_kg")
@@ -35,12 +35,12 @@ def _write(task: Task) -> Content:
     """
     config = task.config
     if not task.sources:
-        run = open_run(config)
+        run = task.opened or open_run(config)
         rows = QueryRows.of(run, _next_of_active(run))
     else:
         (sources,) = task.sources
         tables = read_query_files(sources, config.data)  # before the slow part: a mistake is reported at once
-        run = open_run(config)
+        run = task.opened or open_run(config)
         rows = read_queries(run, pa.concat_tables(tables), config.data.columns)
         _check(rows, [(name, len(table)) for name, table in zip(sources.names, tables, strict=True)], config)
     queries = rows.encoded

@@ -67,7 +67,7 @@ def _run_stages(config: Config, *, force: bool) -> None:
             if not limited:
                 prepare(config, force=force)
             train(config, force=force)
-        for stage in (embed, evaluate, predict, report):
+        for stage in (evaluate, embed, predict, report):  # evaluation leaves the state from which the others go on
             stage(config, force=force)
 
 

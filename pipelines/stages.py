@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gam_kg.artifacts import Content, read_manifest, save_manifest, write_artifact
 from gam_kg.config import Config
@@ -17,6 +18,9 @@ from gam_kg.versions import point_latest, publish
 from pipelines.inputs import record, waiting_notice
 from pipelines.workflow import Description, Situation
 
+if TYPE_CHECKING:  # it imports torch
+    from gam_kg.inference.trained_run import TrainedRun
+
 logger = logging.getLogger("gam_kg")
 
 
@@ -27,10 +31,12 @@ class Task(Situation):
     Attributes:
         folder: Empty folder for the files of the artifact.
         force: Whether the user requires that the stage is redone.
+        opened: The run, if this process has it open already.
     """
 
     folder: Path
     force: bool
+    opened: "TrainedRun | None"
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,16 @@ class Stage:
     finish: Callable[[Config], None] = lambda _: None
     deliver: Callable[[Config], None] = lambda _: None
 
-    def __call__(self, config: Config, *, force: bool = False, take_over: bool = False) -> Path:
+    def __call__(
+        self, config: Config, *, force: bool = False, take_over: bool = False, opened: "TrainedRun | None" = None
+    ) -> Path:
         """Make the artifact, unless it is there already, made from the same inputs with the same settings.
 
         Args:
             config: The run's configuration.
             force: Make it in any case.
             take_over: Work in a run folder whose owner, on another machine, gives no sign of life.
+            opened: The run, if this process has it open already.
 
         Returns:
             The folder of the artifact.
@@ -87,8 +96,9 @@ class Stage:
                     write_config(config)
                 self.deliver(config)
                 return current
-            found.require_whole()
-            path = self._make(found, force=force)
+            if opened is None:
+                found.require_whole()
+            path = self._make(found, force, opened)
             settle(run)
             write_config(config)
             self.finish(config)
@@ -99,11 +109,11 @@ class Stage:
                 logger.info(waiting_notice(run))
             return path
 
-    def _make(self, found: Situation, *, force: bool) -> Path:
+    def _make(self, found: Situation, force: bool, opened: "TrainedRun | None") -> Path:
         kind, run, moment = self.about.kind, found.config.run_path, found.moment
 
         def write(folder: Path) -> Content:
-            return self._write(found, folder, force=force)
+            return self._write(found, folder, force, opened)
 
         if moment is not None:
             keep = found.config.publish
@@ -112,8 +122,8 @@ class Stage:
         write_artifact(path, found.manifest, write)
         return path
 
-    def _write(self, found: Situation, folder: Path, *, force: bool) -> Content:
-        content = self.write(Task(**vars(found), folder=folder, force=force))
+    def _write(self, found: Situation, folder: Path, force: bool, opened: "TrainedRun | None") -> Content:
+        content = self.write(Task(**vars(found), folder=folder, force=force, opened=opened))
         if record(found.config, found.stage.keys, found.sources) != found.manifest.sources:
             raise DataError(f"{' or '.join(found.stage.keys)}: files changed while they were read; run it again")
         after = {"after": found.moment.label, "after_snapshot": found.moment.snapshot} if found.moment else {}

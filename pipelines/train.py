@@ -26,8 +26,9 @@ from gam_kg.train.run import (
 )
 from gam_kg.train.training_log import TrainingLog
 from pipelines.progress import console, progress
+from pipelines.ranks import OnEvent
 from pipelines.stages import Stage, Task
-from pipelines.workers import OnEvent, Worker, enter, run_workers
+from pipelines.workers import Worker, enter, run_workers
 from pipelines.workflow import CHECKPOINT
 
 logger = logging.getLogger("gam_kg")

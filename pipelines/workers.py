@@ -25,15 +25,13 @@ from gam_kg.distributed.communicator import Communicator
 from gam_kg.distributed.process_group import join, listen
 from gam_kg.errors import ConfigError
 from gam_kg.inference.trained_run import TrainedRun
-from gam_kg.train.run import compute_device, threads
-from pipelines.progress import progress
+from gam_kg.train.run import threads
+from pipelines.ranks import OnEvent, OnRun
 from pipelines.ray_session import ray_session
 
 _POLL_SECONDS = 0.5
 
-OnEvent = Callable[[Any], None]
 Worker = Callable[[dict[str, Any]], None]
-OnRun = Callable[[TrainedRun, dict[str, Any], OnEvent], None]
 
 
 def run_workers(
@@ -79,44 +77,18 @@ def run_workers(
         return result
 
 
-def on_ranks(config: Config, work: OnRun, settings: dict[str, Any], description: str) -> None:
-    """Run a function on a finished run: on `train.num_workers` ranks if they are several, else in this process.
-
-    Args:
-        config: The run's configuration.
-        work: Called on each rank with the run as the rank has it, `settings`, and a function that takes progress as
-            (done, total).
-        settings: Plain values.
-        description: What is being done.
-    """
-    with progress(description, 1) as advance:
-
-        def on_event(event: tuple[int, int]) -> None:
-            advance(event[0], total=event[1])
-
-        if config.train.most_workers <= 1:
-            work(open_run(config), settings, on_event)
-            return
-        for leftover in config.run_path.glob(
-            f".{description}-*"
-        ):  # of a process that was killed; the run is this one's
-            shutil.rmtree(leftover, ignore_errors=True)
-        storage = config.run_path / f".{description}-{uuid4().hex[:8]}"
-        try:
-            settings = {"work": work, "settings": settings}
-            run_workers(config, _on_run_worker, settings, storage=storage, on_event=on_event)
-        finally:
-            shutil.rmtree(storage, ignore_errors=True)
-
-
-def open_run(config: Config) -> TrainedRun:
-    """The run's graph and model, whose files the stage has verified, on the configured device and threads.
-
-    Raises:
-        ArtifactError: `graph/` or `checkpoint/` is missing, or they do not belong together.
-    """
-    torch.set_num_threads(threads(config))
-    return TrainedRun.load(config.run_path, compute_device(config), verified=True)
+def run_on_workers(
+    config: Config, work: OnRun, settings: dict[str, Any], description: str, on_event: OnEvent, pending: Path | None
+) -> None:
+    """Run a function on a finished run on `train.num_workers` ranks; arguments: see `on_ranks`."""
+    for leftover in config.run_path.glob(f".{description}-*"):  # of a process that was killed; the run is this one's
+        shutil.rmtree(leftover, ignore_errors=True)
+    storage = config.run_path / f".{description}-{uuid4().hex[:8]}"
+    try:
+        settings = {"work": work, "settings": settings, "pending": pending and str(pending)}
+        run_workers(config, _on_run_worker, settings, storage=storage, on_event=on_event)
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
 
 
 def enter(settings: dict[str, Any]) -> tuple[Config, Communicator, torch.device, OnEvent]:
@@ -141,7 +113,8 @@ def enter(settings: dict[str, Any]) -> tuple[Config, Communicator, torch.device,
 
 def _on_run_worker(settings: dict[str, Any]) -> None:
     config, communicator, device, on_event = enter(settings)
-    run = TrainedRun.load(config.run_path, device, communicator, verified=True)
+    pending = settings["pending"] and Path(settings["pending"])
+    run = TrainedRun.load(config.run_path, device, communicator, verified=True, pending=pending)
     settings["work"](run, settings["settings"], on_event)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from gam_kg.artifacts import Manifest, open_artifact, read_manifest, require_same
 from gam_kg.config import Config
 from gam_kg.errors import ArtifactError, GamKGError
+from gam_kg.graph.update_chain import chain_id, last_snapshot, read_updates
 from gam_kg.ingest.sources import Sources
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.run_config import SETTINGS, differences, require_same_settings
@@ -69,7 +70,7 @@ PREDICTIONS = Description(
     "predictions", "predict", files=_queries, keys=("predict.queries",), after=lambda _config, _axis, last: last
 )
 REPORT = Description("report", "report", reads=("graph", "checkpoint", "evaluation"))
-STAGES = (GRAPH, CHECKPOINT, EMBEDDINGS, EVALUATION, PREDICTIONS, REPORT)
+STAGES = (GRAPH, CHECKPOINT, EVALUATION, EMBEDDINGS, PREDICTIONS, REPORT)
 """In the order of a run."""
 
 
@@ -186,7 +187,8 @@ class Situation:
 
 def _updates(run: Path, graph: Manifest) -> tuple[dict[str, str], int]:
     """What the updates of a run add to the inputs of a version, and the last snapshot that has facts."""
-    return {}, graph.content["last_snapshot"]
+    updates = read_updates(run, graph)
+    return {"updates": chain_id(updates)} if updates else {}, last_snapshot(graph, updates)
 
 
 def finished(config: Config) -> dict[Path, Situation]:

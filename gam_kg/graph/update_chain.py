@@ -5,7 +5,7 @@ were there: no update changes an id, a file of `graph/` or an earlier update.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gam_kg.artifacts import Content, Manifest, command, open_artifact, redo, write_artifact
+from gam_kg.artifacts import Content, Manifest, command, open_artifact, redo, write_artifact, write_manifest
 from gam_kg.errors import ArtifactError
+from gam_kg.ingest.open_facts import FILE as OPEN
 from gam_kg.ingest.vocabulary import Vocabulary, vocabulary_hash
 from gam_kg.parquet import read_table, write_table
-from gam_kg.schemas import ENTITIES, QUARANTINE, RELATIONS, UPDATE_FACTS
+from gam_kg.schemas import ENTITIES, OPEN_FACTS, QUARANTINE, RELATIONS, UPDATE_FACTS
 
 UPDATES = "updates"
 """The folder of a run that has its updates."""
@@ -111,6 +112,30 @@ def chain_id(updates: Sequence[Update]) -> str:
     return updates[-1].manifest.id if updates else ""
 
 
+def last_snapshot(graph: Manifest, updates: Sequence[Update]) -> int:
+    """The last snapshot of a graph, with its updates, that has facts."""
+    of_updates = (update.content["last_snapshot"] for update in updates if update.content["num_facts"])
+    return max([graph.content["last_snapshot"], *of_updates])
+
+
+def read_open_facts(graph: Path, updates: Sequence[Update]) -> np.ndarray:
+    """The facts of a graph with its updates that have no end yet.
+
+    Args:
+        graph: The `graph/` artifact.
+        updates: Its updates.
+
+    Returns:
+        Rows (subject, relation, object, start), int64 (num_open, 4).
+
+    Raises:
+        ArtifactError: The file is damaged.
+    """
+    path = (updates[-1].path if updates else graph) / OPEN
+    table = read_table(path) if path.exists() else OPEN_FACTS.empty_table()
+    return np.stack([table[name].to_numpy() for name in OPEN_FACTS.names], 1).astype(np.int64)
+
+
 def updates_after(updates: Sequence[Update], chain: str) -> tuple[Update, ...] | None:
     """The updates that have followed since the `chain_id` was this one; None where it never was."""
     ids = ["", *(update.manifest.id for update in updates)]
@@ -133,11 +158,13 @@ def write_update(
     facts: np.ndarray,
     entities: pa.Table | None = None,
     relations: pa.Table | None = None,
+    open_facts: np.ndarray | None = None,
     quarantine: pa.Table | None = None,
     inputs: dict[str, str] | None = None,
     config: Content | None = None,
     content: Content | None = None,
     sources: dict[str, Content] | None = None,
+    write_more: Callable[[Path], Content] = lambda _: {},
 ) -> Update:
     """Write the next update of a run.
 
@@ -150,11 +177,14 @@ def write_update(
         facts: Rows (subject, relation, object, snapshot) that are not there yet, int64 (num_facts, 4), in any order.
         entities: The new ones, ENTITIES, with the ids that follow; None: no new ones.
         relations: Likewise, RELATIONS.
+        open_facts: The facts that are open after it, rows (subject, relation, object, start); None: none.
         quarantine: Rows of the input that are not used, QUARANTINE; None: none.
         inputs: Hashes of the input files, by name.
         config: The settings that the update was made with.
-        content: More of the content of the manifest, as `scores`.
+        content: More of the content of the manifest.
         sources: See `Manifest`.
+        write_more: Writes more files into the folder, which already is an update that can be read, and returns more of
+            the content.
 
     Returns:
         The update as it is on disk.
@@ -184,14 +214,16 @@ def write_update(
         for kind, (file, schema) in _VOCABULARIES.items():
             if len(tables[kind]):
                 write_table(tables[kind].cast(schema), folder / file)
+        if open_facts is not None and len(open_facts):
+            write_table(pa.table(list(open_facts.T), schema=OPEN_FACTS), folder / OPEN)
         if len(quarantine):
             write_table(quarantine.cast(QUARANTINE), folder / _QUARANTINE)
-        return about | (content or {})
+        write_manifest(folder, replace(manifest, content=about))
+        return about | write_more(folder)
 
     made_from = {"graph": graph.id, "checkpoint": checkpoint.id, "previous": previous_id, **(inputs or {})}
-    manifest = Manifest.of("update", made_from, config or {})
-    if sources is not None:
-        manifest = replace(manifest, sources=sources)
+    manifest = replace(Manifest.of("update", made_from, config or {}), sources=sources or {})
+    about |= content or {}
     return Update(path, write_artifact(path, manifest, write))
 
 

@@ -4,7 +4,7 @@ Each rank stores a part. In a part entities are ids, not rows of a shard, and re
 them then. So an index of any number of ranks, also of a graph that has grown since, can be restored from the parts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from gam_kg.graph.fact_source import Rows
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.history.bins import NUM_BINS
+from gam_kg.history.pair_rules import PairRules
 from gam_kg.history.recency import KeyTable, RecencyIndex, with_keys
 from gam_kg.history.rules import RuleTable
 from gam_kg.ops.ragged import select, sort_with_positions
@@ -27,8 +28,18 @@ _DIGITS = {"facts": "er", "answers": "r", "rules": "rer"}
 """What keys are made of before the entity at their end: numbers of entities and relations, the first counting most."""
 
 
-def store_history(history: "HistoryIndex") -> Part:
-    """The rank's part of what an index has counted so far."""
+def store_history(
+    history: "HistoryIndex",
+    more: Mapping[str, Mapping[str, Tensor]] | None = None,
+    kinds: Mapping[str, PairRules] | None = None,
+) -> Part:
+    """The rank's part of what an index has counted so far.
+
+    Args:
+        history: The index.
+        more: Table ("facts" or "answers") → name → what else was counted of each of its keys.
+        kinds: Name → other rules of pairs that were counted.
+    """
     ids, num_rows, part = history.partition.ids, history.num_rows, {}
 
     def with_ids(keys: Tensor) -> Tensor:
@@ -37,6 +48,7 @@ def store_history(history: "HistoryIndex") -> Part:
     for name, table in _tables(history).items():
         (seen,) = torch.nonzero(table.count, as_tuple=True)
         columns = {column: getattr(table, column) for column in KeyTable.COLUMNS} | history.turns.columns(table)
+        columns |= (more or {}).get(name, {})
         place = torch.zeros_like(table.keys).index_copy_(0, seen, torch.arange(len(seen)))
         orders = {index: place[of_table.order()] for index, of_table in _indexes(history, table).items()}
         part |= {f"{name}.{key}": values.index_select(0, seen) for key, values in columns.items()}
@@ -47,8 +59,9 @@ def store_history(history: "HistoryIndex") -> Part:
         keys, part["rules.hits"], part["groups.keys"], part["groups.exposures"] = history.rules.counts()
         part["rules.keys"] = with_ids(keys)
         part["rules.fewest"] = torch.tensor([history.rules.fewest])
-    if history.pair_rules is not None:
-        part["kinds.keys"], part["kinds.exposures"], part["kinds.hits"] = history.pair_rules.counts()
+    of_history = {} if history.pair_rules is None else {"kinds": history.pair_rules}
+    for name, rules in {**of_history, **(kinds or {})}.items():
+        part[f"{name}.keys"], part[f"{name}.exposures"], part[f"{name}.hits"] = rules.counts()
     return part
 
 
@@ -89,8 +102,7 @@ class StoredHistory:
         history.end = self.end
         for name, table in _tables(history).items():
             targets = {column: getattr(table, column) for column in KeyTable.COLUMNS} | history.turns.columns(table)
-            keys, *columns = self._of_rank(history, name, *targets)
-            place = torch.searchsorted(table.keys, keys)
+            place, *columns = self.columns(history, name, *targets)
             for target, values in zip(targets.values(), columns, strict=True):
                 target.index_copy_(0, place, values)
             for index, of_table in _indexes(history, table).items():
@@ -109,9 +121,18 @@ class StoredHistory:
             history.rules = RuleTable(keys, history.num_rows, fewest, groups, grows=True)
             history.rules.restore(hits, exposures)
         if history.pair_rules is not None:
-            kinds, exposures, hits = (self.parts[0][f"kinds.{name}"] for name in ("keys", "exposures", "hits"))
-            pairs = self._renumbered(history, kinds // NUM_BINS, "rr")
-            history.pair_rules.restore(pairs * NUM_BINS + kinds % NUM_BINS, exposures, hits)
+            self.restore_kinds(history.pair_rules, history, "kinds")
+
+    def columns(self, history: "HistoryIndex", table: str, *names: str) -> list[Tensor]:
+        """Places in a table of the rank's keys that were counted, ascending, and what is stored of each."""
+        keys, *values = self._of_rank(history, table, *names)
+        return [torch.searchsorted(_tables(history)[table].keys, keys), *values]
+
+    def restore_kinds(self, rules: PairRules, history: "HistoryIndex", name: str) -> None:
+        """Restore rules of pairs, still empty, that are stored under a name."""
+        kinds, exposures, hits = (self.parts[0][f"{name}.{column}"] for column in ("keys", "exposures", "hits"))
+        pairs = self._renumbered(history, kinds // NUM_BINS, "rr")
+        rules.restore(pairs * NUM_BINS + kinds % NUM_BINS, exposures, hits)
 
     def _of_rank(self, history: "HistoryIndex", name: str, *columns: str) -> list[Tensor]:
         """The keys that belong to the rank of an index, ascending, in rows of its shard; and what is stored of each."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import pyarrow as pa
 from gam_kg.config import EvaluateConfig
 from gam_kg.inference.ensemble import Ensemble
 from gam_kg.inference.reliability import MeasuredModel
+from gam_kg.inference.state import write_state_part
 from gam_kg.inference.trained_run import TrainedRun
-from gam_kg.metrics.all_baselines import build_baselines
+from gam_kg.metrics.all_baselines import Baselines
 from gam_kg.metrics.baselines import Baseline, StrictRecurrency
 from gam_kg.metrics.bootstrap import number_rows
 from gam_kg.metrics.comparison import compare
@@ -52,7 +54,11 @@ def count_ticks(run: TrainedRun, config: EvaluateConfig) -> int:
 
 
 def evaluate_run(
-    run: TrainedRun, config: EvaluateConfig, tick: Tick = lambda: None, others: Sequence[TrainedRun] = ()
+    run: TrainedRun,
+    config: EvaluateConfig,
+    tick: Tick = lambda: None,
+    others: Sequence[TrainedRun] = (),
+    state: Path | None = None,
 ) -> Evaluation:
     """Walk through time and rank every answer of the configured splits in the configured settings. A collective.
 
@@ -63,15 +69,18 @@ def evaluate_run(
         config: What to rank.
         tick: Called `count_ticks` times.
         others: Runs on the same graph; with any, the model is all the runs together, whose calibration is not measured.
+        state: Where to write the rank's part of the state after the last fact, where all facts were observed by the
+            model and the baselines; None: nowhere.
 
     Raises:
         EvaluationError: A score is NaN or infinite.
     """
     run, others = run.as_prepared, [other.as_prepared for other in others]
     graph, history = run.graph, run.history
-    baselines: dict[str, Baseline] = {}
+    counted, baselines = None, dict[str, Baseline]()
     if config.baselines:
-        baselines = build_baselines(history, _best_decay(run, config.facts, tick))
+        counted = Baselines.of(history, _best_decay(run, config.facts, tick))
+        baselines = counted.by_name
     history.reset()
     model = Ensemble([run, *others]) if others else ModelScorer(run.sharded, history)
     scorers: dict[str, Scorer] = {MODEL: model, **baselines}
@@ -92,6 +101,8 @@ def evaluate_run(
                 calibration[split][setting] = measured.compute()
         if "single_step" not in config.settings:
             roll(scorers.values(), history, run.snapshots(*graph.bounds(split)))
+    if state is not None and counted is not None and isinstance(model, ModelScorer) and history.end == graph.end:
+        write_state_part(state, model.memory, counted)
     trees = {
         name: {
             split: {setting: _metrics(run, ranks, name) for setting, ranks in of_split.items()}

@@ -1,16 +1,17 @@
 """A finished run, opened for queries: model, history, names and the memory before any snapshot."""
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from gam_kg.artifacts import Manifest, open_artifact, require_same
+from gam_kg.artifacts import Manifest, open_artifact, read_manifest, redo, require_same
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.distributed.snapshots import read_snapshots
 from gam_kg.errors import ArtifactError, GamKGError
@@ -20,6 +21,8 @@ from gam_kg.graph.temporal_graph import TemporalGraph, read_names
 from gam_kg.graph.update_chain import Update, read_updates
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import build_history
+from gam_kg.history.stored import StoredHistory
+from gam_kg.inference.state import State, read_states
 from gam_kg.ingest.names import as_integers, clean_names
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.ingest.vocabulary import Vocabulary, vocabulary_hash
@@ -32,6 +35,7 @@ from gam_kg.train.step import ShardedModel
 from gam_kg.train.step_batch import to_device
 
 logger = logging.getLogger("gam_kg")
+Stored = TypeVar("Stored")
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class TrainedRun:
         *,
         verified: bool = False,
         updated: bool = True,
+        pending: Path | None = None,
     ) -> "TrainedRun":
         """Open a run folder that has `graph/` and `checkpoint/`, with its updates. A collective.
 
@@ -77,6 +82,7 @@ class TrainedRun:
             verified: Whether the caller has just verified the files of both artifacts; else this does. Those of updates
                 are always verified.
             updated: Whether with its updates; else as it was prepared and trained.
+            pending: Folder of an update that follows these but is not among them yet.
 
         Raises:
             ArtifactError: One is missing, unfinished or damaged, or they do not belong together.
@@ -91,6 +97,8 @@ class TrainedRun:
         updates: tuple[Update, ...] = ()
         if updated:
             updates = communicator.together(lambda: read_updates(path, read_manifest(graph_path, "graph")))
+        if pending is not None:
+            updates = *updates, Update(pending, read_manifest(pending, "update"))
         model, graph, *manifests = load_model(path / "checkpoint", graph_path, communicator, updates)
         sharded, axis = ShardedModel(model.to(device), communicator), TimeAxis(**manifests[0].content["time"])
         names = (read_names(graph_path, kind, updates) for kind in ("entity", "relation"))
@@ -125,17 +133,37 @@ class TrainedRun:
             return self
         return TrainedRun.load(self.path, self.device, self.sharded.communicator, verified=True, updated=False)
 
+    def with_updates(self, updates: tuple[Update, ...]) -> "TrainedRun":
+        """The same run, whose pending update is now the last one of these; what it has in memory stays."""
+        run = replace(self, updates=updates)
+        for name in ("history", "_scorers"):
+            if name in vars(self):
+                vars(run)[name] = vars(self)[name]
+        return run
+
+    @cached_property
+    def states(self) -> list[State]:
+        """The stored states, the latest first."""
+        return read_states(self.path, *self.made_from)
+
+    @property
+    def made_from(self) -> tuple[Manifest, Manifest, tuple[Update, ...]]:
+        """Manifests of the graph and of the checkpoint, and the updates."""
+        return self.graph_manifest, self.checkpoint_manifest, self.updates
+
     @cached_property
     def history(self) -> HistoryIndex:
         """The history index of the graph, as far as it was last advanced. A collective at its first use."""
-        return build_history(self.graph, self.model.config.history, self.sharded.communicator)
+        found = self._restored(lambda state: state.history(self.graph.partition), self.graph.end)
+        stored = None if found is None else found[1]
+        return build_history(self.graph, self.model.config.history, self.sharded.communicator, stored)
 
     def temperature(self, horizon: int) -> float:
         """What scores of queries of a horizon are divided by for probabilities."""
         return temperature_at(self.checkpoint_manifest.content["temperatures"], horizon)
 
     def memory_before(self, snapshot: int, tick: Tick = lambda: None, *, anew: bool = False) -> Memory:
-        """The memory after all facts before a snapshot. A collective.
+        """The memory after all facts before a snapshot, not to be changed. A collective.
 
         No history is built, and ranks gather no queries.
 
@@ -144,20 +172,41 @@ class TrainedRun:
             tick: Called after each snapshot.
             anew: Start from the first fact, not from a stored memory.
         """
-        memory, after = (self.model.empty_memory(), -1) if anew else self._start(snapshot)
+        if not anew and self._scorers and self._scorers[-1].end == snapshot:
+            return self._scorers[-1].memory
+        found = None if anew else self._restored(self._memory_of, snapshot)
+        after, memory = (-1, self.model.empty_memory()) if found is None else (found[0].after, found[1])
         for facts in self.graph.read([time for time in self.graph.times if after < time < snapshot]):
             self.sharded.advance(memory, to_device(MessageGraph.of(facts, self.graph.partition), self.device))
             tick()
         return memory
 
     def scorer_before(self, snapshot: int, tick: Tick = lambda: None) -> ModelScorer:
-        """A scorer that has observed all facts before a snapshot, see `memory_before`. A collective."""
-        memory, after = self._start(snapshot)
-        scorer = ModelScorer(self.sharded, self.history, memory)
-        self.history.reset()
-        roll([], self.history, self.snapshots(0, after + 1))
-        roll([scorer], self.history, self.snapshots(after + 1, snapshot), tick)
+        """A scorer that has observed all facts before a snapshot, with `history`. A collective.
+
+        It goes on from where the last one is, if that is not later, else from a stored state, else from the first fact.
+        """
+        scorer, history = self._scorers[-1] if self._scorers else None, self.history
+        if scorer is None or scorer.end != history.end or scorer.end > snapshot:
+            scorer, _ = self.restored_scorer(snapshot)
+        roll([scorer], history, self.snapshots(history.end, snapshot), tick)
         return scorer
+
+    def restored_scorer(self, before: int) -> tuple[ModelScorer, StoredHistory | None]:
+        """A scorer that has observed what the latest state before a snapshot has, with `history`. A collective.
+
+        Returns:
+            The scorer, and the history of the state; without one a scorer that has observed nothing, and None.
+        """
+        history = self.history
+        found = self._restored(lambda state: (self._memory_of(state), state.history(self.graph.partition)), before)
+        memory, stored = (None, None) if found is None else found[1]
+        if stored is None:
+            history.reset()
+        else:
+            stored.restore(history)
+        self._scorers[:] = [ModelScorer(self.sharded, history, memory)]
+        return self._scorers[0], stored
 
     def snapshots(self, first: int, end: int) -> Iterator[Snapshot]:
         """The snapshots in `[first, end)`, in time order. A collective."""
@@ -186,15 +235,21 @@ class TrainedRun:
         texts = [None if snapshot < 0 else self.axis.label(snapshot) for snapshot in distinct.tolist()]
         return pa.array(texts, pa.large_string()).take(pa.array(index))
 
-    def _start(self, snapshot: int) -> tuple[Memory, int]:
-        """The memory to start from, the stored one if that is before a snapshot, and the last snapshot in it."""
-        try:
-            stored = self.sharded.communicator.together(lambda: self._stored(snapshot))
-        except GamKGError as error:
-            logger.warning("memory is computed from the first fact, since the stored one cannot be used: %s", error)
-            stored = None
-        return stored or (self.model.empty_memory(), -1)
+    @cached_property
+    def _scorers(self) -> list[ModelScorer]:
+        """The scorer that was used last."""
+        return []
 
-    def _stored(self, snapshot: int) -> tuple[Memory, int] | None:
-        """A stored memory of this checkpoint before a snapshot, and the last snapshot in it, if there is one."""
-        return None
+    def _memory_of(self, state: State) -> Memory:
+        return state.memory(self.graph.partition, self.model.empty_memory())
+
+    def _restored(self, read: Callable[[State], Stored], before: int) -> tuple[State, Stored] | None:
+        """The latest state before a snapshot, and what is read of it; None where there is none. A collective."""
+        states = [state for state in self.states if state.after < before]
+        if not states:
+            return None
+        try:
+            return states[0], self.sharded.communicator.together(lambda: read(states[0]))
+        except GamKGError as error:
+            logger.warning("what was stored cannot be used, and is computed from the first fact: %s", error)
+            return None

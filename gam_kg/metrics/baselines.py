@@ -94,23 +94,25 @@ class Fading:
     Args:
         table: The keys.
         decay: Per snapshot.
+
+    Attributes:
+        sums: Of each key, in the snapshot in which it was last seen, float64 (num_keys,).
     """
 
     def __init__(self, table: KeyTable, decay: float) -> None:
         # Computed once for all ages: an exponential may be rounded by its place in a tensor, and facts of one age would
         # not tie.
         self._powers = torch.exp2(-decay * torch.arange(2 + int(_MOST_LOG2 / decay), dtype=torch.float64))
-        # The sum of each key in the snapshot in which it was last seen.
-        self._table, self._sums = table, torch.zeros(len(table.keys), dtype=torch.float64)
+        self._table, self.sums = table, torch.zeros(len(table.keys), dtype=torch.float64)
 
     def at(self, place: Tensor, now: int) -> Tensor:
         """The sums of some keys at a snapshot, float64 (num_keys,)."""
         age = (now - self._table.last[place]).clamp(max=len(self._powers) - 1)
-        return self._sums[place] * self._powers[age]
+        return self.sums[place] * self._powers[age]
 
     def add(self, place: Tensor, now: int, number: Tensor | int = 1) -> None:
         """Add what the next snapshot has of some distinct keys, before it is inserted into the table."""
-        self._sums[place] = self.at(place, now) + number
+        self.sums[place] = self.at(place, now) + number
 
 
 class StrictRecurrency(Baseline):
@@ -129,7 +131,7 @@ class StrictRecurrency(Baseline):
 
     def __init__(self, history: HistoryIndex, decay: float = 0.03) -> None:
         super().__init__(history)
-        self._fading = Fading(history.facts, decay)
+        self.decay, self.fading = decay, Fading(history.facts, decay)
 
     def scores(self, queries: Queries) -> SparseScores:
         zero = Background(
@@ -142,10 +144,10 @@ class StrictRecurrency(Baseline):
     def pairs(self, queries: Queries) -> tuple[Tensor, Tensor]:
         """The candidates that do not score zero and their scores; see `pair` and `score` of `SparseScores`."""
         found = self.history.by_query.recent(self.history.query_key(queries))
-        return found.row * self.partition.num_rows + found.item, self._fading.at(found.place, queries.now)
+        return found.row * self.partition.num_rows + found.item, self.fading.at(found.place, queries.now)
 
     def observe(self, snapshot: Snapshot) -> None:
-        self._fading.add(self.history.fact_places(snapshot), snapshot.time)
+        self.fading.add(self.history.fact_places(snapshot), snapshot.time)
 
 
 class CombinedRecurrency(Baseline):
@@ -179,7 +181,7 @@ class TypedPairCounts(Baseline):
 
     def __init__(self, popularity: Popularity) -> None:
         super().__init__(popularity.history)
-        self._popularity, self._rules = popularity, PairRules(self.history)
+        self._popularity, self.rules = popularity, PairRules(self.history)
 
     def scores(self, queries: Queries) -> SparseScores:
         pair, confidence = self.confidences(queries, 1)
@@ -189,10 +191,10 @@ class TypedPairCounts(Baseline):
 
     def confidences(self, queries: Queries, unseen: float) -> tuple[Tensor, Tensor]:
         """See `PairRules.confidences`."""
-        return self._rules.confidences(*self._past(queries), unseen)
+        return self.rules.confidences(*self._past(queries), unseen)
 
     def observe(self, snapshot: Snapshot) -> None:
-        self._rules.observe(*self._past(snapshot.queries))
+        self.rules.observe(*self._past(snapshot.queries))
 
     def _past(self, queries: Queries) -> tuple[QueryGroups, Recent]:
         groups = QueryGroups.of(queries)

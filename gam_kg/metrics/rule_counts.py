@@ -22,15 +22,15 @@ class FadingPopularity(Popularity):
 
     def __init__(self, history: HistoryIndex) -> None:
         super().__init__(history)
-        self._fading = Fading(history.answers, self.decay)
+        self.fading = Fading(history.answers, self.decay)
 
     def observe(self, snapshot: Snapshot) -> None:
         place, _ = self.history.by_relation.find(snapshot.relation, self.partition.rows(snapshot.anchor))
         place, number = unique_counts(place)
-        self._fading.add(place, snapshot.time, number)
+        self.fading.add(place, snapshot.time, number)
 
     def _levels(self, place: Tensor, now: int) -> Tensor:
-        mantissa, exponent = torch.frexp(self._fading.at(place, now))
+        mantissa, exponent = torch.frexp(self.fading.at(place, now))
         level = (exponent.long() - _LEAST_EXPONENT) * _LEVELS + ((mantissa - 0.5) * 2 * _LEVELS).long() + 1
         return torch.where(mantissa > 0, level.clamp(min=0), 0)
 
@@ -57,10 +57,10 @@ class RuleCounts(Baseline):
 
     def __init__(self, pairs: TypedPairCounts) -> None:
         super().__init__(pairs.history)
-        self._pairs, self._popularity = pairs, FadingPopularity(pairs.history)
+        self._pairs, self.popularity = pairs, FadingPopularity(pairs.history)
 
     def observe(self, snapshot: Snapshot) -> None:
-        self._popularity.observe(snapshot)
+        self.popularity.observe(snapshot)
 
     def scores(self, queries: Queries) -> SparseScores:
         history, shared = self.history, None
@@ -68,7 +68,7 @@ class RuleCounts(Baseline):
             bodies = history.bodies(queries)
             shared = shared_rules(bodies, history.heads(bodies, 1), history.num_rows)
         pair, probability = together(self._pairs.confidences(queries, UNSEEN), shared)
-        background, row, total = self._popularity.background(queries)
+        background, row, total = self.popularity.background(queries)
         share = self.popularity_weight / (total + self.popularity_unseen)
         background = replace(background, values=background.values * share)
         return SparseScores(background, row, self.partition.num_rows, pair, probability)

@@ -106,7 +106,7 @@ def require_undamaged(folder: Path, communicator: Communicator | None = None) ->
 
     def look() -> None:
         files: Files = {}
-        for path in _shards(folder, _DIGESTS, "json"):
+        for path in shards(folder, _DIGESTS, "json"):
             found = read_json(path, "training")
             if not isinstance(found, dict):
                 raise _incomplete(path, "it has no digests")
@@ -126,7 +126,7 @@ def save_weights(weights: Mapping[str, Tensor], folder: Path, partition: Partiti
     save_rows({ENTITY: weights[ENTITY]}, folder, f"{prefix}entities", partition)
     if partition.rank == 0:
         shared = {name: value.contiguous() for name, value in weights.items() if name != ENTITY}
-        _save_file(shared, folder / f"{prefix}model.safetensors")
+        save_tensors(shared, folder / f"{prefix}model.safetensors")
 
 
 def load_weights(
@@ -137,7 +137,7 @@ def load_weights(
     Raises:
         ArtifactError: A file is missing or damaged.
     """
-    shared = _load_file(folder / f"{prefix}model.safetensors", device)
+    shared = load_tensors(folder / f"{prefix}model.safetensors", device)
     return {**shared, **load_rows(folder, f"{prefix}entities", partition, device)}
 
 
@@ -147,7 +147,7 @@ def save_optimizer_state(values: Mapping[str, Tensor], folder: Path, partition: 
     save_rows({name: value for name, value in values.items() if name in own}, folder, f"{prefix}optimizer", partition)
     if partition.rank == 0:
         shared = {name: value.contiguous() for name, value in values.items() if name not in own}
-        _save_file(shared, folder / f"{prefix}optimizer.safetensors")
+        save_tensors(shared, folder / f"{prefix}optimizer.safetensors")
 
 
 def load_optimizer_state(
@@ -158,7 +158,7 @@ def load_optimizer_state(
     Raises:
         ArtifactError: A file is missing or damaged.
     """
-    shared = _load_file(folder / f"{prefix}optimizer.safetensors", device)
+    shared = load_tensors(folder / f"{prefix}optimizer.safetensors", device)
     return {**shared, **load_rows(folder, f"{prefix}optimizer", partition, device)}
 
 
@@ -166,7 +166,7 @@ def save_rows(rows: Mapping[str, Tensor], folder: Path, name: str, partition: Pa
     """Write rows of a rank's entities with their ids, as `<name>-<rank>-of-<world_size>.safetensors`."""
     tensors = {key: value.detach().contiguous() for key, value in rows.items()}
     file = f"{name}-{partition.rank:05d}-of-{partition.world_size:05d}.safetensors"
-    _save_file({"entity_id": partition.ids, **tensors}, folder / file)
+    save_tensors({"entity_id": partition.ids, **tensors}, folder / file)
 
 
 def load_rows(folder: Path, name: str, partition: Partition, device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -177,8 +177,8 @@ def load_rows(folder: Path, name: str, partition: Partition, device: torch.devic
     """
     rows: dict[str, Tensor] = {}
     missing, found = torch.ones(partition.num_rows, dtype=torch.bool), 0
-    for path in _shards(folder, name):
-        shard = _load_file(path)
+    for path in shards(folder, name):
+        shard = load_tensors(path)
         ids = shard.pop("entity_id", torch.zeros(0))
         if any(value.shape[:1] != ids.shape for value in shard.values()) or not _are_ids(ids, partition.num_entities):
             raise _incomplete(path, "it has no rows by entity id")
@@ -227,8 +227,12 @@ def load_model(
     return model.eval(), graph, graph_manifest, manifest
 
 
-def _shards(folder: Path, name: str, ending: str = "safetensors") -> list[Path]:
-    """The files of all ranks, which are of one number of ranks."""
+def shards(folder: Path, name: str, ending: str = "safetensors") -> list[Path]:
+    """The files of all ranks, which are of one number of ranks.
+
+    Raises:
+        ArtifactError: One is missing.
+    """
     found = {path: _SHARD.search(path.name) for path in sorted(folder.glob(f"{name}-*-of-*.{ending}"))}
     numbers = [(int(match[1]), int(match[2])) for match in found.values() if match]
     if not numbers or numbers != [(rank, numbers[0][1]) for rank in range(numbers[0][1])]:
@@ -240,7 +244,8 @@ def _are_ids(ids: Tensor, num_entities: int) -> bool:
     return ids.dtype == torch.int64 and bool(((ids >= 0) & (ids < num_entities)).all())
 
 
-def _save_file(tensors: dict[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors by name, or raise OutputError."""
     with writing(path):
         try:
             save_file(tensors, path)
@@ -251,7 +256,8 @@ def _save_file(tensors: dict[str, Tensor], path: Path) -> None:
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
-def _load_file(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Read what `save_tensors` wrote, or raise ArtifactError."""
     try:
         return load_file(path, device=str(device))
     except (OSError, SafetensorError) as error:

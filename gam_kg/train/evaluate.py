@@ -57,13 +57,17 @@ class ModelScorer:
     Args:
         sharded: The model, put into evaluation mode.
         history: The past.
-        memory: Memory to start from; None: empty.
+        memory: Memory to start from, which has seen what the history has; None: empty.
+
+    Attributes:
+        end: The snapshot after the last one that was observed.
     """
 
     def __init__(self, sharded: ShardedModel, history: HistoryIndex, memory: Memory | None = None) -> None:
         self.sharded, self.history = sharded, history
         self.model = sharded.model.eval()
         self.memory = self.model.empty_memory() if memory is None else memory
+        self.end = history.end
         self._vectors: Tensor | None = None
 
     def scores(self, queries: Queries) -> Tensor | Scores:
@@ -87,6 +91,7 @@ class ModelScorer:
 
     @torch.no_grad()
     def observe(self, snapshot: Snapshot) -> None:
+        self.end = snapshot.time + 1
         message_graph = to_device(MessageGraph.of(snapshot, self.model.partition), self.memory.hidden.device)
         self.sharded.advance(self.memory, message_graph)
         if self._vectors is not None:

@@ -1,0 +1,159 @@
+"""Stored states of a run, `state/after=N/`: memory and history after snapshot N, from which a run goes on.
+
+So what opening a run takes follows from the facts after the last state, not from all facts. A state is of one graph and
+one checkpoint, and of the updates until then. It serves as long as later updates add no facts at or before N.
+"""
+
+import logging
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from gam_kg.artifacts import Content, Manifest, open_artifact, read_manifest, redo, write_artifact
+from gam_kg.config import UpdateConfig
+from gam_kg.errors import ArtifactError
+from gam_kg.graph.partition import Partition
+from gam_kg.graph.update_chain import Update, chain_id, sizes, updates_after
+from gam_kg.history.stored import StoredHistory
+from gam_kg.metrics.all_baselines import Baselines
+from gam_kg.nn.recurrence import Memory
+from gam_kg.ops.finite import require_finite
+from gam_kg.output import discard, remove
+from gam_kg.train.checkpoint import load_rows, load_tensors, save_rows, save_tensors, shards
+
+STATES = "state"
+"""The folder of a run that has its states."""
+
+_MEMORY, _HISTORY = "memory", "history"
+
+logger = logging.getLogger("gam_kg")
+
+
+@dataclass(frozen=True)
+class State:
+    """A stored state.
+
+    Attributes:
+        path: Its folder.
+        manifest: Its manifest. The content has `after_snapshot`, `num_facts` until then, and of the graph as it was
+            `num_entities` and `num_relations`, without inverses.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def after(self) -> int:
+        """The last snapshot in it."""
+        return self.manifest.content["after_snapshot"]
+
+    def memory(self, partition: Partition, like: Memory) -> Memory:
+        """The rank's part of the memory.
+
+        Args:
+            partition: The rank's entities, those that came later included.
+            like: A memory of the model, whose sizes the stored one must have.
+
+        Raises:
+            ArtifactError: It is damaged or of another model.
+            EvaluationError: A number is NaN or infinite.
+        """
+        self._require_whole(_MEMORY, partition)
+        before = replace(partition, num_entities=self.manifest.content["num_entities"])
+        found = load_rows(self.path, _MEMORY, before, like.hidden.device)
+        kinds = [{name: (value.shape[1:], value.dtype) for name, value in one.items()} for one in (found, vars(like))]
+        if kinds[0] != kinds[1]:
+            raise ArtifactError(f"{self.path}: its memory is of another model; {redo(STATES)}")
+        for name in ("hidden", "cell"):
+            require_finite(found[name], f"{self.path}: {name} state of the memory")
+        return Memory(**found).grown(partition.num_rows)
+
+    def history(self, partition: Partition) -> StoredHistory:
+        """What a history index had counted; raises ArtifactError where it is damaged."""
+        self._require_whole(_HISTORY, partition)
+        content, parts = self.manifest.content, [load_tensors(path) for path in shards(self.path, _HISTORY)]
+        return StoredHistory(self.after + 1, content["num_entities"], 2 * content["num_relations"], parts)
+
+    def _require_whole(self, part: str, partition: Partition) -> None:
+        open_artifact(self.path, STATES, part=part, share=(partition.rank, partition.world_size))
+
+
+def read_states(run: Path, graph: Manifest, checkpoint: Manifest, updates: Sequence[Update]) -> list[State]:
+    """The states of a run that still serve, the latest first; others, and damaged ones, are left out."""
+    found = []
+    for path in (run / STATES).glob("after=*"):
+        try:
+            state = State(path, read_manifest(path, STATES))
+        except ArtifactError as error:
+            logger.warning("a stored state is not used: %s", error)
+            continue
+        inputs = state.manifest.inputs
+        newer = updates_after(updates, inputs["updates"])
+        same = inputs["graph"] == graph.id and inputs["checkpoint"] == checkpoint.id
+        if same and newer is not None and not any(_changes_before(update, state.after) for update in newer):
+            found.append(state)
+    return sorted(found, key=lambda state: state.after, reverse=True)
+
+
+def write_state_part(folder: Path, memory: Memory, baselines: Baselines) -> None:
+    """Write a rank's part of the files of a state: the memory, and what the history of baselines and they counted.
+
+    Raises:
+        EvaluationError: A number of the memory is NaN or infinite.
+        OutputError: It cannot be written.
+    """
+    history = baselines.strict.history
+    for name in ("hidden", "cell"):
+        require_finite(getattr(memory, name), f"{name} states of the memory")
+    save_rows(vars(memory), folder, _MEMORY, history.partition)
+    part, partition = baselines.store(), history.partition
+    save_tensors(part, folder / f"{_HISTORY}-{partition.rank:05d}-of-{partition.world_size:05d}.safetensors")
+
+
+@contextmanager
+def state_parts(run: Path) -> Generator[Path]:
+    """A folder of a run for the parts of a state until it is published; the caller owns the run's lock."""
+    for left_over in run.glob(f".{STATES}-*"):  # of a process that was killed
+        remove(left_over)
+    with TemporaryDirectory(prefix=f".{STATES}-", dir=run) as folder:
+        yield Path(folder)
+
+
+def publish_state(
+    run: Path,
+    after: int,
+    made_from: tuple[Manifest, Manifest, Sequence[Update]],
+    parts: Path,
+    config: UpdateConfig,
+) -> None:
+    """Make an artifact of the parts of a state, if there are some, and remove the states that need not stay.
+
+    Args:
+        run: Folder of the run.
+        after: The last snapshot in the state.
+        made_from: Manifests of the graph and of the checkpoint, and the updates.
+        parts: Folder with the parts of all ranks, which are moved.
+        config: How many of the states that serve stay; the others do not.
+    """
+    graph, checkpoint, updates = made_from
+    num_entities, num_relations = sizes(graph, updates)
+
+    def write(folder: Path) -> Content:
+        for part in parts.iterdir():
+            part.rename(folder / part.name)
+        return {"after_snapshot": after, "num_entities": num_entities, "num_relations": num_relations}
+
+    if any(parts.iterdir()) and config.keep_states:
+        inputs = {"graph": graph.id, "checkpoint": checkpoint.id, "updates": chain_id(updates)}
+        write_artifact(run / STATES / f"after={after}", Manifest.of(STATES, inputs, {}), write)
+    stay = {state.path for state in read_states(run, *made_from)[: config.keep_states]}
+    for path in (run / STATES).glob("after=*"):
+        if path not in stay:
+            discard(path)
+
+
+def _changes_before(update: Update, after: int) -> bool:
+    """Whether a state after a snapshot, made before an update, is none of the run with the update."""
+    return update.content.get("first_snapshot", after + 1) <= after or "model.safetensors" in update.manifest.files

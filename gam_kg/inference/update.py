@@ -1,0 +1,96 @@
+"""New facts are added to a run: ranked as queries first, then observed by memory, history and baselines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from gam_kg.graph.update_chain import Update
+from gam_kg.inference.trained_run import TrainedRun
+from gam_kg.metrics.all_baselines import Baselines
+from gam_kg.metrics.summary import RankSummary
+from gam_kg.nn.recurrence import Memory
+from gam_kg.schemas import MODEL, OVER_TIME, table_schema
+from gam_kg.train.evaluate import AnswerRanks, Scorer, Tick, rank_split, roll
+
+_MAX_SCORES = 4_000_000
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """A run after its last fact.
+
+    Attributes:
+        memory: The rank's memory.
+        baselines: The untrained baselines, with the history.
+        scores: A row of `schemas.OVER_TIME` for each snapshot that was ranked, without `update`.
+    """
+
+    memory: Memory
+    baselines: Baselines
+    scores: list[dict[str, Any]]
+
+
+def advance_run(run: TrainedRun, first: int, first_ranked: int, num_ranked: int, tick: Tick = lambda: None) -> Advanced:
+    """Advance a run from before a snapshot to its last fact, and rank the facts of new snapshots on the way.
+
+    Each is ranked before it is observed, single-step, time-aware, among all entities. A collective.
+
+    Args:
+        run: The run, with the new facts.
+        first: The first snapshot that has new facts.
+        first_ranked: The first snapshot whose facts are all new.
+        num_ranked: About how many facts are ranked.
+        tick: Called after each snapshot.
+
+    Raises:
+        EvaluationError: A score is NaN or infinite.
+    """
+    graph, history = run.graph, run.history
+    model, stored = run.restored_scorer(first)
+    baselines = Baselines.of(history) if stored is None else Baselines.restored(history, stored)
+    scorers: dict[str, Scorer] = {MODEL: model, **baselines.by_name}
+    roll(scorers.values(), history, run.snapshots(history.end, first_ranked), tick)
+    new = graph.num_facts[graph.snapshots >= first_ranked]
+    share = min(1.0, num_ranked / max(1, int(new.sum())))
+    if share == 0:
+        roll(scorers.values(), history, run.snapshots(history.end, graph.end), tick)
+        return Advanced(model.memory, baselines, [])
+    ranks = rank_split(
+        scorers,
+        history,
+        run.snapshots(first_ranked, graph.end),
+        partition=graph.partition,
+        communicator=run.sharded.communicator,
+        max_scores=_MAX_SCORES,
+        share=share,
+        tick=tick,
+    )
+    return Advanced(model.memory, baselines, _by_snapshot(run, ranks))
+
+
+def _by_snapshot(run: TrainedRun, ranks: AnswerRanks) -> list[dict[str, Any]]:
+    num_facts = dict(zip(run.graph.times, run.graph.num_facts.tolist(), strict=True))
+    rows = []
+    for snapshot in np.unique(ranks.time).tolist():
+        of_each = {
+            name: RankSummary.of(found[ranks.time == snapshot]).compute() for name, found in ranks.time_aware.items()
+        }
+        of_model = of_each.pop(MODEL)
+        row = {"snapshot": snapshot, "timestamp": run.axis.label(snapshot), "num_facts": num_facts[snapshot]}
+        row |= {"num_answers": of_model.pop("count"), **of_model}
+        rows.append(row | {f"{name}_mrr": summary["mrr"] for name, summary in of_each.items()})
+    return rows
+
+
+def over_time(updates: Sequence[Update]) -> pa.Table:
+    """The scores of all updates, `schemas.OVER_TIME`, with a column `<baseline>_mrr` for each baseline."""
+    rows = [{"update": one.content["number"], **row} for one in updates for row in one.content.get("scores", ())]
+    more = [name for name in (rows[0] if rows else {}) if name not in OVER_TIME.names]
+    return pa.Table.from_pylist(rows, schema=table_schema({**_types(OVER_TIME), **dict.fromkeys(more, pa.float64())}))
+
+
+def _types(schema: pa.Schema) -> dict[str, pa.DataType]:
+    return {field.name: field.type for field in schema}
