@@ -24,6 +24,9 @@ MANIFEST = "manifest.json"
 LOGS = ("metrics.jsonl",)
 """Files that tell how long something took: verified as all others are, but no part of what an artifact is."""
 
+BESIDE = ("over_time.parquet",)
+"""Files in the folder of an artifact that are no part of it, as they grow after it was written."""
+
 _VERBS = {
     "graph": "prepare",
     "checkpoint": "train",
@@ -136,7 +139,8 @@ def open_artifact(path: Path, kind: str, *, part: str = "", share: tuple[int, in
     for name in changed_files(path, {name: manifest.files[name] for name in names[share[0] :: share[1]]}):
         raise ArtifactError(f"{path / name} was changed or damaged after it was written; {redo(kind)}")
     for file in _files(path):
-        if file.suffix in _READ and file.relative_to(path).as_posix() not in manifest.files:
+        name = file.relative_to(path).as_posix()
+        if file.suffix in _READ and name not in manifest.files and name not in BESIDE:
             raise ArtifactError(f"{file} is no file of this {kind} artifact; remove it, or {redo(kind)}")
     return manifest
 

@@ -33,12 +33,14 @@ class ColumnsConfig(Section):
 
 
 class SplitConfig(Section):
-    """How time is divided: train < valid_start <= valid < test_start <= test."""
+    """How time is divided: train < valid_start <= valid < test_start <= test; test may be empty."""
 
     valid_start: Boundary = Field(None, description="first timestamp of validation, in the input's own form")
-    test_start: Boundary = Field(None, description="first timestamp of test, in the input's own form")
+    test_start: Boundary = Field(
+        None, description="first timestamp of test, in the input's own form; after the last fact: there is no test"
+    )
     valid_fraction: float = Field(0.1, gt=0, lt=1, description="share of the facts, in time order, for validation")
-    test_fraction: float = Field(0.1, gt=0, lt=1, description="share of the facts, the last ones, for test")
+    test_fraction: float = Field(0.1, ge=0, lt=1, description="share of the facts, the last ones, for test; 0: no test")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

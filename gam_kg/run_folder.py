@@ -5,6 +5,7 @@ A checkpoint can be read only beside the graph that it was made from. While ther
 the owner of the run's lock moves them. A reader between the renames finds two that do not belong together, and says so.
 """
 
+import logging
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from gam_kg.artifacts import Manifest, read_manifest
 from gam_kg.errors import ArtifactError
 from gam_kg.output import put_in_place, recover, remove
 from gam_kg.versions import VERSIONED, recover_versions
+
+logger = logging.getLogger("gam_kg")
 
 _WAITING = ".next"
 _WAIT = ("graph", "checkpoint")
@@ -47,6 +50,11 @@ def settle(run: Path) -> None:
         recover(run / name)
     for kind in VERSIONED:
         recover_versions(run / kind)
+    _place_waiting(run)
+    _set_updates_aside(run)
+
+
+def _place_waiting(run: Path) -> None:
     new_graph, new_checkpoint = waiting(run, "graph"), waiting(run, "checkpoint")
     if not new_graph.exists() and not new_checkpoint.exists():
         return
@@ -59,6 +67,23 @@ def settle(run: Path) -> None:
         put_in_place(new_checkpoint, run / "checkpoint")
     else:
         remove(new_checkpoint)
+
+
+def _set_updates_aside(run: Path) -> None:
+    """Move the updates of a graph that another one has replaced away from those that are read."""
+    updates, graph = run / "updates", _manifest(run / "graph")
+    first = next(iter(sorted(updates.glob("[0-9]*"))), None)
+    if graph is None or first is None:
+        return
+    with suppress(ArtifactError):
+        if (other := read_manifest(first, "update").inputs["graph"]) != graph.id:
+            aside = run / f"updates.of-{other}"
+            updates.rename(aside)
+            logger.warning(
+                "the updates were of the graph before; they are in %s now, and their facts are in the new graph only "
+                "if data.facts has them",
+                aside,
+            )
 
 
 def remove_finished_training(run: Path) -> None:

@@ -72,6 +72,11 @@ OVER_TIME = table_schema(
     | dict.fromkeys(("mrr", "hits@1", "hits@3", "hits@10"), pa.float64())
 )
 
+# One row a snapshot; MRR of its answers with the weights before and after fine-tuning.
+FINE_TUNING = table_schema(
+    {"snapshot": _INT, "num_answers": _INT, "mrr_before": pa.float64(), "mrr_after": pa.float64()}
+)
+
 # One row a trial; columns of the settings that were searched follow.
 TRIALS = table_schema(
     {"trial": _INT, "status": _WORD, "epochs": _INT, "best_epoch": _INT, "best_valid_mrr": pa.float64()}

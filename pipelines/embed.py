@@ -22,13 +22,12 @@ def _write(task: Task) -> Content:
     assert moment is not None, "embeddings have versions"
     if TimeAxis(**graph["time"]).snapshot_at(at, moment.snapshot) > moment.snapshot:
         logger.warning("embed.at=%s is after the last fact: the version is that after %s", at, moment.label)
+    named = task.updates[-1].content if task.updates else graph
     settings = {"last": moment.snapshot, "folder": str(task.folder), "anew": task.force}
     on_ranks(task.config, embed_worker, settings, "embed", opened=task.opened)
     return {
         "dim": task.read["checkpoint"].config["model"]["dim"],
-        "num_entities": graph["num_entities"],
-        "num_relations": graph["num_relations"],
-        "vocabulary": graph["vocabulary"],
+        **{name: named[name] for name in ("num_entities", "num_relations", "vocabulary")},
     }
 
 

@@ -6,11 +6,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from gam_kg.artifacts import Content
-from gam_kg.config import EvaluateConfig
+from gam_kg.artifacts import Content, read_manifest
+from gam_kg.config import Config, EvaluateConfig
+from gam_kg.graph.update_chain import read_updates
 from gam_kg.inference.evaluation import Evaluation, count_ticks, evaluate_run
 from gam_kg.inference.state import publish_state, state_parts
 from gam_kg.inference.trained_run import TrainedRun
+from gam_kg.inference.update import write_over_time
 from gam_kg.parquet import write_table
 from pipelines.progress import counted
 from pipelines.ranks import OnEvent, on_ranks
@@ -30,7 +32,11 @@ def _write(task: Task) -> Content:
         on_ranks(task.config, evaluate_worker, settings, "evaluate")
         after = task.read["graph"].content["last_snapshot"]
         publish_state(run, after, (task.read["graph"], task.read["checkpoint"], ()), parts, task.config.update)
-    return {"num_queries": pq.read_metadata(task.folder / "ranks.parquet").num_rows}
+    content: Content = {"num_queries": pq.read_metadata(task.folder / "ranks.parquet").num_rows}
+    facts = task.read["graph"].content["splits"]
+    if empty := [split for split in task.config.evaluate.splits if not facts[split]]:
+        content["notices"] = [f"{' and '.join(empty)} has no facts, so that there are no results of it"]
+    return content
 
 
 def evaluate_worker(run: TrainedRun, settings: dict[str, Any], on_event: OnEvent) -> None:
@@ -57,8 +63,14 @@ def write_evaluation(found: Evaluation, folder: Path) -> Content:
     return {"num_queries": found.ranks.num_rows}
 
 
+def _finish(config: Config) -> None:
+    run = config.run_path
+    write_over_time(run, read_updates(run, read_manifest(run / "graph", "graph")))
+
+
 evaluate = Stage(
     EVALUATION,
     write=_write,
     summary=lambda _, content: f"{content['num_queries']} queries ranked",
+    finish=_finish,
 )

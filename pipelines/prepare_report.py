@@ -11,9 +11,11 @@ logger = logging.getLogger("gam_kg")
 
 
 def warn_of_quality(content: Content) -> None:
-    """Warn where a third of the rows is missing, or where snapshots have hardly any facts."""
+    """Warn where a third of the rows is missing, test is empty, or snapshots have hardly any facts."""
     if notice := quarantine_notice(content):
         logger.warning(notice)
+    if not content["splits"]["test"]:
+        logger.warning("no fact is in test: the model is trained on train, selected on valid, and evaluated on valid")
     if content["num_facts"] < 2 * content["num_snapshots"]:
         unit = content["time"]["unit"]
         logger.warning(
@@ -43,6 +45,5 @@ def summarise(content: Content) -> str:
 def _division(axis: TimeAxis, content: dict[str, Any]) -> str:
     first, valid, test = (axis.label(content[name]) for name in ("first_snapshot", "valid_start", "test_start"))
     splits = content["splits"]
-    return (
-        f"train {splits['train']} from {first}, valid {splits['valid']} from {valid}, test {splits['test']} from {test}"
-    )
+    train_valid = f"train {splits['train']} from {first}, valid {splits['valid']} from {valid}"
+    return f"{train_valid}, test {splits['test']} from {test}" if splits["test"] else f"{train_valid}, no test"

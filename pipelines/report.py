@@ -60,7 +60,7 @@ def show_metrics(config: Config) -> None:
     metrics = read_metrics(config)
     for notice in read_manifest(config.run_path / "evaluation", "evaluation").content.get("notices", ()):
         results.print(Text(f"note: {printable(notice)}"), soft_wrap=True)
-    for split in config.evaluate.splits:
+    for split in [split for split in config.evaluate.splits if split in metrics]:
         for table in short_tables(metrics, split):
             show_table(config.name, *table)
 

@@ -127,7 +127,8 @@ class Stage:
         if record(found.config, found.stage.keys, found.sources) != found.manifest.sources:
             raise DataError(f"{' or '.join(found.stage.keys)}: files changed while they were read; run it again")
         after = {"after": found.moment.label, "after_snapshot": found.moment.snapshot} if found.moment else {}
-        return content | after | ({"notices": list(found.notices)} if found.notices else {})
+        notices = [*found.notices, *content.get("notices", ())]
+        return content | after | ({"notices": notices} if notices else {})
 
 
 @contextmanager

@@ -17,11 +17,11 @@ from gam_kg.graph.temporal_graph import TemporalGraph, read_names
 from gam_kg.graph.update_chain import Update, last_snapshot, read_open_facts, read_updates, write_update
 from gam_kg.inference.state import publish_state, read_states, state_parts, write_state_part
 from gam_kg.inference.trained_run import TrainedRun
-from gam_kg.inference.update import advance_run, over_time
+from gam_kg.inference.update import advance_run, write_over_time
 from gam_kg.ingest.new_facts import LATE, NewFacts, read_new_facts
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.ingest.vocabulary import Vocabulary
-from gam_kg.parquet import write_table
+from gam_kg.train.fine_tune import fine_tune, newest_optimizer_state
 from pipelines.embed import embed
 from pipelines.predict import predict
 from pipelines.progress import counted
@@ -31,7 +31,6 @@ from pipelines.stages import owned
 from pipelines.workflow import EMBEDDINGS, Situation
 
 SCORES = "scores.json"
-OVER_TIME = "over_time.parquet"
 _SHOWN = 10
 
 logger = logging.getLogger("gam_kg")
@@ -99,7 +98,7 @@ def _in(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.isin(number[len(others) :], number[: len(others)])
 
 
-def update(config: Config, facts: str | None = None, *, take_over: bool = False) -> Path:
+def update(config: Config, facts: str | None = None, *, fine_tune_on: int = 0, take_over: bool = False) -> Path:
     """Add facts to a run: what is new is ranked first, then added; embeddings and predictions follow.
 
     Facts that the run has already are left out. An update is there as a whole or not at all; what a process that was
@@ -108,6 +107,7 @@ def update(config: Config, facts: str | None = None, *, take_over: bool = False)
     Args:
         config: The run's configuration.
         facts: Parquet or CSV file, folder, glob or URI; None: `data.facts`.
+        fine_tune_on: How many of the newest snapshots with facts the model then trains on; 0: it does not.
         take_over: Work in a run folder whose owner, on another machine, gives no sign of life.
 
     Returns:
@@ -123,6 +123,9 @@ def update(config: Config, facts: str | None = None, *, take_over: bool = False)
         rows = new.rows[~before.has(new.rows)]
         _log_read(before, new, len(rows))
         opened = _add(before, new, rows) if len(rows) else None
+        if fine_tune_on:
+            opened = None
+            _fine_tune(_Before.of(config), fine_tune_on)
         if opened is None and config.train.most_workers <= 1:
             opened = open_run(config)
         version = embed(config, opened=opened)
@@ -256,10 +259,62 @@ def update_worker(run: TrainedRun, settings: dict[str, Any], on_event: OnEvent) 
         Path(settings["scores"]).write_text(json.dumps(found.scores), encoding="utf-8")
 
 
+def _fine_tune(before: _Before, number: int) -> None:
+    """Train on the newest snapshots; an update without facts has the new weights."""
+    config, run = before.config, before.config.run_path
+
+    def train(folder: Path) -> Content:
+        on_ranks(config, fine_tune_worker, {"number": number, "folder": str(folder)}, "fine-tune", pending=folder)
+        found = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+        (folder / SCORES).unlink()
+        logger.info(found["text"])
+        return {"fine_tuning": found}
+
+    write_update(
+        run,
+        graph=before.graph,
+        checkpoint=before.checkpoint,
+        previous=before.updates[-1] if before.updates else None,
+        vocabularies=before.vocabularies,
+        facts=np.empty((0, 4), np.int64),
+        open_facts=read_open_facts(before.graph_path, before.updates),
+        config={"fine_tune": number},
+        write_more=train,
+    )
+
+
+def fine_tune_worker(run: TrainedRun, settings: dict[str, Any], on_event: OnEvent) -> None:
+    """Fine-tune a rank; all write their weights, and rank 0 what they are worth.
+
+    Args:
+        run: The run, as the rank has it.
+        settings: `number` of snapshots; `folder`, where to write.
+        on_event: Receives progress: snapshots done, of how many.
+    """
+    folder, number = Path(settings["folder"]), settings["number"]
+    made = run.checkpoint_manifest.config
+    config = Config.model_validate({"seed": made["seed"], "model": made["model"], "train": made["train"]})
+    state = newest_optimizer_state(run.path / "checkpoint", run.graph_manifest, run.updates, run.model)
+    found = fine_tune(
+        config,
+        run.graph,
+        run.model,
+        state,
+        number,
+        communicator=run.sharded.communicator,
+        history=run.history,
+        memory_before=lambda snapshot: run.memory_before(snapshot).copy(),
+        tick=counted(lambda done: on_event((done, number + max(1, number // 4)))),
+    )
+    found.write(folder)
+    if run.graph.partition.rank == 0:
+        rows = found.table.to_pylist()
+        (folder / SCORES).write_text(json.dumps({"text": found.text, "snapshots": rows}), encoding="utf-8")
+
+
 def _show(config: Config, updates: tuple[Update, ...], num_before: int) -> None:
     """Write `evaluation/over_time.parquet` and print its newest rows."""
-    table = over_time(updates)
-    write_table(table, config.run_path / "evaluation" / OVER_TIME)
+    table = write_over_time(config.run_path, updates)
     if len(updates) == num_before or not len(table):
         return
     baselines = [name for name in table.column_names if name.endswith("_mrr")]

@@ -11,7 +11,7 @@ from pathlib import Path
 from gam_kg.artifacts import Manifest, open_artifact, read_manifest, require_same
 from gam_kg.config import Config
 from gam_kg.errors import ArtifactError, GamKGError
-from gam_kg.graph.update_chain import chain_id, last_snapshot, read_updates
+from gam_kg.graph.update_chain import Update, chain_id, last_snapshot, read_updates
 from gam_kg.ingest.sources import Sources
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.run_config import SETTINGS, differences, require_same_settings
@@ -107,6 +107,7 @@ class Situation:
         sources: The input files, by configuration key.
         notices: What users of the result must know.
         moment: That of the version to be made; None where the artifact has no versions.
+        updates: Those of the run that a version is made from.
     """
 
     stage: Description
@@ -117,6 +118,7 @@ class Situation:
     sources: tuple[Sources, ...]
     notices: tuple[str, ...]
     moment: Moment | None
+    updates: tuple[Update, ...]
 
     @classmethod
     def of(cls, stage: Description, config: Config) -> "Situation":
@@ -142,15 +144,16 @@ class Situation:
         inputs = {kind: manifest.id for kind, manifest in read.items()}
         for one in sources:
             inputs |= one.hashes()
-        moment = None
+        moment, updates = None, ()
         if stage.after is not None:
-            updates, last = _updates(run, read["graph"])
-            axis, inputs = TimeAxis(**read["graph"].content["time"]), inputs | updates
+            updates = read_updates(run, read["graph"])
+            inputs |= {"updates": chain_id(updates)} if updates else {}
+            axis, last = TimeAxis(**read["graph"].content["time"]), last_snapshot(read["graph"], updates)
             snapshot = stage.after(config, axis, last)
             moment = Moment(snapshot, axis.label(snapshot), snapshot == last)
         manifest = replace(Manifest.of(stage.kind, inputs, SETTINGS[stage.kind](config)), sources=recorded)
         found = notices(config, read["graph"]) if "graph" in read else ()
-        return cls(stage, config, manifest, paths, read, sources, found, moment)
+        return cls(stage, config, manifest, paths, read, sources, found, moment, updates)
 
     def require_whole(self) -> None:
         """Refuse damaged files of what the stage is made from.
@@ -183,12 +186,6 @@ class Situation:
                 if path.exists():
                     report(f"{kind} is made anew: {error}")
         return None
-
-
-def _updates(run: Path, graph: Manifest) -> tuple[dict[str, str], int]:
-    """What the updates of a run add to the inputs of a version, and the last snapshot that has facts."""
-    updates = read_updates(run, graph)
-    return {"updates": chain_id(updates)} if updates else {}, last_snapshot(graph, updates)
 
 
 def finished(config: Config) -> dict[Path, Situation]:

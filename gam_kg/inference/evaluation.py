@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from gam_kg.config import EvaluateConfig
+from gam_kg.errors import EvaluationError
 from gam_kg.inference.ensemble import Ensemble
 from gam_kg.inference.reliability import MeasuredModel
 from gam_kg.inference.state import write_state_part
@@ -34,8 +35,8 @@ class Evaluation:
     """The results of an evaluation.
 
     Attributes:
-        metrics: split → setting → filter → direction → summary; the same tree of each baseline under
-            `baselines.<name>`; under `comparison`, where there are baselines, split → setting → see `compare`.
+        metrics: split → setting → filter → direction → summary, for splits with facts; the same tree of each baseline
+            under `baselines.<name>`; under `comparison`, where there are baselines, split → setting → see `compare`.
         ranks: One row per answer (`schemas.RANKS`), with columns `rank`, `rank_raw` (single-step) and
             `rank_multi_step`, `rank_multi_step_raw` for the model, and `<baseline>_rank...` for the baselines.
     """
@@ -73,10 +74,16 @@ def evaluate_run(
             model and the baselines; None: nowhere.
 
     Raises:
-        EvaluationError: A score is NaN or infinite.
+        EvaluationError: A score is NaN or infinite, or no split has facts.
     """
     run, others = run.as_prepared, [other.as_prepared for other in others]
     graph, history = run.graph, run.history
+    splits = [name for name in ("valid", "test") if name in config.splits and graph.times_in(name)]
+    if not splits:
+        raise EvaluationError(
+            f"no facts in {' and '.join(config.splits)}; rank others, for instance evaluate.splits=[valid], or move "
+            "data.split.test_start"
+        )
     counted, baselines = None, dict[str, Baseline]()
     if config.baselines:
         counted = Baselines.of(history, _best_decay(run, config.facts, tick))
@@ -88,7 +95,7 @@ def evaluate_run(
     strata = Strata(graph, partial(run.sharded.communicator.sum, purpose="ranks"))
     found: dict[str, dict[str, AnswerRanks]] = {}
     calibration: dict[str, dict[str, Any]] = {}
-    for split in [name for name in ("valid", "test") if name in config.splits]:
+    for split in splits:
         found[split], calibration[split] = {}, {}
         # Multi-step first: it leaves memories and history as they are at the start of the split.
         for setting in [name for name in ("multi_step", "single_step") if name in config.settings]:

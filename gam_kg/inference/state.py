@@ -22,6 +22,7 @@ from gam_kg.nn.recurrence import Memory
 from gam_kg.ops.finite import require_finite
 from gam_kg.output import discard, remove
 from gam_kg.train.checkpoint import load_rows, load_tensors, save_rows, save_tensors, shards
+from gam_kg.train.newest_weights import has_weights
 
 STATES = "state"
 """The folder of a run that has its states."""
@@ -156,4 +157,4 @@ def publish_state(
 
 def _changes_before(update: Update, after: int) -> bool:
     """Whether a state after a snapshot, made before an update, is none of the run with the update."""
-    return update.content.get("first_snapshot", after + 1) <= after or "model.safetensors" in update.manifest.files
+    return update.content.get("first_snapshot", after + 1) <= after or has_weights(update)

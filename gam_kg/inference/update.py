@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,11 @@ from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.metrics.all_baselines import Baselines
 from gam_kg.metrics.summary import RankSummary
 from gam_kg.nn.recurrence import Memory
+from gam_kg.parquet import write_table
 from gam_kg.schemas import MODEL, OVER_TIME, table_schema
 from gam_kg.train.evaluate import AnswerRanks, Scorer, Tick, rank_split, roll
+
+OVER_TIME_FILE = "over_time.parquet"
 
 _MAX_SCORES = 4_000_000
 
@@ -83,6 +87,14 @@ def _by_snapshot(run: TrainedRun, ranks: AnswerRanks) -> list[dict[str, Any]]:
         row |= {"num_answers": of_model.pop("count"), **of_model}
         rows.append(row | {f"{name}_mrr": summary["mrr"] for name, summary in of_each.items()})
     return rows
+
+
+def write_over_time(run: Path, updates: Sequence[Update]) -> pa.Table:
+    """Write `over_time` to the file of that name in `evaluation/`, and return it."""
+    table = over_time(updates)
+    if len(table):
+        write_table(table, run / "evaluation" / OVER_TIME_FILE)
+    return table
 
 
 def over_time(updates: Sequence[Update]) -> pa.Table:

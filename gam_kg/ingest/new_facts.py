@@ -15,6 +15,7 @@ from gam_kg.data_config import ColumnsConfig, DataConfig
 from gam_kg.errors import DataError
 from gam_kg.importers.dispatch import import_facts
 from gam_kg.ingest.fact_reader import (
+    MAX_SNAPSHOTS_PER_FACT,
     Reader,
     read_date_digits,
     read_facts,
@@ -130,12 +131,11 @@ def read_new_facts(
         given = Sources.find(place, KEY, text_tables=True)
         found = _read(*_as_parquet(given, place, config.data, Path(folder, "facts.parquet")), config.data, axis)
         new_entities, new_relations, rows = _encode(found.facts, axis, entities, relations, holds=holds)
+        open_stop = _last_of(rows, last) if holds else None
+        require_short(axis, [summarise_facts(found.facts)], found.reader.sources.names, open_stop)
         reasons = _refusals(rows, open_facts, last, is_stored)
         good = ~np.any([*reasons.values()], axis=0)
         facts, rows = found.facts.filter(pa.array(good)), rows[good]
-        last_after = int(np.where(rows[:, 4] == OPEN, rows[:, 3], rows[:, 4]).max(initial=last))
-        open_stop = last_after if holds else None
-        require_short(axis, [summarise_facts(facts)], found.reader.sources.names, open_stop)
         list_duplicates = config.prepare.duplicates == "refuse"
         merged = merge_facts(facts, axis, open_stop=open_stop, list_duplicates=list_duplicates)
         refused = {reason: found.facts.filter(pa.array(which)) for reason, which in reasons.items()}
@@ -144,6 +144,8 @@ def read_new_facts(
         bad_rows = found.quarantined(refused)
         quarantine.write([bad_rows])
         quarantine.check(uncounted=LATE)
+    last_after = _last_of(rows, last)
+    _require_near(open_facts, last_after, axis, place)
     added, open_after = carry(open_facts, rows, last, last_after)
     twice = np.concatenate([added[:, [0, 3]], added[added[:, 0] != added[:, 2]][:, [2, 3]]])
     entity_rows, entity_ids = new_entities.number(twice, ENTITIES)
@@ -221,6 +223,22 @@ def _encode(
         new_relations,
         np.column_stack([ids[: len(facts)], relation_ids, ids[len(facts) :], start, stop]),
     )
+
+
+def _last_of(rows: np.ndarray, last: int) -> int:
+    """The last snapshot after some rows."""
+    return int(np.where(rows[:, 4] == OPEN, rows[:, 3], rows[:, 4]).max(initial=last))
+
+
+def _require_near(open_facts: np.ndarray, last: int, axis: TimeAxis, place: str) -> None:
+    """Refuse a last snapshot up to which open facts would hold for too long, as a year with a wrong digit."""
+    first = int(open_facts[:, 3].min(initial=last))
+    if last - first >= MAX_SNAPSHOTS_PER_FACT:
+        raise DataError(
+            f"{KEY}={place}: its last fact is in {axis.label(last)}, and open facts that began in {axis.label(first)} "
+            f"would hold in {last - first + 1} snapshots; at most {MAX_SNAPSHOTS_PER_FACT} are allowed. Correct the "
+            "timestamp, or close them"
+        )
 
 
 def _refusals(rows: np.ndarray, open_facts: np.ndarray, last: int, is_stored: IsStored | None) -> dict[str, np.ndarray]:

@@ -29,18 +29,18 @@ class NewNames:
         ids[ids < 0] = len(known) + coded.indices.to_numpy()
         return cls(known, coded.dictionary), ids
 
-    def number(self, places: np.ndarray, schema: pa.Schema) -> tuple[pa.Table, np.ndarray]:
+    def number(self, uses: np.ndarray, schema: pa.Schema) -> tuple[pa.Table, np.ndarray]:
         """Number the names by first snapshot, then by descending count, then by name.
 
         Args:
-            places: (id, snapshot) of each place that a name has in a fact, int64 (num_places, 2).
+            uses: (id, snapshot) of each name of each fact, known ones too, int64 (num_uses, 2).
             schema: ENTITIES or RELATIONS.
 
         Returns:
             (a table of the new names among them; the final id of each of `names`, int64 (len(names),), -1 for those
             that no fact has).
         """
-        position, snapshot = (places[places[:, 0] >= len(self.known)] - [len(self.known), 0]).T
+        position, snapshot = (uses[uses[:, 0] >= len(self.known)] - [len(self.known), 0]).T
         count = np.bincount(position, minlength=len(self.names))
         first = np.full(len(self.names), np.iinfo(np.int64).max)
         np.minimum.at(first, position, snapshot)

@@ -18,7 +18,8 @@ def carry(
     """What an update adds to a graph whose open facts are stored up to a snapshot.
 
     Every open fact is carried to `last_after`, or to the end that a row gives it. A row without an end holds from its
-    start to `last_after`, unless another row has its end. Other rows hold from their start to their end.
+    start to `last_after`, unless another of the rows has its end; so does one of a fact that an earlier update closed.
+    Other rows hold from their start to their end.
 
     Args:
         open_facts: Distinct (subject, relation, object, start), int64 (num_open, 4).
@@ -43,8 +44,8 @@ def carry(
     given[known[~is_open], 3] = last_before + 1  # the snapshots before are stored
     carried = still.copy()
     carried[:, 3] = last_before + 1
-    held = np.concatenate([carried, opened])
-    runs = np.concatenate([given, np.column_stack([held, np.full(len(held), last_after)])])
+    holding = np.concatenate([carried, opened])
+    runs = np.concatenate([given, np.column_stack([holding, np.full(len(holding), last_after)])])
     return _distinct(each_snapshot(runs)[1]), after[np.lexsort(after.T[::-1])]
 
 
@@ -82,6 +83,8 @@ def positions(facts: np.ndarray, sought: np.ndarray) -> np.ndarray:
     Returns:
         int64 (num_sought,).
     """
+    if not len(facts):
+        return np.full(len(sought), -1)
     known = pd.DataFrame(facts, columns=[*_FACT]).assign(at=np.arange(len(facts))).drop_duplicates([*_FACT])
     found = pd.DataFrame(sought, columns=[*_FACT]).merge(known, how="left", on=[*_FACT])
     return found["at"].fillna(-1).to_numpy(np.int64)

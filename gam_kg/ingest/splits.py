@@ -1,4 +1,4 @@
-"""The division of time: train < valid_start <= valid < test_start <= test, in whole snapshots."""
+"""The division of time: train < valid_start <= valid < test_start <= test, in whole snapshots; test may be empty."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -84,12 +84,13 @@ def choose_boundaries(
         files: Name of each source, for messages.
 
     Returns:
-        (valid_start, test_start) in snapshots.
+        (valid_start, test_start) in snapshots; where there is no test, its start is the snapshot after the last fact.
 
     Raises:
         ConfigError: The configured boundaries cannot be read, lie inside a snapshot or are out of order.
-        DataError: The split column is out of order in time, or a part would be empty.
+        DataError: The split column is out of order in time, or train or valid would be empty.
     """
+    end = int(timeline.snapshot[-1])
     if config.valid_start is not None and config.test_start is not None:
         valid_start = axis.parse_start(config.valid_start, "data.split.valid_start")
         boundaries = valid_start, axis.parse_start(config.test_start, "data.split.test_start")
@@ -99,11 +100,11 @@ def choose_boundaries(
                 f"{config.test_start}, by at least one snapshot (time unit: {axis.unit})"
             )
     elif extremes:
-        boundaries = _from_column(axis, extremes, files)
+        boundaries = _from_column(axis, extremes, files, end)
     else:
-        boundaries = _from_fractions(config, timeline)
-    _require_facts_in_all(timeline, axis, boundaries)
-    return boundaries
+        boundaries = _from_fractions(config, timeline, end)
+    _require_facts(timeline, axis, boundaries)
+    return boundaries[0], min(boundaries[1], end)
 
 
 def count_splits(timeline: Timeline, boundaries: tuple[int, int]) -> dict[str, int]:
@@ -121,14 +122,15 @@ def extreme(facts: pa.Table, order: str) -> Place:
     return timestamp, source, row
 
 
-def _from_column(axis: TimeAxis, extremes: Extremes, files: Sequence[str]) -> tuple[int, int]:
-    missing = [split for split in SPLITS if split not in extremes]
+def _from_column(axis: TimeAxis, extremes: Extremes, files: Sequence[str], end: int) -> tuple[int, int]:
+    missing = [split for split in ("train", "valid") if split not in extremes]
     if missing:
         raise DataError(
-            f"the split column has no good row with {' or '.join(map(repr, missing))}; it needs 'train', 'valid' and "
-            "'test'. Add them, or divide by time with data.split.valid_start and data.split.test_start"
+            f"the split column has no good row with {' or '.join(map(repr, missing))}; it needs 'train' and 'valid', "
+            "and may have 'test'. Add them, or divide by time with data.split.valid_start and data.split.test_start"
         )
-    snapshots = {split: axis.snapshot(np.array([at[0] for at in extremes[split]])).tolist() for split in SPLITS}
+    snapshots = {split: axis.snapshot(np.array([at[0] for at in extremes[split]])).tolist() for split in extremes}
+    snapshots.setdefault("test", [end, end])
     boundaries = snapshots["valid"][0], snapshots["test"][0]
 
     def place(split: str, which: int) -> str:
@@ -147,24 +149,26 @@ def _from_column(axis: TimeAxis, extremes: Extremes, files: Sequence[str]) -> tu
     return boundaries
 
 
-def _from_fractions(config: SplitConfig, timeline: Timeline) -> tuple[int, int]:
+def _from_fractions(config: SplitConfig, timeline: Timeline, end: int) -> tuple[int, int]:
     snapshot, count = timeline.counts()
-    if len(snapshot) < len(SPLITS):
+    parts = SPLITS if config.test_fraction else SPLITS[:-1]
+    if len(snapshot) < len(parts):
         raise DataError(
-            f"the facts fill {len(snapshot)} snapshot(s); train, valid and test need at least one each. "
+            f"the facts fill {len(snapshot)} snapshot(s); {', '.join(parts)} need at least one each. "
             "Use a shorter data.time_unit or more data"
         )
     before = np.cumsum(count) - count
     share = 1 - config.valid_fraction - config.test_fraction, 1 - config.test_fraction
     nearest = [int(np.argmin(np.abs(before - part * count.sum()))) for part in share]
     # Moved as little as needed for every part to have a snapshot.
-    valid = min(max(nearest[0], 1), len(snapshot) - 2)
+    valid = min(max(nearest[0], 1), len(snapshot) + 1 - len(parts))
     test = min(max(nearest[1], valid + 1), len(snapshot) - 1)
-    return int(snapshot[valid]), int(snapshot[test])
+    return int(snapshot[valid]), int(snapshot[test]) if config.test_fraction else end
 
 
-def _require_facts_in_all(timeline: Timeline, axis: TimeAxis, boundaries: tuple[int, int]) -> None:
-    empty = [split for split, count in count_splits(timeline, boundaries).items() if not count]
+def _require_facts(timeline: Timeline, axis: TimeAxis, boundaries: tuple[int, int]) -> None:
+    counts = count_splits(timeline, boundaries)
+    empty = [split for split in ("train", "valid") if not counts[split]]
     if empty:
         snapshot, _ = timeline.counts()
         valid, test = (axis.label(at) for at in boundaries)

@@ -33,6 +33,10 @@ class Memory:
         pairs = zip(vars(self).values(), vars(more).values(), strict=True)
         return Memory(*(torch.cat(pair) for pair in pairs))
 
+    def copy(self) -> "Memory":
+        """A copy of all rows."""
+        return Memory(*(state.clone() for state in vars(self).values()))
+
     def rows(self, index: Tensor) -> "Memory":
         """A copy of some rows."""
         return Memory(*(state.index_select(0, index) for state in vars(self).values()))

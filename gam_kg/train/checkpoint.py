@@ -41,6 +41,7 @@ from gam_kg.nn.model import ENTITY, GAMLSTM
 from gam_kg.nn.recurrence import Memory
 from gam_kg.ops.finite import require_finite
 from gam_kg.output import flush
+from gam_kg.train.newest_weights import WEIGHTS, newest_weights
 from gam_kg.train.optimizer import MOMENTS
 from gam_kg.train.position import Position
 from gam_kg.train.trainer import Trainer
@@ -126,7 +127,7 @@ def save_weights(weights: Mapping[str, Tensor], folder: Path, partition: Partiti
     save_rows({ENTITY: weights[ENTITY]}, folder, f"{prefix}entities", partition)
     if partition.rank == 0:
         shared = {name: value.contiguous() for name, value in weights.items() if name != ENTITY}
-        save_tensors(shared, folder / f"{prefix}model.safetensors")
+        save_tensors(shared, folder / f"{prefix}{WEIGHTS}")
 
 
 def load_weights(
@@ -137,7 +138,7 @@ def load_weights(
     Raises:
         ArtifactError: A file is missing or damaged.
     """
-    shared = load_tensors(folder / f"{prefix}model.safetensors", device)
+    shared = load_tensors(folder / f"{prefix}{WEIGHTS}", device)
     return {**shared, **load_rows(folder, f"{prefix}entities", partition, device)}
 
 
@@ -206,7 +207,8 @@ def load_model(
         checkpoint: The `checkpoint/` artifact.
         graph_path: The `graph/` artifact.
         communicator: The ranks; None for a world of one.
-        updates: What was added to the graph since. New entities and relations have the shared rows.
+        updates: What was added to the graph since, with newer weights where they were fine-tuned. New entities and
+            relations have the shared rows.
 
     Returns:
         The model in evaluation mode, the graph, the manifests of the graph and of the checkpoint.
@@ -223,7 +225,8 @@ def load_model(
     found = read_json(checkpoint / "words.json", "checkpoint")
     words = NameWords.stored(graph_path, graph_manifest, of_names=config.name_words, words=found, updates=updates)
     model = GAMLSTM(config, graph.trained_relations, graph.trained, words, partition=graph.partition, seed=None)
-    model.load_state_dict(_weights_for(model, checkpoint, sizes(graph_manifest, ())))
+    folder, known = newest_weights(checkpoint, updates)
+    model.load_state_dict(_weights_for(model, folder, sizes(graph_manifest, known)))
     return model.eval(), graph, graph_manifest, manifest
 
 

@@ -8,11 +8,9 @@ import torch
 from graphs import NAMES, NUM_SNAPSHOTS, graph_of, random_facts, random_features, tiny_config, write_graph
 from runs import train_run
 
-from gam_kg.artifacts import Manifest, write_artifact
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.errors import ArtifactError, GamKGError
 from gam_kg.graph.name_words import NameWords
-from gam_kg.inference.embed import write_embeddings
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.train import checkpoint
 from gam_kg.train.run import LocalCheckpoints
@@ -151,18 +149,8 @@ def test_all_ranks_end_where_one_finds_damage(rank_pool, tmp_path: Path, rank: i
     run = tmp_path / "run"
     write_graph(run / "graph", graph_of(random_facts(3, 100), buckets=3), buckets=3)
     train_run(run, tiny_config(epochs=1))
-    loaded = TrainedRun.load(run)
-    inputs = {"checkpoint": loaded.checkpoint_manifest.id}
-
-    def embed(staging: Path) -> dict[str, int]:
-        write_embeddings(loaded, 3, staging)
-        return {"after_snapshot": 3}
-
-    write_artifact(run / "embeddings", Manifest.of("embeddings", inputs, {}), embed)
     folder = run / "training" / "checkpoint"
     assert rank_pool.run(2, errors_of_damage, folder, run) == [["", ""]] * 2
-    damage(next((run / "embeddings").glob("memory-*")))
-    assert rank_pool.run(2, errors_of_damage, folder, run) == [["", ""]] * 2, "memory is made anew on all ranks"
     # Files are shared out in the order of their names: each rank looks at every second one.
     damage(sorted(folder.glob("*.safetensors"))[rank])
     found = rank_pool.run(2, errors_of_damage, folder, run)

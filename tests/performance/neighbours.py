@@ -22,6 +22,7 @@ import torch
 
 from gam_kg.inference.embed import read_vectors
 from gam_kg.inference.similarity import SHRINKAGE, SearchSpace, moments_of
+from gam_kg.versions import latest
 
 NEAREST = 10
 Sets = list[set[Any]]
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--shrinkage", type=float, nargs="*", default=[1.0, SHRINKAGE, 0.9, 0.0])
     arguments = parser.parse_args()
-    file = arguments.run / "embeddings" / "entities.parquet"
+    file = latest(arguments.run / "embeddings") / "entities.parquet"
     last = pq.read_table(file)["last_seen_snapshot"].fill_null(-1).to_numpy()
     seen = np.flatnonzero(last >= 0)
     facts = pq.read_table(arguments.run / "graph" / "anchored", columns=["anchor", "relation", "other", "snapshot"])

@@ -4,7 +4,6 @@ GAM_KG_FUZZ_SEED and GAM_KG_FUZZ_CASES choose other damage and more of it.
 """
 
 import json
-import logging
 import os
 import pickle
 import random
@@ -31,9 +30,10 @@ from gam_kg.inference.embed import write_embeddings
 from gam_kg.inference.evaluation import evaluate_run
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.parquet import write_table
-from gam_kg.train.checkpoint import load_rows, load_weights, save_rows, save_weights, seal
+from gam_kg.train.checkpoint import load_weights, save_weights, seal
 from gam_kg.train.run import train_graph, write_checkpoint
 from gam_kg.train.step import ShardedModel
+from gam_kg.versions import artifact_folder, publish, version_name
 from pipelines.report import read_metrics
 
 SEED = os.environ.get("GAM_KG_FUZZ_SEED", "0")
@@ -64,8 +64,9 @@ def finished(tmp_path_factory) -> Path:
         write_table(found.ranks, staging / "ranks.parquet")
         return {}
 
-    for kind, write in {"embeddings": embed, "evaluation": evaluate}.items():
-        write_artifact(folder / kind, Manifest.of(kind, inputs, {}), write)
+    write_artifact(folder / "evaluation", Manifest.of("evaluation", inputs, {}), evaluate)
+    described = Manifest.of("embeddings", inputs, {})
+    publish(folder / "embeddings", version_name("0"), described, embed, CONFIG.publish, at_end=True)
     return folder
 
 
@@ -210,7 +211,7 @@ def test_something_else_in_the_place_of_any_file_is_refused(finished, tmp_path, 
         shutil.copytree(finished, run)
         replace(run / file)
         found = read(run, scratch)
-        if file.parts[0] == "embeddings":  # only a start for the memory, which is computed anew
+        if file.parts[0] == "embeddings":  # nothing is read from them again
             assert not isinstance(found, GamKGError), file
             assert same(found, expected), file
         else:
@@ -223,12 +224,13 @@ def test_something_else_in_the_place_of_any_file_is_refused(finished, tmp_path, 
 def test_the_error_names_the_file_and_the_stage_to_redo(damaged, kind):
     run, _ = damaged
     verb = {"graph": "prepare", "checkpoint": "train", "evaluation": "evaluate", "embeddings": "embed"}[kind]
-    file = next(path for path in sorted((run / kind).rglob("*")) if path.suffix in (".parquet", ".safetensors"))
+    folder = artifact_folder(run, kind)
+    file = next(path for path in sorted(folder.rglob("*")) if path.suffix in (".parquet", ".safetensors"))
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with pytest.raises(ArtifactError) as found:
-        open_artifact(run / kind, kind)
+        open_artifact(folder, kind)
     assert str(file) in str(found.value)
     assert f"redo it: gam-kg {verb} CONFIG --force" in str(found.value)
 
@@ -280,17 +282,6 @@ def test_wrong_weights_under_a_right_digest_are_refused(damaged, change: Callabl
         TrainedRun.load(run)
 
 
-def test_damaged_memory_of_the_embeddings_is_not_used(damaged, expected, caplog):
-    caplog.set_level(logging.WARNING, "gam_kg")
-    run, scratch = damaged
-    file = next((run / "embeddings").glob("memory-*"))
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 64
-    file.write_bytes(content)
-    assert same(numbers(run, scratch), expected)
-    assert "the stored one cannot be used" in caplog.text
-
-
 def test_weights_that_are_not_finite_become_no_checkpoint(damaged):
     run, scratch = damaged
     trained, whole = run / "training" / "checkpoint", Partition(NUM_ENTITIES, 3)
@@ -311,19 +302,3 @@ def test_vectors_that_are_not_finite_become_no_embeddings(damaged, monkeypatch):
     scratch.mkdir()
     with pytest.raises(EvaluationError, match="vectors of the entities"):
         write_embeddings(loaded, loaded.graph.end - 1, scratch)
-
-
-def test_stored_memory_that_is_not_finite_is_not_used(damaged, expected, caplog):
-    run, scratch = damaged
-    loaded, path = TrainedRun.load(run), run / "embeddings"
-    manifest = open_artifact(path, "embeddings")
-    memory = load_rows(path, "memory", loaded.graph.partition)
-    memory["cell"][0, 0] = torch.inf
-
-    def write(staging: Path) -> dict[str, Any]:
-        save_rows(memory, staging, "memory", loaded.graph.partition)
-        return manifest.content
-
-    write_artifact(path, manifest, write)
-    assert same(numbers(run, scratch), expected)
-    assert "cell state of the memory" in caplog.text

@@ -16,6 +16,7 @@ from flows import SMALL, write_facts
 from gam_kg.artifacts import LOGS, MANIFEST, open_artifact
 from gam_kg.config import load_config
 from gam_kg.run_lock import LOCK
+from gam_kg.versions import VERSIONED, artifact_folder, versions
 from pipelines.prepare import prepare
 
 pytestmark = pytest.mark.ray
@@ -51,7 +52,10 @@ def finish(process: subprocess.Popen) -> None:
 def whole(run: Path) -> None:
     """Whatever artifact is in place is whole."""
     for kind in ARTIFACTS:
-        if (run / kind).exists():
+        if kind in VERSIONED:
+            for version in versions(run / kind):
+                open_artifact(version, kind)
+        elif (run / kind).exists():
             open_artifact(run / kind, kind)
 
 
@@ -59,7 +63,7 @@ def contents(run: Path) -> dict[str, object]:
     """All that a run has written, except times."""
     found: dict[str, object] = {}
     for kind in ARTIFACTS:
-        found[kind] = open_artifact(run / kind, kind).id
+        found[kind] = open_artifact(artifact_folder(run, kind), kind).id
         for path in sorted((run / kind).rglob("*")):
             if path.is_file() and path.name not in (MANIFEST, *LOGS):
                 found[str(path.relative_to(run))] = path.read_bytes()

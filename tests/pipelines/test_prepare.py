@@ -13,7 +13,7 @@ import pytest
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import load_config
 from gam_kg.errors import ConfigError, DataError
-from gam_kg.schemas import ANCHORED, ENTITIES, QUARANTINE, RELATIONS
+from gam_kg.schemas import ANCHORED, ENTITIES, OPEN_FACTS, QUARANTINE, RELATIONS
 from pipelines.prepare import prepare
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -343,6 +343,37 @@ def test_intervals_hold_in_every_snapshot_of_theirs_and_meetings_are_merged(run)
     assert (found["num_facts"], found["num_snapshots"]) == (6, 5)
     entities = pq.read_table(graph / "entities.parquet").to_pydict()
     assert dict(zip(entities["entity"], entities["degree"], strict=True)) == {"a": 5, "b": 4, "c": 2}
+
+
+def test_facts_without_an_end_hold_to_the_last_snapshot_where_they_may(run):
+    rows = [("a", "r", "b", 0), ("a", "r", "c", 10), ("a", "r", "c", 12), ("b", "q", "c", 21), ("b", "r", "a", 40)]
+    facts = facts_of(rows, end_timestamp=pa.array([None, None, 25, None, 49]))
+    settings = ["data.time_unit=10", "data.split.valid_start=30", "data.split.test_start=40"]
+    graph = run(facts, *settings, "data.open_end=holds")
+    long = {("a", "r", "b", at) for at in range(5)} | {("b", "q", "c", at) for at in (2, 3, 4)}
+    assert stored_facts(graph) == long | {("a", "r", "c", 1), ("a", "r", "c", 2), ("b", "r", "a", 4)}
+    assert content(graph)["merged"] == 1
+    entities = pq.read_table(graph / "entities.parquet")["entity"].to_pylist()
+    relations = pq.read_table(graph / "relations.parquet")["relation"].to_pylist()
+    opened = pq.read_table(graph / "open_facts.parquet")
+    assert opened.schema == OPEN_FACTS
+    found = [
+        (entities[s], relations[r], entities[o], at) for s, r, o, at in zip(*opened.to_pydict().values(), strict=True)
+    ]
+    assert sorted(found) == [("a", "r", "b", 0), ("b", "q", "c", 2)]
+    assert not (run(facts, "data.time_unit=10", name="first") / "open_facts.parquet").exists()
+    with pytest.raises(DataError, match=r"data.open_end=holds: .* has no column 'end_timestamp'"):
+        run(facts_of(rows), *settings, "data.open_end=holds", name="none")
+
+
+def test_a_run_may_have_no_test(run, messages):
+    rows = [("a", "r", "b", at) for at in range(6)]
+    graph = run(facts_of(rows), "data.split.valid_start=4", "data.split.test_start=1000")
+    assert content(graph)["splits"] == {"train": 4, "valid": 2, "test": 0}
+    assert (content(graph)["valid_start"], content(graph)["test_start"]) == (4, 6)
+    assert messages.text.count("no fact is in test") == 1
+    by_column = run(facts_of(rows, split=["train"] * 4 + ["valid"] * 2), name="column")
+    assert content(by_column)["splits"] == content(graph)["splits"]
 
 
 def test_an_endless_interval_is_refused_with_its_row(run):

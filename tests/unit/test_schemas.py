@@ -18,12 +18,13 @@ SCHEMAS = {
     "graph/relations.parquet": schemas.RELATIONS,
     "graph/entity_features.parquet": schemas.ENTITY_FEATURES,
     "graph/snapshots.parquet": schemas.SNAPSHOTS,
+    "graph/open_facts.parquet": schemas.OPEN_FACTS,
     "graph/anchored/bucket=NNN/part-N.parquet": schemas.ANCHORED,
     "graph/quarantine.parquet": schemas.QUARANTINE,
     "evaluation/ranks.parquet": schemas.RANKS,
-    "embeddings/entities.parquet": schemas.embedding_schema("entity", DIM),
-    "embeddings/relations.parquet": schemas.embedding_schema("relation", DIM),
-    "predictions/predictions.parquet": schemas.PREDICTIONS,
+    "embeddings/as_of=.../entities.parquet": schemas.embedding_schema("entity", DIM),
+    "embeddings/as_of=.../relations.parquet": schemas.embedding_schema("relation", DIM),
+    "predictions/as_of=.../predictions.parquet": schemas.PREDICTIONS,
     "ablation/ablation.parquet": schemas.ABLATION,
     "tune/trials.parquet": schemas.TRIALS,
 }
@@ -53,4 +54,4 @@ def test_columns_that_are_read_keys_of_manifests_and_statuses_are_on_the_page():
     assert [row[0] for row in tables("Facts: Parquet")[0]] == list(ColumnsConfig.model_fields)
     assert [row[0] for row in tables("Queries")[0]] == list(QUERY_COLUMNS)
     assert {row[0] for row in tables("`manifest.json`")[0]} == {field.name for field in fields(Manifest)} | {"id"}
-    assert [row[0] for row in tables("`predictions/predictions.parquet`")[1]] == list(schemas.STATUSES)
+    assert [row[0] for row in tables("`predictions/as_of=.../predictions.parquet`")[1]] == list(schemas.STATUSES)

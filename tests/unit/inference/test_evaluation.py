@@ -9,9 +9,12 @@ from graphs import graph_of, random_facts, tiny_config, write_graph
 from runs import train_run
 
 from gam_kg.config import EvaluateConfig
-from gam_kg.inference.evaluation import evaluate_run
+from gam_kg.errors import EvaluationError
+from gam_kg.inference.evaluation import count_ticks, evaluate_run
+from gam_kg.inference.picture import draw
 from gam_kg.inference.predict import answer_queries
 from gam_kg.inference.queries import EncodedQueries
+from gam_kg.inference.report import result_tables
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.metrics.baselines import StrictRecurrency
 from gam_kg.metrics.horizons import HORIZONS
@@ -50,6 +53,28 @@ def test_the_decay_of_recurrency_is_the_one_that_is_best_on_validation(run, monk
 def whole(run):
     """Everything, evaluated with a temperature of 2 at the second horizon and of 3 beyond."""
     return evaluate_run(heated(run), EvaluateConfig())
+
+
+@pytest.mark.parametrize("splits", [("valid", "test"), ("valid",)])
+def test_a_split_without_facts_has_no_results(run, splits, tmp_path):
+    pytest.importorskip("matplotlib")
+    all_valid = replace(run, graph=replace(run.graph, test_start=run.graph.end))
+    ticks = []
+    config = EvaluateConfig(splits=splits)
+    found = evaluate_run(all_valid, config, lambda: ticks.append(None))
+    assert len(ticks) == count_ticks(all_valid, config)
+    assert found.metrics.keys() == {"valid", "baselines", "comparison"}
+    assert {split for tree in found.metrics["baselines"].values() for split in tree} == {"valid"}
+    assert set(found.ranks["split"].to_pylist()) == {"valid"}
+    assert set(found.ranks["snapshot"].to_pylist()) == {*run.graph.times_in("valid"), *run.graph.times_in("test")}
+    draw(found.metrics, [{"epoch": 1, "loss": 1.0, "valid_mrr": 0.5}], tmp_path / "report.png")
+    assert all(len(header) == len(row) for header, rows in result_tables(found.metrics, "valid") for row in rows)
+
+
+def test_only_splits_without_facts_are_refused(run):
+    all_valid = replace(run, graph=replace(run.graph, test_start=run.graph.end))
+    with pytest.raises(EvaluationError, match=r"no facts in test; rank others, for instance evaluate.splits=\[valid\]"):
+        evaluate_run(all_valid, EvaluateConfig(splits=("test",)))
 
 
 def heated(run):

@@ -135,10 +135,10 @@ def test_names_are_folded_as_the_graph_folds_them(read, caplog):
 
 
 def test_late_rows_are_quarantined_beside_the_limit(read):
-    asked = []
+    seen = []
 
     def is_stored(facts):
-        asked.extend(map(tuple, facts.tolist()))
+        seen.extend(map(tuple, facts.tolist()))
         return facts[:, 3] == 5
 
     facts = table_of(("a", "r", "b", 150), ("a", "r", "new", 140), ("a", "r", "b", 141), ("c", "r", "b", 160))
@@ -146,7 +146,7 @@ def test_late_rows_are_quarantined_beside_the_limit(read):
     assert named(found) == [("a", "r", "b", 5), ("c", "r", "b", 6)]
     assert found.quarantined == {"late": 2}
     assert not len(found.entities)
-    assert sorted(asked) == [(0, 1, 1, 4), (0, 1, 1, 5), (0, 1, 3, 4)]
+    assert sorted(seen) == [(0, 1, 1, 4), (0, 1, 1, 5), (0, 1, 3, 4)]
     assert len(read(facts).rows) == 4
 
 
@@ -256,6 +256,46 @@ def test_open_facts_hold_until_a_row_has_their_end(read):
     assert found.merged == 2
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            *(st.sampled_from("abx"), st.sampled_from("qs"), st.sampled_from("by")),
+            *(st.integers(0, 5), st.integers(0, 6) | st.none()),
+        ),
+        min_size=1,
+        unique_by=lambda row: row[:4],
+    )
+)
+def test_day_by_day_is_all_at_once(tmp_path, facts):
+    """A row arrives when it begins, and once more, with its end, when it ends."""
+    config = load_config(overrides=[f"run_dir={tmp_path / 'run'}", HOLDS])
+    graph, axis = Manifest("graph", "", {}, {}, {}), TimeAxis("integer", 1, 0)
+    facts = [(*row[:4], None if row[4] is None else row[3] + row[4]) for row in facts]
+    arrivals = [(row[3], (*row[:4], None)) for row in facts] + [(row[4], row) for row in facts if row[4] is not None]
+    names = {"entity": ["a"], "relation": ["q"]}
+    stored, open_facts, last = set(), np.empty((0, 4), np.int64), -1
+    for day in range(12):
+        rows = [row for arrival, row in arrivals if arrival == day]
+        if not rows:
+            continue
+        pq.write_table(table_of(*rows, types={"end_timestamp": pa.int64()}), tmp_path / "day.parquet")
+        known = [Vocabulary(pa.array(of_kind), kind) for kind, of_kind in names.items()]
+        found = read_new_facts(
+            str(tmp_path / "day.parquet"), config, graph, *known, axis, open_facts=open_facts, last=last
+        )
+        names["entity"] += found.entities["entity"].to_pylist()
+        names["relation"] += found.relations["relation"].to_pylist()
+        added = {tuple(row) for row in found.rows.tolist()}
+        assert not added & stored
+        stored, open_facts, last = stored | added, found.open_facts, day
+    by_name = {(names["entity"][s], names["relation"][r], names["entity"][o], at) for s, r, o, at in stored}
+    assert by_name == {
+        (*row[:3], at) for row in facts for at in range(row[3], (last if row[4] is None else row[4]) + 1)
+    }
+    assert len(open_facts) == sum(row[4] is None for row in facts)
+
+
 def test_an_end_before_a_stored_snapshot_is_refused(read):
     open_facts = np.array([[0, 1, 1, 2]])
     facts = table_of(("a", "r", "b", 120, 149), ("c", "r", "b", 160, None))
@@ -265,6 +305,11 @@ def test_an_end_before_a_stored_snapshot_is_refused(read):
     assert found.quarantined == {"closes_in_the_past": 1}
     assert found.open_facts.tolist() == [[0, 1, 1, 2], [2, 1, 1, 6]]
     assert named(found) == [("a", "r", "b", 6), ("c", "r", "b", 6)]
+
+
+def test_a_fact_far_ahead_does_not_carry_open_facts_there(read):
+    with pytest.raises(DataError, match=r"last fact is in 1000120, and open facts that began in 120 .* 100001 snap"):
+        read(table_of(("a", "r", "b", 1_000_120, 1_000_120)), HOLDS, open_facts=np.array([[0, 1, 1, 2]]))
 
 
 def test_ends_of_open_facts_need_a_column(read):

@@ -18,8 +18,8 @@ def as_rows(rows):
 def at_once(rows, last):
     """All facts after some rows, a row at a time."""
     closed = {row[:4] for row in rows if row[4] < OPEN}
-    kept = [row for row in rows if row[4] < OPEN or row[:4] not in closed]
-    return {(*row[:3], at) for row in kept for at in range(row[3], (last if row[4] == OPEN else row[4]) + 1)}
+    holding = [row for row in rows if row[4] < OPEN or row[:4] not in closed]
+    return {(*row[:3], at) for row in holding for at in range(row[3], (last if row[4] == OPEN else row[4]) + 1)}
 
 
 @given(updates)

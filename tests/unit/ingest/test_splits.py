@@ -70,11 +70,29 @@ def test_boundaries_win_over_the_column():
     assert choose_boundaries(config, AXIS, timeline_of(0, 2, 4), extremes, FILES) == (2, 4)
 
 
-def test_boundaries_must_be_in_order_and_leave_no_part_empty():
+def test_boundaries_must_be_in_order_and_leave_facts_to_train_and_valid():
     with pytest.raises(ConfigError, match=r"valid_start=20 must come before data.split.test_start=20"):
         choose_boundaries(SplitConfig(valid_start=20, test_start=20), AXIS, timeline_of(0, 2), {}, FILES)
-    with pytest.raises(DataError, match="no facts in valid and test: with valid_start=30 and test_start=40"):
+    with pytest.raises(DataError, match="no facts in valid: with valid_start=30 and test_start=40"):
         choose_boundaries(SplitConfig(valid_start=30, test_start=40), AXIS, timeline_of(0, 2), {}, FILES)
+    with pytest.raises(DataError, match="no facts in train: with valid_start=0 and test_start=20"):
+        choose_boundaries(SplitConfig(valid_start=0, test_start=20), AXIS, timeline_of(0, 2), {}, FILES)
+
+
+def test_test_may_be_empty_and_then_starts_after_the_last_fact():
+    timeline = timeline_of(0, 2, 3)
+    extremes = split_extremes(rows_of((0, "train"), (20, "valid"), (30, "valid")))
+    for config, found in (
+        (SplitConfig(valid_start=20, test_start=40), {}),
+        (SplitConfig(valid_start=20, test_start=900), extremes),
+        (SplitConfig(), extremes),
+        (SplitConfig(valid_fraction=0.6, test_fraction=0), {}),
+    ):
+        boundaries = choose_boundaries(config, AXIS, timeline, found, FILES)
+        assert boundaries == (2, 4)
+        assert count_splits(timeline, boundaries) == {"train": 1, "valid": 2, "test": 0}
+    with pytest.raises(DataError, match=r"fill 1 snapshot\(s\); train, valid need"):
+        choose_boundaries(SplitConfig(test_fraction=0), AXIS, timeline_of(0), {}, FILES)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,27 @@
+"""Which weights of a run are in use: those of the last update that has some, else those of its checkpoint."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gam_kg.graph.update_chain import Update
+
+WEIGHTS = "model.safetensors"
+"""The file that a folder with weights has, beside those of the rows of entities."""
+
+
+def newest_weights(checkpoint: Path, updates: Sequence[Update]) -> tuple[Path, Sequence[Update]]:
+    """Where the weights in use are, and the updates whose entities and relations these weights have rows for.
+
+    Args:
+        checkpoint: The `checkpoint/` artifact.
+        updates: Those of the run, in order.
+    """
+    for number in range(len(updates), 0, -1):
+        if has_weights(updates[number - 1]):
+            return updates[number - 1].path, updates[:number]
+    return checkpoint, ()
+
+
+def has_weights(update: Update) -> bool:
+    """Whether an update has weights, as that of a fine-tuning does."""
+    return WEIGHTS in update.manifest.files

@@ -1,0 +1,144 @@
+"""A run whose weights were fine-tuned: which weights, memory and optimizer state are in use."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from graphs import tiny_config
+from runs import train_run
+from updates import END, LAST, SIZES, add_updates, divided_facts, new_names, write_prepared
+
+from gam_kg.artifacts import Manifest, read_manifest, write_artifact
+from gam_kg.errors import ArtifactError
+from gam_kg.graph.temporal_graph import read_names
+from gam_kg.graph.update_chain import write_update
+from gam_kg.inference.embed import write_embeddings
+from gam_kg.inference.trained_run import TrainedRun
+from gam_kg.ingest.vocabulary import Vocabulary
+from gam_kg.train.fine_tune import fine_tune, newest_optimizer_state
+from gam_kg.train.newest_weights import newest_weights
+
+CONFIG = tiny_config({"dim": 4}, epochs=1, answers_per_step=8)
+NO_FACTS = np.zeros((0, 4), dtype=np.int64)
+
+
+def trained_run(folder):
+    divided = divided_facts(0)
+    write_prepared(folder, divided)
+    train_run(folder, CONFIG)
+    return divided
+
+
+def optimizer_state_of(run):
+    return newest_optimizer_state(run.path / "checkpoint", run.graph_manifest, run.updates, run.model)
+
+
+def tuned(run, number=4):
+    """A fine-tuning of the run."""
+    return fine_tune(
+        CONFIG,
+        run.graph,
+        run.model,
+        optimizer_state_of(run),
+        number,
+        history=run.history,
+        memory_before=run.memory_before,
+    )
+
+
+def update(run, **more):
+    """Write an update of the run; without `facts`, it brings none."""
+    known = tuple(
+        Vocabulary(read_names(run.path / "graph", kind, run.updates), kind) for kind in ("entity", "relation")
+    )
+    return write_update(
+        run.path,
+        graph=run.graph_manifest,
+        checkpoint=run.checkpoint_manifest,
+        previous=run.updates[-1] if run.updates else None,
+        vocabularies=known,
+        **{"facts": NO_FACTS, **more},
+    )
+
+
+def assert_equal(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+def test_a_checkpoint_has_the_optimizer_state_that_fine_tuning_starts_from(tmp_path):
+    trained_run(tmp_path)
+    run = TrainedRun.load(tmp_path)
+    state, epoch = optimizer_state_of(run), json.loads((tmp_path / "checkpoint" / "metrics.jsonl").read_text())
+    for name, parameter in run.model.named_parameters():
+        assert state[f"{name}.exp_avg"].shape == state[f"{name}.exp_avg_sq"].shape == parameter.shape
+        assert state[f"{name}.step"] == epoch["step"]
+    assert state["entity.exp_avg_sq"].any()
+    files = read_manifest(tmp_path / "checkpoint", "checkpoint").files
+    assert {"optimizer.safetensors", "optimizer-00000-of-00001.safetensors"} <= files.keys()
+
+
+def test_a_run_has_the_weights_of_its_last_fine_tuning_and_is_prepared_with_those_of_training(tmp_path):
+    divided = trained_run(tmp_path)
+    checkpoint = TrainedRun.load(tmp_path).checkpoint_manifest
+    add_updates(tmp_path, divided, checkpoint)
+    run = TrainedRun.load(tmp_path)
+    assert newest_weights(run.path / "checkpoint", run.updates) == (run.path / "checkpoint", ())
+    first = tuned(run)
+    update(run, write_more=first.write)
+    once = TrainedRun.load(tmp_path)
+    assert newest_weights(once.path / "checkpoint", once.updates)[0] == tmp_path / "updates" / "000004"
+    assert_equal(once.model.state_dict(), first.model.state_dict())
+    assert_equal(optimizer_state_of(once), first.optimizer_state)
+    assert not torch.equal(once.model.shared, run.model.shared)
+    assert torch.equal(once.as_prepared.model.shared, run.model.shared)
+    # Later updates without weights, with new entities and relations, have those of the fine-tuning.
+    (entities, relations), facts = SIZES[-1], np.array([[10, 4, 0, LAST], [0, 0, 10, LAST + 1]])
+    names = {"entities": new_names("entity", entities, entities + 1)}
+    update(once, facts=facts, **names, relations=new_names("relation", relations, relations + 1))
+    later = TrainedRun.load(tmp_path)
+    assert newest_weights(later.path / "checkpoint", later.updates) == (once.updates[-1].path, once.updates)
+    assert torch.equal(later.model.entity[:entities], first.model.entity)
+    assert torch.equal(later.model.relation[-2:], first.model.relation[-2:])
+    assert torch.equal(later.model.relation[relations + 1 : -3], first.model.relation[relations:-2])
+    state = optimizer_state_of(later)
+    assert torch.equal(state["relation.exp_avg"][relations + 1 : -3], first.optimizer_state["relation.exp_avg"][4:-2])
+    assert not state["entity.exp_avg"][entities:].any()
+    second = tuned(later)
+    update(later, write_more=second.write)
+    assert_equal(TrainedRun.load(tmp_path).model.state_dict(), second.model.state_dict())
+    assert not torch.equal(second.model.shared, first.model.shared)
+
+
+def test_memory_that_was_stored_before_a_fine_tuning_is_not_used_after_it(tmp_path):
+    trained_run(tmp_path)
+    run = TrainedRun.load(tmp_path)
+
+    def embed(staging):
+        write_embeddings(run, 3, staging)
+        return {"after_snapshot": 3}
+
+    inputs = {"checkpoint": run.checkpoint_manifest.id}
+    write_artifact(tmp_path / "embeddings", Manifest.of("embeddings", inputs, {}), embed)
+    stored = TrainedRun.load(tmp_path)
+    assert stored._start(END)[1] == 3
+    update(run, write_more=tuned(run).write)
+    after = TrainedRun.load(tmp_path)
+    assert after._start(END)[1] == -1
+    found, anew = after.memory_before(END), after.memory_before(END, anew=True)
+    assert torch.equal(found.hidden, anew.hidden)
+    assert (found.hidden - stored.memory_before(END).hidden).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer-00000-of-00001.safetensors"])
+def test_damage_of_fine_tuned_weights_is_found(tmp_path, file):
+    trained_run(tmp_path)
+    run = TrainedRun.load(tmp_path)
+    path = update(run, write_more=tuned(run).write).path / file
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=rf"updates/000001/{file} was changed or damaged.*gam-kg update"):
+        TrainedRun.load(tmp_path)
