@@ -134,6 +134,8 @@ def write_graph(
         "num_relations": graph.num_relations,
         "valid_start": graph.valid_start,
         "test_start": graph.test_start,
+        "first_snapshot": graph.times[0] if graph.times else 0,
+        "last_snapshot": max(0, graph.end - 1),
         "quarantined": {},
         "vocabulary": vocabulary_hash(*vocabulary),
         "time": asdict(TimeAxis("integer", 1, 0)),

@@ -13,6 +13,7 @@ from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.metrics.all_baselines import Baselines
 from gam_kg.metrics.summary import RankSummary
 from gam_kg.nn.recurrence import Memory
+from gam_kg.output import replacing
 from gam_kg.parquet import write_table
 from gam_kg.schemas import MODEL, OVER_TIME, table_schema
 from gam_kg.train.evaluate import AnswerRanks, Scorer, Tick, rank_split, roll
@@ -93,7 +94,8 @@ def write_over_time(run: Path, updates: Sequence[Update]) -> pa.Table:
     """Write `over_time` to the file of that name in `evaluation/`, and return it."""
     table = over_time(updates)
     if len(table):
-        write_table(table, run / "evaluation" / OVER_TIME_FILE)
+        with replacing(run / "evaluation" / OVER_TIME_FILE) as staging:
+            write_table(table, staging)
     return table
 
 

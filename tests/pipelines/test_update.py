@@ -1,0 +1,288 @@
+"""The update verb: day by day is as good as at once, late facts follow their rule, a kill leaves before or after."""
+
+import logging
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from flows import gam_kg
+from graphs import graph_of, random_facts, tiny_config, write_graph
+from runs import train_run
+
+from gam_kg import output
+from gam_kg.artifacts import read_manifest
+from gam_kg.config import Config
+from gam_kg.errors import DataError
+from gam_kg.graph.temporal_graph import TemporalGraph
+from gam_kg.graph.update_chain import read_updates
+from gam_kg.inference.embed import read_vectors
+from gam_kg.inference.state import read_states
+from gam_kg.inference.trained_run import TrainedRun
+from gam_kg.metrics.all_baselines import build_baselines
+from gam_kg.parquet import read_table
+from gam_kg.run_config import write_config
+from gam_kg.schemas import MODEL
+from gam_kg.train.evaluate import ModelScorer, rank_split, roll
+from gam_kg.versions import latest
+from pipelines.update import update
+
+FACTS = random_facts(1, 150)
+BEFORE, END = 8, 13
+"""The snapshots after the last of the prepared graph and of all facts."""
+
+
+def later_facts():
+    """Facts of the snapshots after those of the graph; a third of their entities are new, and a relation."""
+    generator = np.random.default_rng(5)
+    columns = [generator.integers(0, most, 60) for most in (15, 4, 15)]
+    return np.unique(np.stack([*columns, np.repeat(np.arange(BEFORE, END), 12)], 1), axis=0)
+
+
+LATER = later_facts()
+NAMED_AT_ONCE = np.concatenate([LATER, [[entity, 3, 0, BEFORE] for entity in range(10, 15)]])
+"""The same, where the first of them name all entities: those that come later are no candidates before."""
+
+
+def write_days(path, rows, **columns):
+    names = (
+        [f"entity {s}" for s in rows[:, 0]],
+        [f"relation {r}" for r in rows[:, 1]],
+        [f"entity {o}" for o in rows[:, 2]],
+    )
+    table = pa.table(
+        [*map(pa.array, names), pa.array(rows[:, 3])], names=["subject", "relation", "object", "timestamp"]
+    )
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values))
+    pq.write_table(table, path)
+    return str(path)
+
+
+def at(*times, of=LATER):
+    return of[np.isin(of[:, 3], times)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    write_graph(folder / "graph", graph_of(FACTS, buckets=3), buckets=3)
+    train_run(folder, tiny_config(epochs=1))
+    return folder
+
+
+@pytest.fixture
+def make(trained, tmp_path):
+    """Makes runs with copies of the trained one's graph and checkpoint."""
+
+    def make(name: str, **settings) -> Config:
+        config = tiny_config(epochs=1).model_copy(update={"run_dir": str(tmp_path / name)})
+        (tmp_path / name).mkdir()
+        for kind in ("graph", "checkpoint"):
+            shutil.copytree(trained / kind, tmp_path / name / kind)
+        write_config(config)
+        return changed(config, **{"state_snapshots": 2, **settings})
+
+    return make
+
+
+def changed(config, **settings):
+    return Config.model_validate(config.model_dump() | {"update": config.update.model_dump() | settings})
+
+
+def chain(config):
+    return read_updates(config.run_path, read_manifest(config.run_path / "graph", "graph"))
+
+
+def published(config):
+    """Embeddings by name, predictions, and the scores of each snapshot."""
+    version = latest(config.run_path / "embeddings")
+    names = read_table(version / "entities.parquet", columns=["entity"])["entity"].to_pylist()
+    vectors = dict(zip(names, read_vectors(version / "entities.parquet"), strict=True))
+    predictions = read_table(latest(config.run_path / "predictions") / "predictions.parquet")
+    scores = {row["snapshot"]: row for one in chain(config) for row in one.content.get("scores", [])}
+    return vectors, predictions.to_pylist(), scores
+
+
+def assert_same(one, other, *, scores=True):
+    found, expected = published(one), published(other)
+    assert found[0].keys() == expected[0].keys()
+    for name, vector in expected[0].items():
+        np.testing.assert_allclose(found[0][name], vector, atol=1e-5)
+    # Queries are ordered by ids, which follow the order of arrival.
+    keys = ("subject", "relation", "position", "answer", "times_seen", "last_seen")
+    answers = [sorted(tuple(str(row[key]) for key in keys) for row in one[1]) for one in (found, expected)]
+    assert answers[0] == answers[1]
+    if scores:
+        assert found[2].keys() == expected[2].keys()
+        for snapshot, row in expected[2].items():
+            assert found[2][snapshot] == pytest.approx(row), snapshot
+
+
+@pytest.mark.parametrize("facts", [LATER, NAMED_AT_ONCE], ids=["names day by day", "names at once"])
+def test_day_by_day_is_the_same_as_at_once(make, tmp_path, facts):
+    daily, at_once = make("daily"), make("at_once", state_snapshots=100)
+    for day in range(BEFORE, END):
+        update(daily, write_days(tmp_path / f"{day}.parquet", at(day, of=facts)))
+    update(at_once, write_days(tmp_path / "all.parquet", facts))
+    assert (len(chain(daily)), len(chain(at_once))) == (5, 1)
+    assert_same(daily, at_once, scores=facts is NAMED_AT_ONCE)
+    assert set(published(daily)[2]) == set(range(BEFORE, END))
+    assert len(TrainedRun.load(daily.run_path).entities) > 10
+
+
+def test_scores_of_the_days_are_those_of_one_graph_with_all_facts(make, tmp_path):
+    config = make("run")
+    for day in range(BEFORE, END):
+        update(config, write_days(tmp_path / f"{day}.parquet", at(day, of=NAMED_AT_ONCE)))
+    run = TrainedRun.load(config.run_path)
+    ids = {name: number for number, name in enumerate(run.entities.names.to_pylist())}
+    relations = {name: number for number, name in enumerate(run.relations.names.to_pylist())}
+    rows = np.concatenate([FACTS, NAMED_AT_ONCE])
+    named = [[ids[f"entity {s}"], relations[f"relation {r}"], ids[f"entity {o}"], t] for s, r, o, t in rows.tolist()]
+    sizes = {"num_entities": len(ids), "num_relations": len(relations)}
+    whole = replace(
+        graph_of(named, buckets=3, **sizes), trained=run.graph.trained, trained_relations=run.graph.trained_relations
+    )
+    whole = replace(whole, entity_tie=run.graph.entity_tie, relation_tie=run.graph.relation_tie)
+    assert isinstance(whole, TemporalGraph)
+    fresh = replace(run, graph=whole, updates=())
+    scorers = {MODEL: ModelScorer(fresh.sharded, fresh.history), **build_baselines(fresh.history)}
+    fresh.history.reset()
+    roll(scorers.values(), fresh.history, fresh.snapshots(0, BEFORE))
+    ranks = rank_split(scorers, fresh.history, fresh.snapshots(BEFORE, END), partition=whole.partition)
+    for snapshot, row in published(config)[2].items():
+        for name, found in ranks.time_aware.items():
+            expected = (1 / found[ranks.time == snapshot]).mean()
+            assert row["mrr" if name == MODEL else f"{name}_mrr"] == pytest.approx(expected), (snapshot, name)
+
+
+def test_facts_that_are_there_already_add_nothing(make, tmp_path, caplog):
+    config = make("run")
+    day = write_days(tmp_path / "day.parquet", at(BEFORE))
+    version = update(config, day)
+    caplog.set_level(logging.INFO, "gam_kg")
+    assert update(config, day) == version
+    assert len(chain(config)) == 1
+    assert "0 new facts, 12 that the run has already" in caplog.text.replace(f"{len(at(BEFORE))} that", "12 that")
+
+
+def test_the_whole_history_again_with_a_new_day_adds_the_day(make, tmp_path):
+    one, other = make("one"), make("other")
+    update(one, write_days(tmp_path / "day.parquet", at(BEFORE)))
+    update(other, write_days(tmp_path / "all.parquet", np.concatenate([FACTS, at(BEFORE)])))
+    assert_same(one, other)
+
+
+def test_a_second_part_of_the_last_snapshot_is_added_to_it(make, tmp_path):
+    parts, at_once = make("parts"), make("at_once")
+    rows = at(BEFORE)
+    update(parts, write_days(tmp_path / "1.parquet", rows[::2]))
+    update(parts, write_days(tmp_path / "2.parquet", rows[1::2]))
+    update(at_once, write_days(tmp_path / "day.parquet", rows))
+    assert len(chain(parts)) == 2
+    assert_same(parts, at_once, scores=False)
+
+
+def test_late_facts_are_refused(make, tmp_path):
+    config = make("run")
+    update(config, write_days(tmp_path / "late.parquet", at(BEFORE + 1)))
+    with pytest.raises(DataError, match=r"before 9, the last snapshot of the run.*row 0 of .*update.late=replay"):
+        update(config, write_days(tmp_path / "day.parquet", at(BEFORE, BEFORE + 2)))
+    assert len(chain(config)) == 1
+
+
+@pytest.mark.parametrize("keep_states", [0, 1, 9])
+def test_late_facts_are_replayed(make, tmp_path, keep_states):
+    config, at_once = make("run", late="replay", keep_states=keep_states), make("at_once")
+    for number, days in enumerate([(10,), (8, 12), (9,), (11,)]):
+        update(config, write_days(tmp_path / f"{number}.parquet", at(*days)))
+    update(at_once, write_days(tmp_path / "all.parquet", LATER))
+    assert_same(config, at_once, scores=False)
+    graph, checkpoint = (read_manifest(config.run_path / kind, kind) for kind in ("graph", "checkpoint"))
+    states = read_states(config.run_path, graph, checkpoint, chain(config))
+    assert len(states) == min(keep_states, 1)
+    assert len(list((config.run_path / "state").glob("*"))) == len(states)
+
+
+def test_late_facts_are_quarantined(make, tmp_path):
+    config, other = make("run", late="quarantine"), make("other")
+    update(config, write_days(tmp_path / "1.parquet", at(BEFORE)))
+    update(other, write_days(tmp_path / "2.parquet", at(BEFORE)))
+    late = np.array([[0, 0, 1, 2], [3, 1, 9, 4]])
+    late = late[~(late[:, None] == FACTS[None]).all(2).any(1)]
+    assert len(late)
+    update(config, write_days(tmp_path / "3.parquet", np.concatenate([at(BEFORE + 1), late])))
+    update(other, write_days(tmp_path / "4.parquet", at(BEFORE + 1)))
+    assert_same(config, other)
+    assert chain(config)[-1].content["quarantined"] == {"late": len(late)}
+    assert len(read_table(chain(config)[-1].path / "quarantine.parquet")) == len(late)
+
+
+def test_a_kill_leaves_the_state_before_or_the_state_after(make, tmp_path, monkeypatch):
+    """The update is stopped before each rename of a finished file or folder; the next update finishes it."""
+    expected = make("expected")
+    first, second = (write_days(tmp_path / f"{day}.parquet", at(day)) for day in (BEFORE, BEFORE + 1))
+    for facts in (first, second):
+        update(expected, facts)
+    put_in_place, number = output.put_in_place, 0
+    stopped = True
+    while stopped:
+        config = make(f"run {number}")
+        update(config, first)
+        calls = iter(range(1000))
+
+        def stop(staging, path, calls=calls, last=number):
+            if next(calls) == last:
+                raise KeyboardInterrupt
+            put_in_place(staging, path)
+
+        monkeypatch.setattr(output, "put_in_place", stop)
+        try:
+            update(config, second)
+            stopped = False
+        except KeyboardInterrupt:
+            pass
+        monkeypatch.setattr(output, "put_in_place", put_in_place)
+        assert len(chain(config)) in (1, 2)
+        TrainedRun.load(config.run_path).scorer_before(BEFORE + 1)
+        update(config, second)
+        assert_same(config, expected)
+        number += 1
+    assert number > 6
+
+
+def test_the_command_takes_the_folder_of_a_run(make, tmp_path, monkeypatch, capsys):
+    config = make("run")
+    day = write_days(tmp_path / "day.parquet", at(BEFORE))
+    assert gam_kg(monkeypatch, "update", config.run_path, "--facts", day) == 0
+    shown = capsys.readouterr().out
+    assert "MRR of new facts" in shown
+    assert f"published: {latest(config.run_path / 'embeddings')}" in shown
+    table = read_table(config.run_path / "evaluation" / "over_time.parquet")
+    assert table["snapshot"].to_pylist() == [BEFORE]
+    assert gam_kg(monkeypatch, "update", tmp_path / "none", "--facts", day) == 1
+    assert "no run folder" in capsys.readouterr().err
+    assert gam_kg(monkeypatch, "update", config.run_path, "--facts", tmp_path / "none.parquet") == 1
+    assert "none.parquet" in capsys.readouterr().err
+
+
+def test_fine_tuned_weights_are_used_from_then_on(make, tmp_path, caplog):
+    config = make("run")
+    caplog.set_level(logging.INFO, "gam_kg")
+    for day in range(BEFORE, END - 1):
+        update(config, write_days(tmp_path / f"{day}.parquet", at(day)))
+    before = published(config)[0]
+    update(config, write_days(tmp_path / "last.parquet", at(END - 1)), fine_tune_on=4)
+    assert "MRR of the newest snapshot" in caplog.text
+    after = published(config)[0]
+    assert max(abs(after[name] - vector).max() for name, vector in before.items()) > 1e-3
+    assert chain(config)[-1].content["fine_tuning"]["snapshots"]
+    again = TrainedRun.load(config.run_path)
+    np.testing.assert_allclose(
+        again.sharded.entity_vectors(again.memory_before(END, anew=True)).detach().numpy(),
+        np.stack([after[name] for name in again.entities.names.to_pylist()]),
+        atol=1e-5,
+    )
