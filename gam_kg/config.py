@@ -232,6 +232,11 @@ class UpdateConfig(Section):
 
 
 class PublishConfig(Section):
+    embeddings: Literal["full", "delta"] = Field(
+        "full",
+        description="full: a version has all rows; delta: after an update it has those that changed since a full one, "
+        "as long as they are at most half of all",
+    )
     keep_versions: Positive | None = Field(
         30, description="versions of embeddings and of predictions that stay, the last written; null: all"
     )

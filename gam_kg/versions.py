@@ -14,10 +14,15 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from gam_kg.artifacts import MANIFEST, Content, Manifest, command, read_manifest, write_artifact
 from gam_kg.config import PublishConfig
 from gam_kg.errors import ArtifactError
 from gam_kg.output import discard, recover, remove, replacing
+from gam_kg.parquet import read_table
 from gam_kg.text import quoted
 
 VERSIONED = ("embeddings", "predictions")
@@ -152,12 +157,15 @@ def retain(folder: Path, keep: PublishConfig, now: float | None = None) -> None:
     now, named, found = time.time() if now is None else now, latest(folder), versions(folder)
     newest = {_moment(path): path for path in sorted(found, key=_revision)}
     in_order = [path for path in found if newest[_moment(path)] == path]
-    stay = {named, *in_order[: keep.keep_versions]}
+    stay, bases = {named, *in_order[: keep.keep_versions]}, set()
+    for version in found if folder.name == "embeddings" else ():
+        with suppress(ArtifactError):  # damaged
+            bases.add(folder / (base_of(version) or ""))
     for version in found:
         days = (now - (version / MANIFEST).stat().st_mtime) / _DAY
         is_old = keep.keep_days is not None and days > keep.keep_days and version != named
         mark = version / _DUE
-        if version in stay and not is_old:
+        if version in bases or (version in stay and not is_old):
             mark.unlink(missing_ok=True)
         elif not mark.exists():
             mark.touch()
@@ -190,6 +198,41 @@ def open_version(folder: Path, name: str | None = None) -> Generator[Path]:
         yield version
 
 
+def base_of(version: Path) -> str | None:
+    """The version of the embeddings that a version has the changed rows of; None of a full one.
+
+    Raises:
+        ArtifactError: It cannot be read.
+    """
+    try:
+        base = (pq.read_schema(version / "relations.parquet").metadata or {}).get(b"gam_kg.base")
+    except (OSError, pa.ArrowException) as error:
+        raise ArtifactError(
+            f"{version / 'relations.parquet'} cannot be read ({error}); {_again(version.parent)}"
+        ) from None
+    return base.decode() if base else None
+
+
+def read_embeddings(folder: Path, name: str | None = None) -> pa.Table:
+    """The embeddings of all entities of a version, by id; where it has the changed rows of another, with its others.
+
+    Args:
+        folder: `RUN/embeddings`.
+        name: See `open_version`.
+
+    Raises:
+        ArtifactError: There is no such version, or it is damaged.
+    """
+    with ExitStack() as stack:
+        version = stack.enter_context(open_version(folder, name))
+        table = _entities(version)
+        if base := base_of(version):
+            before = _entities(stack.enter_context(open_version(folder, base)))
+            same = pc.invert(pc.is_in(before["entity_id"], value_set=table["entity_id"]))
+            table = pa.concat_tables([before.filter(same).replace_schema_metadata(table.schema.metadata), table])
+    return table.sort_by("entity_id")
+
+
 def recover_versions(folder: Path) -> None:
     """Remove what processes that have ended have left of versions that they wrote or removed."""
     hidden = {path.name[1:].rpartition(".staging-")[0] for path in folder.glob(".*.staging-*")}
@@ -217,6 +260,10 @@ def _locked(folder: Path, how: int) -> Generator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _entities(version: Path) -> pa.Table:
+    return pa.concat_tables([read_table(path) for path in sorted(version.glob("entities*.parquet"))])
 
 
 def _moment(version: Path) -> str:

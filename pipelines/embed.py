@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from gam_kg.artifacts import Content
-from gam_kg.inference.embed import write_embeddings
+from gam_kg.inference.embed import find_base, write_embeddings
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.ingest.time_axis import TimeAxis
+from gam_kg.versions import base_of
 from pipelines.progress import counted
 from pipelines.ranks import OnEvent, on_ranks
 from pipelines.stages import Stage, Task
@@ -23,9 +24,14 @@ def _write(task: Task) -> Content:
     if TimeAxis(**graph["time"]).snapshot_at(at, moment.snapshot) > moment.snapshot:
         logger.warning("embed.at=%s is after the last fact: the version is that after %s", at, moment.label)
     named = task.updates[-1].content if task.updates else graph
-    settings = {"last": moment.snapshot, "folder": str(task.folder), "anew": task.force}
+    base = None
+    if task.config.publish.embeddings == "delta" and not task.force:
+        base = find_base(task.config.run_path / "embeddings", task.manifest, task.updates, moment.snapshot)
+    settings = {"last": moment.snapshot, "folder": str(task.folder), "anew": task.force, "base": base and str(base)}
     on_ranks(task.config, embed_worker, settings, "embed", opened=task.opened)
+    based = base_of(task.folder)
     return {
+        **({"base": based} if based else {}),
         "dim": task.read["checkpoint"].config["model"]["dim"],
         **{name: named[name] for name in ("num_entities", "num_relations", "vocabulary")},
     }
@@ -37,12 +43,13 @@ def embed_worker(run: TrainedRun, settings: dict[str, Any], on_event: OnEvent) -
     Args:
         run: The run, as the rank has it.
         settings: `last`, the last snapshot before the embeddings; `folder`, where to write; `anew`, whether not to
-            start from a stored memory.
+            start from a stored memory; `base`, a version to write the changed rows of, or None.
         on_event: Receives progress: snapshots done, of how many.
     """
     total = len([time for time in run.graph.times if time <= settings["last"]])
     tick, folder = counted(lambda done: on_event((done, total))), Path(settings["folder"])
-    write_embeddings(run, settings["last"], folder, tick, anew=settings["anew"])
+    base = Path(settings["base"]) if settings["base"] else None
+    write_embeddings(run, settings["last"], folder, tick, anew=settings["anew"], base=base)
 
 
 embed = Stage(

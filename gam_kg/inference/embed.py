@@ -1,19 +1,26 @@
 """Embeddings of all entities and relations as Parquet that other systems read: fixed-size lists of float32."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from torch import Tensor
 
-from gam_kg.inference.similarity import SearchSpace, vector_groups
+from gam_kg.artifacts import Manifest, read_manifest
+from gam_kg.errors import ArtifactError
+from gam_kg.graph.update_chain import Update, updates_after
+from gam_kg.inference.similarity import SPACE, SearchSpace, vector_groups
+from gam_kg.inference.state import changes_before
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.nn.recurrence import Memory
 from gam_kg.parquet import open_writer, read_table
 from gam_kg.schemas import embedding_schema
 from gam_kg.train.evaluate import Tick
+from gam_kg.versions import versions
 
 _METRICS = {
     "entity": {
@@ -27,7 +34,13 @@ _METRICS = {
 
 
 def write_embeddings(
-    run: TrainedRun, last: int, folder: Path, tick: Tick = lambda: None, *, anew: bool = False
+    run: TrainedRun,
+    last: int,
+    folder: Path,
+    tick: Tick = lambda: None,
+    *,
+    anew: bool = False,
+    base: Path | None = None,
 ) -> None:
     """Write a rank's part of the embeddings after the facts of a snapshot. A collective.
 
@@ -40,22 +53,55 @@ def write_embeddings(
         folder: Where to write; the same on all ranks.
         tick: Called after each snapshot.
         anew: See `TrainedRun.memory_before`.
+        base: A version that `find_base` has found: of the entities only rows that have changed since are written,
+            unless these are more than half of all; search vectors are by its `SearchSpace`.
 
     Raises:
+        ArtifactError: The base is damaged.
         EvaluationError: A vector is NaN or infinite.
     """
     memory, partition, dim = run.memory_before(last + 1, tick, anew=anew), run.graph.partition, run.model.config.dim
     part = f"-{partition.rank:05d}-of-{partition.world_size:05d}" if partition.world_size > 1 else ""
-    about = run.provenance(last) | {"gam_kg.dim": str(dim)}
+    about, rows = run.provenance(last) | {"gam_kg.dim": str(dim)}, None
+    if base is not None and (rows := _changed(run, memory, base)) is not None:
+        about["gam_kg.base"] = base.name
+        space = run.sharded.communicator.together(lambda: SearchSpace.load(base, run.device))
+    else:
+        space = SearchSpace.after(run, memory)
     schemas = {
         kind: embedding_schema(kind, dim, integers=pa.types.is_integer(names.type)).with_metadata(
             about | _METRICS[kind]
         )
         for kind, names in run.given_names.items()
     }
-    _write(folder / f"entities{part}.parquet", schemas["entity"], _entity_columns(run, memory))
+    _write(folder / f"entities{part}.parquet", schemas["entity"], _entity_columns(run, memory, space, rows))
     if partition.rank == 0:
+        if rows is None:
+            space.save(folder)
         _write(folder / "relations.parquet", schemas["relation"], [_relation_columns(run)])
+
+
+def find_base(folder: Path, described: Manifest, updates: Sequence[Update], last: int) -> Path | None:
+    """The newest full version, by time of writing, that a version may have the changed rows of; None: there is none.
+
+    It is of the same weights and not later, and what has been added since is after it.
+
+    Args:
+        folder: Where the versions are.
+        described: Manifest of the version to be made.
+        updates: Those that it is made from.
+        last: The last snapshot whose facts are in it.
+    """
+    for path in versions(folder):
+        with suppress(ArtifactError):
+            made = read_manifest(path, described.kind)
+            newer = updates_after(updates, made.inputs.get("updates", ""))
+            same = all(made.inputs[kind] == described.inputs[kind] for kind in ("graph", "checkpoint"))
+            after = made.content["after_snapshot"]
+            serves = same and newer is not None and after <= last and SPACE in made.files
+            if serves and not any(changes_before(update, after) for update in newer or ()):
+                return path
+    return None
 
 
 def read_vectors(path: Path, name: str = "embedding") -> np.ndarray:
@@ -64,12 +110,28 @@ def read_vectors(path: Path, name: str = "embedding") -> np.ndarray:
     return column.flatten().to_numpy().reshape(len(column), column.type.list_size)
 
 
-def _entity_columns(run: TrainedRun, memory: Memory) -> Iterator[list[pa.Array]]:
-    """A row group at a time; `last_seen` is null for the unseen. A collective."""
-    space = SearchSpace.after(run, memory)
-    for rows, vectors in vector_groups(run, memory):
-        ids = pa.array(run.graph.partition.ids[rows.cpu()].numpy())
-        last = memory.last_seen[rows].cpu().numpy()
+def _changed(run: TrainedRun, memory: Memory, base: Path) -> Tensor | None:
+    """The rank's rows that are not as in a base, int64; None where they are too many, or names are of another type.
+
+    A collective.
+    """
+    made, communicator = read_manifest(base, "embeddings").content, run.sharded.communicator
+    is_new = run.graph.partition.ids.to(run.device) >= made["num_entities"]
+    changed = is_new | (memory.last_seen > made["after_snapshot"])
+    total = int(communicator.sum(changed.sum(), "changed rows"))
+    named = pq.read_schema(min(base.glob("entities*.parquet"))).field("entity").type
+    if 2 * total > len(run.entities) or named != run.given_names["entity"].type:
+        return None
+    return changed.nonzero().squeeze(1)
+
+
+def _entity_columns(
+    run: TrainedRun, memory: Memory, space: SearchSpace, rows: Tensor | None
+) -> Iterator[list[pa.Array]]:
+    """A row group at a time, of some rows or all; `last_seen` is null for the unseen."""
+    for group, vectors in vector_groups(run, memory, rows):
+        ids = pa.array(run.graph.partition.ids[group.cpu()].numpy())
+        last = memory.last_seen[group].cpu().numpy()
         yield [
             ids,
             run.given_names["entity"].take(ids),

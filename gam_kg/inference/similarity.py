@@ -6,15 +6,18 @@ the entities seen so far, then partly whitened: directions in which entities dif
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gam_kg.artifacts import open_artifact
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.nn.recurrence import Memory
 from gam_kg.nn.vectors import unit
 from gam_kg.ops.finite import require_finite
+from gam_kg.train.checkpoint import load_tensors, save_tensors
 
 SHRINKAGE = 0.98
 """How far the variance along each direction is moved to the mean variance: 0 is full whitening, 1 only centres.
@@ -22,18 +25,26 @@ SHRINKAGE = 0.98
 Measured by `tests/performance/neighbours.py`: with less, neighbours share fewer of their relations.
 """
 
+SPACE = "search_space.safetensors"
+"""The file of a full version of the embeddings that has its map, `mean` and `whitening`."""
+
 _GROUP = 65_536
 _ROUNDING = 1e-6
 """What vectors of length 1 in single precision may differ by where they should be equal."""
 
 
-def vector_groups(run: TrainedRun, memory: Memory) -> Iterator[tuple[Tensor, Tensor]]:
+def vector_groups(run: TrainedRun, memory: Memory, rows: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows of the rank and their vectors (num_rows, dim), a group at a time, so that there is no copy of all vectors.
+
+    Args:
+        run: The run.
+        memory: The memory of the rank's entities.
+        rows: Which of them, int64 (num_rows,); None: all.
 
     Raises:
         EvaluationError: A vector is NaN or infinite.
     """
-    rows = torch.arange(run.graph.partition.num_rows, device=run.device)
+    rows = torch.arange(run.graph.partition.num_rows, device=run.device) if rows is None else rows
     for group in rows.split(_GROUP) if len(rows) else ():
         with torch.no_grad():
             vectors = run.sharded.entity_vectors(memory, index=group)
@@ -79,6 +90,20 @@ class SearchSpace:
         # The symmetric root: it is the same whatever signs and order the axes have, and where variances are equal.
         whitening = (axes * variance.rsqrt()) @ axes.T
         return cls(mean.to(device), whitening.to(device))
+
+    @classmethod
+    def load(cls, version: Path, device: torch.device) -> "SearchSpace":
+        """The map that the search vectors of a full version of the embeddings are by.
+
+        Raises:
+            ArtifactError: The file is missing or damaged.
+        """
+        open_artifact(version, "embeddings", part=SPACE)
+        return cls(**load_tensors(version / SPACE, device))
+
+    def save(self, folder: Path) -> None:
+        """Write the file that `load` reads."""
+        save_tensors(dict(vars(self)), folder / SPACE)
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Search vectors of length 1, zero where a vector is the mean, (num_rows, dim)."""

@@ -93,7 +93,7 @@ def read_states(run: Path, graph: Manifest, checkpoint: Manifest, updates: Seque
         inputs = state.manifest.inputs
         newer = updates_after(updates, inputs["updates"])
         same = inputs["graph"] == graph.id and inputs["checkpoint"] == checkpoint.id
-        if same and newer is not None and not any(_changes_before(update, state.after) for update in newer):
+        if same and newer is not None and not any(changes_before(update, state.after) for update in newer):
             found.append(state)
     return sorted(found, key=lambda state: state.after, reverse=True)
 
@@ -155,6 +155,6 @@ def publish_state(
             discard(path)
 
 
-def _changes_before(update: Update, after: int) -> bool:
-    """Whether a state after a snapshot, made before an update, is none of the run with the update."""
+def changes_before(update: Update, after: int) -> bool:
+    """Whether what was made after a snapshot, before an update, is not so any more with the update."""
     return update.content.get("first_snapshot", after + 1) <= after or has_weights(update)

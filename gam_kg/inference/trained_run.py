@@ -31,6 +31,7 @@ from gam_kg.nn.recurrence import Memory
 from gam_kg.train.calibration import temperature_at
 from gam_kg.train.checkpoint import load_model
 from gam_kg.train.evaluate import ModelScorer, Tick, roll
+from gam_kg.train.newest_weights import has_weights
 from gam_kg.train.step import ShardedModel
 from gam_kg.train.step_batch import to_device
 
@@ -227,7 +228,9 @@ class TrainedRun:
 
     def provenance(self, last: int) -> dict[str, str]:
         """What metadata of Parquet say of a table that was made after the facts of a snapshot."""
-        return {"gam_kg.as_of": self.axis.label(last), "gam_kg.model": self.checkpoint_manifest.id}
+        tuned = [update.manifest.id for update in self.updates if has_weights(update)]
+        model = tuned[-1] if tuned else self.checkpoint_manifest.id
+        return {"gam_kg.as_of": self.axis.label(last), "gam_kg.model": model}
 
     def labels(self, snapshots: np.ndarray) -> pa.Array:
         """Snapshots as users write them, large_string; null for negative ones (never)."""

@@ -1,5 +1,6 @@
 """The facts of an update: read as `prepare` reads facts, in this process, and numbered after those of a graph."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -42,6 +43,7 @@ KEY = "--facts"
 EARLY, CLOSED, LATE = "before_first_fact", "closes_in_the_past", "late"
 
 IsStored = Callable[[np.ndarray], np.ndarray]
+logger = logging.getLogger("gam_kg")
 _NONE_OPEN = np.empty((0, 4), np.int64)
 
 
@@ -128,7 +130,7 @@ def read_new_facts(
     last = graph.content["last_snapshot"] if last is None else last
     holds = config.data.open_end == "holds"
     with TemporaryDirectory() as folder:
-        given = Sources.find(place, KEY, text_tables=True)
+        given = _find(place)
         found = _read(*_as_parquet(given, place, config.data, Path(folder, "facts.parquet")), config.data, axis)
         new_entities, new_relations, rows = _encode(found.facts, axis, entities, relations, holds=holds)
         open_stop = _last_of(rows, last) if holds else None
@@ -169,20 +171,23 @@ def read_new_facts(
     )
 
 
+def _find(place: str) -> Sources:
+    """The Parquet files at a place, as `prepare` finds them; where there are none, those of text."""
+    given = Sources.find(place, KEY, text_tables=True)
+    return given if all(file.format == "text" for file in given.files) else Sources.find(place, KEY)
+
+
 def _as_parquet(given: Sources, place: str, data: DataConfig, out: Path) -> tuple[Sources, ColumnsConfig]:
-    """The facts as Parquet, imported where they are text, and the names of their columns.
+    """The facts as Parquet, imported to `out` where all files are text, and the names of their columns.
 
     Raises:
-        DataError: Parquet and text are mixed, or the text cannot be imported.
+        DataError: The text cannot be imported.
     """
     own = ColumnsConfig()  # importers write the columns under their own names
-    of_text = [file.format == "text" for file in given.files]
-    if not any(of_text):
+    if given.files[0].format == "parquet":
         return given, own if data.import_from is not None else data.columns
-    if not all(of_text):
-        parquet, text = given.files[of_text.index(False)], given.files[of_text.index(True)]
-        raise DataError(f"{KEY}={place}: {parquet.name} is Parquet and {text.name} is text; give one of them")
-    import_facts(place, out, data, may_be_empty=True)
+    for line in import_facts(place, out, data, may_be_empty=True).lines()[1:]:
+        logger.info("%s: %s", KEY, line)
     imported = Sources.find(str(out), KEY)
     return replace(imported, files=(replace(imported.files[0], name=place),)), own
 

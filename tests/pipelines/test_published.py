@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,9 +14,11 @@ from flows import SMALL, gam_kg, link, with_run_dir, write_facts
 
 from gam_kg.artifacts import open_artifact, read_manifest
 from gam_kg.config import load_config
+from gam_kg.graph.update_chain import write_update
 from gam_kg.inference.search import nearest_entities
 from gam_kg.inference.trained_run import TrainedRun
-from gam_kg.versions import latest, open_version, versions
+from gam_kg.schemas import ENTITIES
+from gam_kg.versions import base_of, latest, open_version, read_embeddings, retain, versions
 from pipelines.embed import embed
 from pipelines.predict import predict
 from pipelines.run import run
@@ -30,6 +33,10 @@ def copied(finished, tmp_path):
     config, _ = finished
     shutil.copytree(config.run_path, tmp_path / "run")
     return with_run_dir(config, tmp_path / "run")
+
+
+def queries_of_the_page():
+    return re.findall(r"```sql\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 
 def names(folder):
@@ -116,7 +123,7 @@ def test_metadata_tell_moment_model_and_metric(finished):
 
 def test_the_query_on_the_page_of_files_reads_the_latest_version(finished):
     config, _ = finished
-    (query,) = re.findall(r"```sql\n(SET VARIABLE version.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    query, _ = queries_of_the_page()
     found = duckdb.execute(query.replace("RUN/", f"{config.run_path}/")).fetchall()
     assert len(found) == len(TrainedRun.load(config.run_path).entities)
     assert all(len(vector) == 16 for _, vector in found)
@@ -156,6 +163,92 @@ def test_names_that_are_integers_come_back_as_integers(tmp_path, local_ray):
     assert set(found["answer"].drop_null().to_pylist()) <= set(number.values())
     near = nearest_entities(TrainedRun.load(config.run_path), "-20", top_k=3)
     assert near["entity"].type == pa.int64()
+
+
+def test_an_update_is_followed_by_versions_of_its_moment(copied):
+    before = TrainedRun.load(copied.run_path)
+    added = [[0, 0, 1, 24], [1, 0, len(before.entities), 24]]
+    update = write_update(
+        copied.run_path,
+        graph=before.graph_manifest,
+        checkpoint=before.checkpoint_manifest,
+        previous=None,
+        vocabularies=(before.entities, before.relations),
+        facts=np.array(added),
+        entities=pa.table([[len(before.entities)], ["someone new"], [1], [24]], schema=ENTITIES),
+    )
+    folders = [copied.run_path / kind for kind in ("embeddings", "predictions")]
+    for stage, folder in zip((embed, predict), folders, strict=True):
+        version = stage(copied)
+        assert version == latest(folder) == folder / "as_of=2020-01-25"
+        assert read_manifest(version, folder.name).inputs["updates"] == update.manifest.id
+        assert stage(copied) == version
+    table = pq.read_table(folders[0] / "as_of=2020-01-25" / "entities.parquet").to_pandas().set_index("entity_id")
+    assert table["entity"][len(before.entities)] == "someone new"
+    assert table["last_seen"][[0, 1, len(before.entities)]].tolist() == ["2020-01-25"] * 3
+    content = read_manifest(latest(folders[0]), "embeddings").content
+    assert (content["num_entities"], content["vocabulary"]) == (len(table), update.content["vocabulary"])
+    past = with_run_dir(copied, copied.run_path, embed={"at": "2020-01-24"})
+    assert embed(past).name == "as_of=2020-01-24.revision-2", "the new entity is in it"
+    assert latest(folders[0]).name == "as_of=2020-01-25"
+
+
+def add_facts(run_path, *facts):
+    """Add an update of facts (subject, relation, object, snapshot) of known names to a run."""
+    before = TrainedRun.load(run_path)
+    write_update(
+        run_path,
+        graph=before.graph_manifest,
+        checkpoint=before.checkpoint_manifest,
+        previous=before.updates[-1] if before.updates else None,
+        vocabularies=(before.entities, before.relations),
+        facts=np.array(facts),
+    )
+
+
+def test_a_delta_has_the_rows_that_changed_and_all_rows_are_read_with_its_base(copied):
+    folder = copied.run_path / "embeddings"
+    base = latest(folder)
+    before = pq.read_table(base / "entities.parquet")
+    config = with_run_dir(
+        copied, copied.run_path, publish={"embeddings": "delta", "keep_versions": 1, "grace_minutes": 0}
+    )
+    for snapshot in (24, 25):
+        add_facts(config.run_path, (0, 0, 1, snapshot), (snapshot - 22, 1, 0, snapshot))
+        version = embed(config)
+    assert base_of(version) == base.name
+    retain(folder, config.publish)
+    assert names(folder) == [base.name, version.name], "what others are read with stays"
+    table = pq.read_table(version / "entities.parquet")
+    assert sorted(table["entity_id"].to_pylist()) == [0, 1, 2, 3]
+    whole = read_embeddings(folder)
+    assert whole.schema.equals(table.schema)
+    _, query = queries_of_the_page()
+    found = duckdb.execute(query.replace("RUN/", f"{config.run_path}/"))
+    columns = [name for name, *_ in found.description]
+    rows = [dict(zip(columns, row, strict=True)) for row in found.fetchall()]
+    assert [
+        row | {"embedding": list(row["embedding"]), "search_vector": list(row["search_vector"])} for row in rows
+    ] == (whole.to_pylist())
+
+    full = embed(copied, force=True)
+    assert base_of(full) is None
+    expected = pq.read_table(full / "entities.parquet").sort_by("entity_id")
+    assert whole.drop_columns("search_vector").equals(expected.drop_columns("search_vector"))
+    assert whole.slice(4).equals(before.slice(4)), "unchanged rows are those of the base"
+    assert not whole.slice(0, 4).equals(before.slice(0, 4))
+    assert np.linalg.norm(np.stack(whole["search_vector"].to_numpy()), axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_delta_is_full_where_no_base_serves(copied):
+    config = with_run_dir(copied, copied.run_path, publish={"embeddings": "delta"})
+    add_facts(config.run_path, (0, 0, 1, 24))
+    assert base_of(embed(config)) == "as_of=2020-01-24"
+    assert base_of(embed(config, force=True)) is None
+    add_facts(config.run_path, *((entity, 0, entity - 1, 25) for entity in range(1, 13)))
+    assert base_of(embed(config)) is None, "more than half of the rows have changed"
+    add_facts(config.run_path, (3, 1, 2, 5))
+    assert base_of(embed(config)) is None, "facts before the full versions were added"
 
 
 def test_predictions_of_other_queries_are_a_revision(finished, tmp_path):

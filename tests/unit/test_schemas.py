@@ -21,6 +21,7 @@ SCHEMAS = {
     "graph/open_facts.parquet": schemas.OPEN_FACTS,
     "graph/anchored/bucket=NNN/part-N.parquet": schemas.ANCHORED,
     "graph/quarantine.parquet": schemas.QUARANTINE,
+    "updates/NNNNNN/facts.parquet": schemas.UPDATE_FACTS,
     "evaluation/ranks.parquet": schemas.RANKS,
     "embeddings/as_of=.../entities.parquet": schemas.embedding_schema("entity", DIM),
     "embeddings/as_of=.../relations.parquet": schemas.embedding_schema("relation", DIM),

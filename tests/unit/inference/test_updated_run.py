@@ -1,6 +1,5 @@
 """A run with updates answers as one whose graph has had everything from the start; its evaluation stays as it was."""
 
-import logging
 from dataclasses import replace
 
 import numpy as np
@@ -10,15 +9,17 @@ from graphs import queries_of, tiny_config
 from runs import train_run
 from updates import END, LAST, SIZES, add_updates, divided_facts, write_prepared, write_whole
 
-from gam_kg.artifacts import Manifest, read_manifest, write_artifact
-from gam_kg.config import EvaluateConfig
+from gam_kg.artifacts import read_manifest
+from gam_kg.config import EvaluateConfig, UpdateConfig
 from gam_kg.errors import ArtifactError, DataError
 from gam_kg.graph.temporal_graph import TemporalGraph
-from gam_kg.graph.update_chain import chain_id, write_update
+from gam_kg.graph.update_chain import write_update
 from gam_kg.inference.embed import read_vectors, write_embeddings
 from gam_kg.inference.evaluation import count_ticks, evaluate_run
 from gam_kg.inference.search import nearest_entities, query_answers
+from gam_kg.inference.state import publish_state, read_states, state_parts, write_state_part
 from gam_kg.inference.trained_run import TrainedRun
+from gam_kg.inference.update import advance_run
 from gam_kg.ingest.vocabulary import Vocabulary
 from gam_kg.nn.model import ENTITY
 from gam_kg.parquet import read_table
@@ -148,52 +149,48 @@ def test_what_is_new_is_known(runs):
     assert (before.updates, updated.as_prepared.updates, len(updated.updates)) == ((), (), 3)
 
 
-def write_embeddings_of(run, last):
-    """Write `embeddings/` as they are written with the updates that the run has."""
-    loaded = TrainedRun.load(run)
-    inputs = {"checkpoint": loaded.checkpoint_manifest.id, "updates": chain_id(loaded.updates)}
-
-    def write(folder):
-        write_embeddings(loaded, last, folder, anew=True)
-        return {"after_snapshot": last}
-
-    write_artifact(run / "embeddings", Manifest.of("embeddings", inputs, {}), write)
-
-
-def test_embeddings_have_the_new_entities(runs):
+def test_embeddings_have_the_new_entities(runs, tmp_path):
     _, run, _ = runs
-    write_embeddings_of(run, LAST - 1)
-    table = read_table(run / "embeddings" / "entities.parquet")
+    write_embeddings(TrainedRun.load(run), LAST - 1, tmp_path)
+    table = read_table(tmp_path / "entities.parquet")
     assert table["entity"].to_pylist() == [f"entity {number}" for number in range(10)]
-    assert len(read_vectors(run / "embeddings" / "relations.parquet")) == 2 * RELATIONS
-    assert np.isfinite(read_vectors(run / "embeddings" / "entities.parquet")).all()
+    assert np.isfinite(read_vectors(tmp_path / "entities.parquet")).all()
+    assert len(read_vectors(tmp_path / "relations.parquet")) == 2 * RELATIONS
+
+
+def store_state(run):
+    """Store the state after the last fact of a run, as an update does."""
+    loaded = TrainedRun.load(run)
+    found = advance_run(loaded, 0, loaded.graph.end, 0)
+    with state_parts(run) as parts:
+        write_state_part(parts, found.memory, found.baselines)
+        publish_state(run, loaded.graph.end - 1, loaded.made_from, parts, UpdateConfig())
 
 
 def ticks_to(run, snapshot):
-    """How many snapshots the memory before a snapshot takes, and that it is the one from the first fact on."""
-    ticks, loaded = [], TrainedRun.load(run)
-    memory, anew = loaded.memory_before(snapshot, lambda: ticks.append(1)), loaded.memory_before(snapshot, anew=True)
-    for name, found in vars(memory).items():
-        torch.testing.assert_close(found, vars(anew)[name], rtol=1e-5, atol=1e-6, msg=name)
+    """How many snapshots are read to get to the memory before one."""
+    ticks = []
+    TrainedRun.load(run).memory_before(snapshot, lambda: ticks.append(1))
     return len(ticks)
 
 
 @pytest.mark.parametrize("late", [True, False])
-def test_a_stored_memory_is_read_unless_an_update_changed_what_it_remembers(tmp_path, caplog, late):
+def test_a_stored_state_serves_unless_an_update_changes_what_it_remembers(tmp_path, late):
     divided = divided_facts(1, late=late)
     run = prepared_run(tmp_path, divided)
-    write_embeddings_of(run, END - 1)
+    store_state(run)
     assert ticks_to(run, END) == 0
     update(run, divided)
-    times = len(TrainedRun.load(run).graph.times)
-    assert ticks_to(run, LAST) == (times if late else times - END)
-    write_embeddings_of(run, LAST - 2)
-    assert ticks_to(run, LAST) == 1
-    # Without the last update, that memory is of facts which are not there.
-    with caplog.at_level(logging.WARNING, "gam_kg"):
-        shorter = replace(TrainedRun.load(run), updates=TrainedRun.load(run).updates[:2])
-        assert shorter._stored(LAST) is None
-    assert caplog.text == ""
+    loaded = TrainedRun.load(run)
+    times, expected = loaded.graph.times, scores_before(loaded, LAST, every_query(LAST))
+    assert ticks_to(run, LAST) == (len(times) if late else sum(time >= END for time in times))
+    store_state(run)
+    assert ticks_to(run, LAST) == 0
+    found = TrainedRun.load(run).scorer_before(LAST).table(every_query(LAST))
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    # Without the last update, that state is of facts which are not there.
+    states = read_states(run, loaded.graph_manifest, loaded.checkpoint_manifest, loaded.updates[:2])
+    assert LAST - 1 not in [state.after for state in states]
 
 
 def test_a_run_with_a_damaged_update_is_refused(tmp_path):

@@ -2,8 +2,9 @@ import sys
 import unicodedata
 
 import pyarrow as pa
+import pytest
 
-from gam_kg.ingest.names import FOLDS, clean_names, fold_names, look_alikes, strip_names
+from gam_kg.ingest.names import FOLDS, as_integers, clean_names, fold_names, look_alikes, strip_names
 
 CHARACTERS = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
 
@@ -35,6 +36,17 @@ def test_folds_make_names_equal_that_differ_in_the_given_respect_only():
 
 def test_clean_names_are_stripped_and_folded():
     assert clean_names(pa.array([" A  B\n", None]), ["blanks"]).to_pylist() == ["A B", None]
+
+
+@pytest.mark.parametrize("names", [["1", "x"], ["1", "01"], ["1", "+2"], ["9223372036854775808"], ["1", "1.0"]])
+def test_names_of_which_one_is_no_int64_stay_text(names):
+    assert as_integers(pa.array(names, pa.large_string())).to_pylist() == names
+
+
+def test_integers_come_back_as_integers_to_the_last_digit():
+    numbers = [-(2**63), -1, 0, 7, 2**63 - 1]
+    found = as_integers(pa.array(map(str, numbers), pa.large_string()))
+    assert found.equals(pa.array(numbers, pa.int64()))
 
 
 def test_look_alikes_are_grouped_in_the_order_of_the_names():

@@ -214,12 +214,16 @@ def test_text_is_imported_as_the_graphs_facts_were(read, tmp_path):
     assert named(found) == [("a", "r", "new", 6)]
     assert found.quarantine["file"].to_pylist() == [str(tmp_path / "new.csv")]
     assert named(read(table_of(("a", "r", "b", 160)), *settings)) == [("a", "r", "b", 6)]
+
+
+def test_text_beside_parquet_is_left_out(read, tmp_path, caplog):
     folder = tmp_path / "both"
     folder.mkdir()
     pq.write_table(table_of(("a", "r", "b", 160)), folder / "1.parquet")
-    (folder / "2.csv").write_text("subject,relation,object,timestamp\na,r,b,160\n")
-    with pytest.raises(DataError, match=r"1.parquet is Parquet and .*2.csv is text"):
-        read(folder)
+    (folder / "2.csv").write_text("subject,relation,object,timestamp\na,r,c,160\n")
+    with caplog.at_level(logging.WARNING):
+        assert named(read(folder)) == [("a", "r", "b", 6)]
+    assert "left out: 1 text table" in caplog.text
 
 
 def test_what_is_not_there_or_cannot_hold_facts_is_refused(read, tmp_path):

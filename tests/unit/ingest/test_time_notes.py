@@ -31,6 +31,22 @@ def notes_of(timestamps, ends=None, source=0, form=ISO, subject="a"):
     return Notes.of(pa.table([*good.columns, pa.array([source] * len(good), pa.int32())], schema=SOURCED_FACTS))
 
 
+@pytest.mark.parametrize(
+    ("subject", "object", "relation", "expected"),
+    [(1, 2, 3, ["entity", "relation"]), (1, 2, "r", ["entity"]), (1, "b", 3, ["relation"]), ("a", "b", "r", [])],
+)
+def test_integer_names_are_those_that_are_integers_in_every_column_and_file(subject, object, relation, expected):
+    def notes(subject, relation, object):
+        row = {"subject": [subject], "relation": [relation], "object": [object], "timestamp": [7]}
+        good = validate(pa.table(row), ColumnsConfig(), "f", 0).good
+        return Notes.of(pa.table([*good.columns, pa.array([0], pa.int32())], schema=SOURCED_FACTS))
+
+    found = notes(subject, relation, object)
+    assert found.integer_names == expected
+    assert Notes.merge([found, notes(1, 2, 3)]).integer_names == expected
+    assert Notes.merge([found, notes("1", "2", "3")]).integer_names == []
+
+
 def kind(kind, *blocks, form=ISO):
     return decide_kind(kind, form, Notes.merge(blocks), FILES)
 

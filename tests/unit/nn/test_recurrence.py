@@ -116,6 +116,16 @@ def test_rows_and_replaced_are_copies(index_dtype):
     assert torch.equal(memory.hidden, changed.hidden)
 
 
+def test_rows_that_a_memory_grows_by_are_those_of_entities_that_were_never_seen():
+    memory = Memory(*torch.randn(2, 4, DIM).double(), torch.arange(4))
+    grown = memory.grown(6)
+    empty = Memory.empty(2, DIM, like=memory.hidden)
+    for name, found in vars(grown).items():
+        assert torch.equal(found, torch.cat([vars(memory)[name], vars(empty)[name]]))
+    assert grown.last_seen.tolist() == [0, 1, 2, 3, -1, -1]
+    assert torch.equal(memory.grown(4).cell, memory.cell)
+
+
 @pytest.mark.parametrize("silence", [0, 5])
 def test_the_time_since_the_last_facts_changes_the_memory(silence):
     torch.manual_seed(0)
