@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -25,18 +25,20 @@ from gam_kg.synthetic.groups import SyntheticConfig
 from gam_kg.text import printable, user_path
 from pipelines.cli_arguments import ConfigFile, Force, Overrides, TakeOver
 from pipelines.cli_experiments import ablate_command, compare_command, ensemble_command, tune_command
+from pipelines.cli_jobs import job_app, submit_command
+from pipelines.logs import set_up_logging
 from pipelines.progress import console, results
 
+logger = logging.getLogger("gam_kg")
 app = typer.Typer(
     help="Temporal knowledge-graph embeddings on Ray.",
-    epilog="Exit status: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted; of submit also 3 the job was "
-    "stopped, 4 the connection was lost and the job may go on.",
+    epilog="Exit status: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted; of submit and job logs also 3 "
+    "the job was stopped, 4 the connection was lost and the job may go on.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-Verb = Literal["run", "prepare", "train", "evaluate", "embed", "predict", "report"]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 At = Annotated[
     str | None,
@@ -237,36 +239,6 @@ def predict_command(
 _add_stage("report", "evaluation/ → report/: a page with tables and a picture.")
 
 
-@app.command("submit")
-def submit_command(
-    config: ConfigFile,
-    address: Annotated[str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Dashboard: http://HOST:8265.")],
-    overrides: Overrides = None,
-    verb: Annotated[Verb, typer.Option(help="What the job does.")] = "run",
-    force: Force = False,
-    take_over: TakeOver = False,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show the job's log until it ends.")] = True,
-    submission_id: Annotated[str | None, typer.Option(help="Name of the job; none: Ray makes one.")] = None,
-    working_dir: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER", help="Folder that travels too, as a checkout of gam-kg; without what .gitignore names."
-        ),
-    ] = None,
-) -> None:
-    """Do `gam-kg run` (or another --verb) as a job on a running Ray cluster.
-
-    The exit status is the job's: 0 succeeded, 1 failed, 3 stopped. 4: the connection was lost, and the job may go on.
-    Ctrl-C ends the log, and the job goes on.
-    """
-    resolved = load_config(config, overrides or ())
-    from pipelines.submit import submit
-
-    options = {"verb": verb, "force": force, "take_over": take_over, "wait": wait, "submission_id": submission_id}
-    folder = user_path(working_dir, "--working-dir") if working_dir is not None else None
-    raise typer.Exit(submit(resolved, address, **options, working_dir=folder))
-
-
 @app.command("search")
 def search_command(
     run: RunFolder,
@@ -286,23 +258,14 @@ def search_command(
         search_answers(user_path(run, "RUN"), *query, at, top_k)
 
 
-for _command in (compare_command, ensemble_command, ablate_command, tune_command):
+for _command in (submit_command, compare_command, ensemble_command, ablate_command, tune_command):
     app.command(_command.__name__.removesuffix("_command"))(_command)
-
-
-class _Printable(logging.Formatter):
-    """Text from data cannot steer the terminal."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+app.add_typer(job_app, name="job")
 
 
 def main() -> None:
     """Entry point of `gam-kg` and `python -m pipelines`."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Printable("%(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("gam_kg").setLevel(logging.INFO)
+    set_up_logging(full=not console.is_terminal)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     with exit_status(_refuse):
@@ -310,4 +273,7 @@ def main() -> None:
 
 
 def _refuse(message: str) -> None:
-    console.print(f"[red]error:[/red] {escape(printable(message))}", soft_wrap=True)
+    if console.is_terminal:
+        console.print(f"[red]error:[/red] {escape(printable(message))}", soft_wrap=True)
+    else:
+        logger.error("error: %s", message)

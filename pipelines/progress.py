@@ -1,6 +1,7 @@
 """How long work shows itself: a bar with rate and time left on a terminal, plain lines in a log."""
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -10,11 +11,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gam_kg.progress import Advance, progress_lines
 
+logger = logging.getLogger("gam_kg")
 console = Console(stderr=True, highlight=False)
 results = Console(highlight=False)
 """Results of a command go to standard output, messages about its work to standard error."""
 if not results.is_terminal:
     results.width = 120  # a pipe has no width; 80 would break names
+
+
+def print_line(text: str) -> None:
+    """Show how work goes on: on a terminal beside its bar, elsewhere in the log, if somebody reads that."""
+    if logger.isEnabledFor(logging.INFO) and not console.is_terminal:
+        logger.info(text)
+    else:
+        console.print(text)
 
 
 @contextmanager
@@ -27,7 +37,7 @@ def progress(description: str, total: int, unit: str = "snapshots") -> Generator
         unit: What is counted.
     """
     if not console.is_terminal:
-        yield progress_lines(description, total, unit, console.print)
+        yield progress_lines(description, total, unit, print_line)
         return
     columns = (
         TextColumn("{task.description}"),

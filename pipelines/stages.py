@@ -16,6 +16,7 @@ from gam_kg.run_folder import place_to_write, settle, waiting
 from gam_kg.run_lock import run_lock
 from gam_kg.versions import point_latest, publish
 from pipelines.inputs import record, waiting_notice
+from pipelines.logs import working_on
 from pipelines.workflow import Description, Situation
 
 if TYPE_CHECKING:  # it imports torch
@@ -142,7 +143,7 @@ def owned(config: Config, verb: str, *, take_over: bool = False) -> Generator[No
     run = config.run_path
     is_new = not run.exists()
     try:
-        with run_lock(run, verb, take_over=take_over), writing(run / verb):
+        with working_on(run.name, verb), run_lock(run, verb, take_over=take_over), writing(run / verb):
             settle(run)
             mend_config(run)
             yield

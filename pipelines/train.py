@@ -15,6 +15,7 @@ from gam_kg.artifacts import Content
 from gam_kg.config import Config
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.run_folder import remove_finished_training
+from gam_kg.train.position import Progress
 from gam_kg.train.run import (
     LocalCheckpoints,
     Write,
@@ -25,7 +26,8 @@ from gam_kg.train.run import (
     write_checkpoint,
 )
 from gam_kg.train.training_log import TrainingLog
-from pipelines.progress import console, progress
+from pipelines.metrics import record
+from pipelines.progress import print_line, progress
 from pipelines.ranks import OnEvent
 from pipelines.stages import Stage, Task
 from pipelines.workers import Worker, enter, run_workers
@@ -48,7 +50,7 @@ def _write(task: Task) -> Content:
     logger.info("training on %d facts, validating on %d", splits["train"], splits["valid"])
     graph_path = task.paths["graph"]
     with ExitStack() as stack:
-        on_event = stack.enter_context(log)
+        on_event = recorded(stack.enter_context(log), config.run_path.name)
         if config.train.most_workers:
             trained = train_with_ray(config, graph_path, storage, stack, on_event)
         else:
@@ -58,7 +60,21 @@ def _write(task: Task) -> Content:
 
 def training_log(config: Config, *, anew: bool) -> TrainingLog:
     """The run's training log, which shows progress on the console."""
-    return TrainingLog(config, anew=anew, open_progress=progress, print_line=console.print)
+    return TrainingLog(config, anew=anew, open_progress=progress, print_line=print_line)
+
+
+def recorded(log: OnEvent, run_name: str) -> OnEvent:
+    """A receiver of the trainer's events that passes them to the log and sets the run's gauges."""
+
+    def on_event(event: Progress) -> None:
+        log(event)
+        if event.metrics is None:
+            record(run_name, loss=event.loss)
+        else:
+            figures = {"validation_mrr": "valid_mrr", "facts_per_second": "facts_per_second", "loss": "loss"}
+            record(run_name, **{name: event.metrics[key] for name, key in figures.items()})
+
+    return on_event
 
 
 def train_with_ray(

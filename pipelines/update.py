@@ -19,6 +19,7 @@ from gam_kg.inference.state import publish_state, read_states, state_parts, writ
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.inference.update import advance_run, write_over_time
 from gam_kg.ingest.new_facts import LATE, NewFacts, read_new_facts
+from gam_kg.ingest.quarantine import Quarantine
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.ingest.vocabulary import Vocabulary
 from gam_kg.train.fine_tune import fine_tune, newest_optimizer_state
@@ -76,6 +77,11 @@ class _Before:
     def facts(self) -> TemporalGraph:
         return TemporalGraph.load(self.graph_path, updates=self.updates)[0]
 
+    @cached_property
+    def open_facts(self) -> np.ndarray:
+        """See `read_open_facts`."""
+        return read_open_facts(self.graph_path, self.updates)
+
     def has(self, facts: np.ndarray) -> np.ndarray:
         """Which facts (subject, relation, object, snapshot), int64 (num_facts, 4), it has, bool (num_facts,)."""
         found = np.zeros(len(facts), bool)
@@ -122,7 +128,9 @@ def update(config: Config, facts: str | None = None, *, fine_tune_on: int = 0, t
         new = _read(before, facts)
         rows = new.rows[~before.has(new.rows)]
         _log_read(before, new, len(rows))
-        opened = _add(before, new, rows) if len(rows) else None
+        (config.run_path / Quarantine.NAME).unlink(missing_ok=True)
+        closes = not np.array_equal(new.open_facts, before.open_facts)
+        opened = _add(before, new, rows) if len(rows) or closes else None
         if fine_tune_on:
             opened = None
             _fine_tune(_Before.of(config), fine_tune_on)
@@ -153,7 +161,7 @@ def _read(before: _Before, facts: str | None) -> NewFacts:
         before.graph,
         *before.vocabularies,
         before.axis,
-        open_facts=read_open_facts(before.graph_path, before.updates),
+        open_facts=before.open_facts,
         last=before.last,
         is_stored=None if late == "replay" else is_usable,
     )
@@ -192,7 +200,7 @@ def _add(before: _Before, new: NewFacts, rows: np.ndarray) -> TrainedRun | None:
 
     with state_parts(run) as parts:
         settings = {
-            "first": int(rows[:, 3].min()),
+            "first": int(rows[:, 3].min(initial=before.last + 1)),
             "first_ranked": before.last + 1,
             "num_ranked": config.update.score_facts,
             "scores": str(parts / SCORES),
@@ -231,7 +239,7 @@ def _add(before: _Before, new: NewFacts, rows: np.ndarray) -> TrainedRun | None:
 
 def _needs_state(before: _Before, rows: np.ndarray) -> bool:
     """Whether a state is stored after an update: see `update.state_snapshots`."""
-    config, first = before.config.update, int(rows[:, 3].min())
+    config, first = before.config.update, int(rows[:, 3].min(initial=before.last + 1))
     states = read_states(before.config.run_path, before.graph, before.checkpoint, before.updates)
     after = max((state.after for state in states if state.after < first), default=-1)
     graph, new = before.facts, np.unique(rows[:, 3])
@@ -277,7 +285,7 @@ def _fine_tune(before: _Before, number: int) -> None:
         previous=before.updates[-1] if before.updates else None,
         vocabularies=before.vocabularies,
         facts=np.empty((0, 4), np.int64),
-        open_facts=read_open_facts(before.graph_path, before.updates),
+        open_facts=before.open_facts,
         config={"fine_tune": number},
         write_more=train,
     )

@@ -164,6 +164,6 @@ def test_a_bad_value_is_named_with_what_is_allowed_and_ends_with_status_1(tmp_pa
     command = [sys.executable, "-m", "pipelines", "generate", str(tmp_path / "facts"), "--noise", "0.9"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    expected = "error: generate: 1 problem(s)\n  noise: Input should be less than or equal to 0.5 (found 0.9)"
-    assert result.stderr.strip() == expected
+    expected = "error: generate: 1 problem(s)\n      noise: Input should be less than or equal to 0.5 (found 0.9)\n"
+    assert result.stderr.endswith(f" stage=- {expected}")
     assert not (tmp_path / "facts").exists()

@@ -1,150 +1,32 @@
 """Jobs on a real cluster of one machine: a head with a dashboard on loopback and token authentication."""
 
-import asyncio
-import os
+import re
 import secrets
-import shlex
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-import urllib.error
 import urllib.request
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from listeners import listeners_of
+from ray_cluster import SECONDS_A_COMMAND, cluster_of_one
 from typer.testing import CliRunner
 
 from gam_kg.config import load_config
-from gam_kg.errors import ConfigError, ConnectionLostError
+from gam_kg.errors import ConfigError
 from pipelines.cli import app
-from pipelines.submit import follow, require_shared_paths, submit
-
-ROOT = Path(__file__).parents[2]
-CLUSTER = ROOT / "configs" / "cluster"
-SECONDS_TO_START = 120
-SECONDS_A_COMMAND = 240
-
-
-@dataclass(frozen=True)
-class Cluster:
-    address: str
-    token: Path
-    environment: dict[str, str]
-
-    def submit(self, *arguments, **environment):
-        command = [sys.executable, "-m", "pipelines", "submit", "--address", self.address, *map(str, arguments)]
-        return subprocess.run(
-            command,
-            env=self.environment | environment,
-            cwd=self.token.parent,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS_A_COMMAND,
-        )
-
-    def start(self, *arguments):
-        command = [sys.executable, "-m", "pipelines", "submit", "--address", self.address, *map(str, arguments)]
-        return subprocess.Popen(
-            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    def run_advised(self, advice, what):
-        """Run one of the commands that the user was advised to run."""
-        (line,) = (line for line in advice.splitlines() if line.startswith(f"{what}:"))
-        command = shlex.split(line.removeprefix(f"{what}:"))
-        return subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, check=True, timeout=SECONDS_A_COMMAND
-        ).stdout
-
-
-def free_ports(count):
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
-def environment_with(token):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return environment | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        # Without it Ray replaces loopback by the machine's address; see pipelines/ray_session.py.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # by default a head takes half a minute to end
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-
-
-def head_command(temporary):
-    port, dashboard, agent, client = free_ports(4)
-    options = [
-        *("--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2", f"--object-store-memory={100 * 2**20}"),
-        *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"),
-        *(
-            f"--ray-client-server-port={client}",
-            "--min-worker-port=0",
-            "--max-worker-port=0",
-            f"--temp-dir={temporary}",
-        ),
-        # As in pipelines/ray_session.py: by default workers are killed and started anew between the steps of a shuffle.
-        '--system-config={"num_workers_soft_limit": 8, "idle_worker_killing_time_threshold_ms": 600000}',
-    ]
-    ray = str(Path(sys.executable).with_name("ray"))
-    return [ray, "start", "--head", "--block", "--disable-usage-stats", *options], f"http://127.0.0.1:{dashboard}"
-
-
-def wait_for(address, token, head, log):
-    request = urllib.request.Request(f"{address}/api/version", headers={"Authorization": f"Bearer {token.read_text()}"})
-    end = time.monotonic() + SECONDS_TO_START
-    while time.monotonic() < end and head.poll() is None:
-        try:
-            with urllib.request.urlopen(request, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    pytest.fail(f"no cluster:\n{log.read_text()}")
+from pipelines.submit import Request, require_shared_paths, submit
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("submit")
-    token, log = folder / "token", folder / "head.log"
-    token.write_text(secrets.token_hex(32))
-    environment = environment_with(token)
-    # Paths of sockets are short: at most 107 bytes, of which Ray takes about 60.
-    with tempfile.TemporaryDirectory(prefix="gam-kg-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
-        command, address = head_command(temporary)
-        with log.open("w") as out:
-            head = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
-        try:
-            wait_for(address, token, head, log)
-            yield Cluster(address, token, environment)
-        finally:
-            end(head)
-
-
-def end(head):
-    """End this head and what it started, and no other Ray."""
-    head.terminate()
-    try:
-        head.wait(20)
-    except subprocess.TimeoutExpired:
-        os.killpg(head.pid, signal.SIGKILL)
-        head.wait()
+    with cluster_of_one(tmp_path_factory.mktemp("submit")) as running:
+        yield running
 
 
 @pytest.fixture
@@ -189,7 +71,7 @@ def test_a_job_that_fails_shows_why(cluster, config, tmp_path):
     assert done.returncode == 1
     assert "error: " in done.stdout
     assert "bad.parquet: no column 'relation'" in done.stdout
-    assert "failed: its command ended with status 1" in done.stderr
+    assert "failed: its command ended with status 1, see its log" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 
@@ -253,9 +135,92 @@ def test_a_refused_token_is_explained(cluster, config, tmp_path, token):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.ray
+def test_variables_resources_and_labels_go_with_the_job(cluster, config, tmp_path):
+    code = "import os; print('the value is', os.environ['KG_SECRET'][::-1], os.environ.get('KG_OTHER'))"
+    flags = [
+        "--env",
+        "KG_SECRET",
+        "--cpus",
+        "1",
+        "--memory",
+        "0.01",
+        "--metadata",
+        "team=search",
+        "--metadata",
+        "a=b=c",
+    ]
+    folder, values = checkout(tmp_path / "checkout", code), {"KG_SECRET": "s3cret-value", "KG_OTHER": "stays"}
+    done = cluster.submit(config, "--working-dir", folder, *flags, "--submission-id", "labelled", **values)
+    assert done.returncode == 0, done.stderr
+    assert "the value is eulav-terc3s None" in done.stdout
+    shown = cluster.gam_kg("job", "status", "labelled")
+    assert shown.stdout.split()[0] == "SUCCEEDED"
+    assert {"a=b=c", "team=search"} <= {word.strip(",") for word in shown.stdout.split()}
+    assert "s3cret-value" not in done.stdout + done.stderr + shown.stdout + shown.stderr
+    log = cluster.gam_kg("job", "logs", "labelled")
+    assert (log.returncode, log.stdout) == (0, done.stdout)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_job_that_waits_for_resources_says_so(cluster, config, tmp_path):
+    """The cluster has two CPUs, of which another job takes both until it is stopped."""
+    sleeping = checkout(tmp_path / "sleeping", "import time; print('at work', flush=True); time.sleep(300)")
+    quick = checkout(tmp_path / "quick", "print('done at last')")
+    begun = cluster.submit(config, "--working-dir", sleeping, "--cpus", "2", "--submission-id", "first", "--no-wait")
+    assert begun.returncode == 0, begun.stderr
+    with cluster.start(config, "--working-dir", quick, "--cpus", "2", "--submission-id", "second") as watching:
+        while "waiting for resources" not in (line := watching.stderr.readline()):
+            assert line, watching.stdout.read()
+        shown = cluster.gam_kg("job", "status", "second").stdout
+        assert shown.startswith("PENDING ")
+        assert "waiting for resources" in shown
+        assert "waiting for resources" in cluster.gam_kg("job", "logs", "second").stderr
+        stopped = cluster.gam_kg("job", "stop", "first")
+        assert (stopped.returncode, stopped.stdout) == (0, "job first was stopped\n"), stopped.stderr
+        log, _ = watching.communicate(timeout=SECONDS_A_COMMAND)
+    assert watching.returncode == 0
+    assert "done at last" in log
+    assert cluster.gam_kg("job", "stop", "second").stdout == "job second had ended: SUCCEEDED\n"
+    assert cluster.gam_kg("job", "logs", "first", "--follow").returncode == 3
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("verb", "name"), [("status", "nobody"), ("logs", "nobody"), ("stop", "nobody"), ("stop", "")])
+def test_a_job_that_the_cluster_does_not_have_is_named(cluster, verb, name):
+    done = cluster.gam_kg("job", verb, name)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"the cluster has no job {name!r}; give the name that gam-kg submit printed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.ray
+def test_a_cluster_has_the_gauges_of_a_command_that_ends_at_once(cluster):
+    code = (
+        "import ray; from pipelines.metrics import in_cluster, record\n"
+        "with in_cluster():\n"
+        "    print(ray.nodes()[0]['MetricsExportPort'], flush=True); record('short', mrr_of_the_day=0.5)"
+    )
+    environment = cluster.environment | {"RAY_ADDRESS": cluster.ray_address}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        url, end = f"http://127.0.0.1:{process.stdout.readline().strip()}/metrics", time.monotonic() + SECONDS_A_COMMAND
+        while not (found := re.findall(r'^ray_gam_kg_mrr_of_the_day{.*run="short".*} (.*)$', fetch(url), re.MULTILINE)):
+            assert time.monotonic() < end, "Ray does not export the gauge"
+            time.sleep(0.5)
+        assert process.wait(SECONDS_A_COMMAND) == 0
+    assert found == ["0.5"]
+
+
+def fetch(url):
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return answer.read().decode()
+
+
 def refusal(config, *overrides, address="http://127.0.0.1:1", **options):
     with pytest.raises(ConfigError) as error:
-        submit(load_config(config, overrides), address, **options)
+        submit(load_config(config, overrides), address, Request(**options))
     return str(error.value)
 
 
@@ -291,7 +256,7 @@ def test_an_address_where_nobody_answers_is_refused(config):
 
 
 def test_an_address_that_takes_connections_and_says_nothing_is_refused(config, monkeypatch):
-    monkeypatch.setattr("pipelines.submit._SECONDS_TO_ANSWER", 0.5)
+    monkeypatch.setattr("pipelines.jobs._SECONDS_TO_ANSWER", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
         assert f"{address}: no Ray cluster answers (no answer within" in refusal(config, address=address)
@@ -308,98 +273,19 @@ def test_a_mistake_in_the_config_is_reported_before_anything_is_sent(config):
     assert "train.epochs" in str(result.exception)
 
 
-class Client:
-    """A cluster whose connection breaks after each of the given pieces of a log."""
-
-    def __init__(self, log, pieces, **details):
-        self.log, self.pieces, self.details = log, list(pieces), details
-
-    async def tail_job_logs(self, submission_id):
-        yield self.log[: self.pieces.pop(0)]
-        if self.pieces:
-            raise RuntimeError("WebSocket connection closed unexpectedly")
-
-    def get_job_info(self, submission_id):
-        status = SimpleNamespace(is_terminal=lambda: True)
-        return SimpleNamespace(**{"status": status, "message": None, "driver_exit_code": None} | self.details)
-
-
-class Ended(str):
-    """A status as Ray has it: a string that knows more."""
-
-    def is_terminal(self):
-        return True
-
-
-def test_a_lost_connection_is_made_again_and_nothing_is_shown_twice(monkeypatch, capsys):
-    monkeypatch.setattr("pipelines.submit._SECONDS_BETWEEN_TRIES", 0)
-    assert follow(Client("one\ntwo\nthree\n", [4, 2, 9, 14], status=Ended("SUCCEEDED")), "job", "advice") == 0
-    assert capsys.readouterr().out == "one\ntwo\nthree\n"
-
-
-def test_a_connection_lost_for_good_has_a_status_of_its_own(monkeypatch):
-    monkeypatch.setattr("pipelines.submit._SECONDS_BETWEEN_TRIES", 0.01)
-    monkeypatch.setattr("pipelines.submit._SECONDS_TO_LOSE", 0.1)
-    message = r"lost the connection to job job, which may go on \(WebSocket.*\)\nadvice"
-    with pytest.raises(ConnectionLostError, match=message) as error:
-        follow(Client("one", [3] + [0] * 10_000), "job", "advice")
-    assert error.value.status not in (0, 1, 2, 3, 130)
-
-
-class SilentClient(Client):
-    """A cluster that shows a log and then says nothing more, as behind a network that has gone."""
-
-    def __init__(self, log, answers):
-        super().__init__(log, [len(log)])
-        self.answers = list(answers)
-
-    async def tail_job_logs(self, submission_id):
-        yield self.log
-        await asyncio.Event().wait()
-
-    def get_job_info(self, submission_id):
-        if not self.answers:
-            time.sleep(60)
-        ended = self.answers.pop(0)
-        return SimpleNamespace(status=Ended("SUCCEEDED") if ended else SimpleNamespace(is_terminal=lambda: False))
-
-
-def test_a_cluster_that_says_nothing_more_is_lost_and_a_quiet_job_is_not(monkeypatch, capsys):
-    monkeypatch.setattr("pipelines.submit._SECONDS_BETWEEN_TRIES", 0.01)
-    monkeypatch.setattr("pipelines.submit._SECONDS_TO_LOSE", -1)
-    monkeypatch.setattr("pipelines.submit._SECONDS_OF_SILENCE", 0.05)
-    monkeypatch.setattr("pipelines.submit._SECONDS_TO_ANSWER", 0.2)
-    with pytest.raises(ConnectionLostError, match="no answer within"):
-        follow(SilentClient("one", [False, False]), "job", "advice")
-    with pytest.raises(ConnectionLostError, match="the log does not end"):
-        follow(SilentClient("one", [False, True]), "job", "advice")
-    assert capsys.readouterr().out == "oneone"
-
-
-def test_the_exit_status_follows_the_job(capsys):
-    assert follow(Client("", [0], status=Ended("STOPPED")), "job", "advice") == 3
-    assert "was stopped" in capsys.readouterr().err
-    broken = Client("", [0], status=Ended("FAILED"), message="Failed to set up the runtime environment [a]")
-    assert follow(broken, "job", "advice") == 1
-    assert "failed: Failed to set up the runtime environment [a]" in capsys.readouterr().err
-
-
-def test_the_rayjob_runs_a_command_of_ours_with_a_config_of_ours():
-    job = yaml.safe_load((CLUSTER / "rayjob.yaml").read_text())
-    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
-    assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
-    program, verb, path, *overrides = shlex.split(job["spec"]["entrypoint"])
-    assert (program, verb) == ("gam-kg", "run")
-    config = load_config(ROOT / Path(path).relative_to("/gam-kg"), overrides)
-    require_shared_paths(config)
-    (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-    assert group["replicas"] == config.train.num_workers
-    assert yaml.safe_load(job["spec"]["runtimeEnvYAML"]).keys() == {"env_vars"}
-
-
-def test_the_launched_cluster_asks_for_a_token_and_keeps_its_dashboard_on_loopback():
-    cluster = yaml.safe_load((CLUSTER / "cluster.yaml").read_text())
-    starts = [*cluster["head_start_ray_commands"], *cluster["worker_start_ray_commands"]]
-    assert all("RAY_AUTH_MODE=token" in start for start in starts if "ray start" in start)
-    assert "--dashboard-host=127.0.0.1" in cluster["head_start_ray_commands"][-1]
-    assert cluster["head_node_type"] in cluster["available_node_types"]
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"env": ["KG_MISSING"]}, "--env KG_MISSING: the variable is not set here"),
+        ({"env": ["KG_TOKEN=s3cret-value"]}, "--env KG_TOKEN: give a variable's name alone"),
+        ({"submission_id": "../jobs"}, "--submission-id '../jobs': give letters, digits, _, . and -"),
+        ({"metadata": ["team"]}, "--metadata team: expected KEY=VALUE"),
+        ({"metadata": ["=search"]}, "--metadata =search: expected KEY=VALUE"),
+        ({"gpus": float("nan")}, "--gpus nan: give a number from 0 on"),
+        ({"memory_gib": -1.0}, "--memory -1.0: give a number from 0 on"),
+    ],
+)
+def test_what_no_job_can_have_is_refused_before_anything_is_sent(config, options, expected):
+    message = refusal(config, **options)
+    assert expected in message
+    assert "s3cret-value" not in message
