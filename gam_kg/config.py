@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from gam_kg.config_file import Section, apply_override, base_file, read_yaml, require_own_folder, validated
 from gam_kg.config_types import Boundary, Count, LocalPath, Place, Positive, Probability, RunName, Share
 from gam_kg.data_config import DataConfig
+from gam_kg.storage import local_folder
 from gam_kg.text import user_path
 
 NumWorkers = Count | tuple[Positive, Positive]
@@ -252,7 +253,9 @@ class PublishConfig(Section):
 
 class Config(Section):
     name: RunName = Field("base", description="name of the run; where a file has none, the file's own name")
-    run_dir: LocalPath = Field(None, description="folder of the run; null: runs/<name>")
+    run_dir: Place = Field(
+        None, description="folder or URI (s3://, gs://, abfs://) of the run, see docs/storage.md; null: runs/<name>"
+    )
     seed: Count = Field(0, description="seed of all random numbers")
     data: DataConfig = Field(DataConfig(), description="the facts, and how time is divided")
     prepare: PrepareConfig = Field(PrepareConfig(), description="facts → graph/")
@@ -285,8 +288,8 @@ class Config(Section):
 
     @property
     def run_path(self) -> Path:
-        """Absolute folder of the run."""
-        return user_path(self.run_dir or f"runs/{self.name}", "run_dir").absolute()
+        """Absolute folder of the run on this machine: of a run at a URI, its working copy."""
+        return local_folder(self.run_dir or f"runs/{self.name}", "run_dir")
 
 
 def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()) -> Config:

@@ -22,6 +22,8 @@ def _local(value: str | None) -> str | None:
 def _place(value: str | None) -> str | None:
     if value is not None and (not value.strip() or "\0" in value):
         raise ValueError("expected a path; null for none")
+    if value is not None and is_uri(value) and ":" in value.partition("//")[2].partition("/")[0].rpartition("@")[0]:
+        raise ValueError("a URI must not have credentials in it; give them in the environment")
     return value
 
 

@@ -53,6 +53,10 @@ class OutputError(GamKGError):
     """A file or folder cannot be written: no space, no permission, or something else is in its place."""
 
 
+class StorageError(GamKGError):
+    """Storage that a URI names is not there, does not answer or refuses the credentials."""
+
+
 class RunInUseError(GamKGError):
     """Another process is writing into the run's folder."""
 

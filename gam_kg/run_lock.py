@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -51,7 +51,7 @@ def run_lock(folder: Path, verb: str, *, take_over: bool = False) -> Generator[N
         with _guard:
             lock = _owned.get(folder)
             if lock is None:
-                lock = _owned[folder] = _Lock(folder / LOCK, _contents(verb))
+                lock = _owned[folder] = _Lock(folder / LOCK, new_lock(verb))
                 try:
                     _take(lock.path, lock.contents, take_over=take_over)
                     _remove_leftovers(lock.path)
@@ -80,7 +80,7 @@ def require_lock(path: Path) -> None:
     for lock in [lock for owned, lock in list(_owned.items()) if owned == folder or owned in folder.parents]:
         found = _read(lock.path)
         if found is None or found.contents != lock.contents:
-            by = f"{_Holder.of(found.contents)} has taken it over" if found else "its lock file is gone"
+            by = f"{Holder.of(found.contents)} has taken it over" if found else "its lock file is gone"
             raise RunInUseError(
                 f"{lock.path.parent}: this process has lost the run: {by}. {path.name} was not put in place; start the "
                 "command again when nothing else writes there"
@@ -121,7 +121,7 @@ _guard = threading.RLock()
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """A lock file as it is read.
 
     Attributes:
@@ -134,7 +134,7 @@ class _Found:
 
 
 @dataclass(frozen=True)
-class _Holder:
+class Holder:
     """The process that a lock file names, and what it does."""
 
     process: Process
@@ -143,7 +143,7 @@ class _Holder:
     since: str
 
     @classmethod
-    def of(cls, contents: bytes) -> "_Holder":
+    def of(cls, contents: bytes) -> "Holder":
         """The holder; of an unknown machine if the file is damaged."""
         try:
             values: dict[str, Any] = json.loads(contents)
@@ -163,7 +163,8 @@ class _Holder:
 _NOBODY = Process("an unknown machine", "unknown", 0, 0)
 
 
-def _contents(verb: str) -> bytes:
+def new_lock(verb: str) -> bytes:
+    """Contents of a lock of this process, which no other lock equals."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
@@ -183,7 +184,7 @@ def _take(path: Path, contents: bytes, *, take_over: bool) -> None:
         found = _read(path)
         if found is None:  # released in this moment
             continue
-        _require_ended(found, path, take_over=take_over)
+        require_ended(found, path.parent, lambda: _now(path), take_over=take_over)
         claim = path.with_name(f"{path.name}.{hashlib.sha256(found.contents).hexdigest()[:16]}")
         _take(claim, contents, take_over=take_over)
         try:
@@ -191,24 +192,32 @@ def _take(path: Path, contents: bytes, *, take_over: bool) -> None:
             if now is not None and now.contents == found.contents:
                 with _written(path, contents) as written:
                     written.replace(path)
-                logger.warning("%s: replaced the stale lock of %s which has ended", path, _Holder.of(found.contents))
+                logger.warning("%s: replaced the stale lock of %s which has ended", path, Holder.of(found.contents))
                 return
         finally:
             claim.unlink(missing_ok=True)
 
 
-def _require_ended(found: _Found, path: Path, *, take_over: bool) -> None:
-    holder, folder = _Holder.of(found.contents), path.parent
+def require_ended(found: Found, folder: object, now: Callable[[], float], *, take_over: bool) -> None:
+    """Refuse a run folder of which a lock is found, unless the owner has ended, or may be taken to have.
+
+    Args:
+        found: The lock.
+        folder: The run folder, for messages.
+        now: The time by the storage's clock.
+        take_over: Whether an owner on another machine that gives no sign of life counts as ended.
+
+    Raises:
+        RunInUseError: The owner is at work, or may be.
+    """
+    holder = Holder.of(found.contents)
     ended = holder.process.has_ended()
     if ended:
         return
-    silent = None
-    if ended is None:
-        with _written(path, b"") as now:
-            silent = now.stat().st_mtime - found.changed
-        if silent > STALE_SECONDS and take_over:
-            return
+    silent = now() - found.changed if ended is None else None
     if silent is not None and silent > STALE_SECONDS:
+        if take_over:
+            return
         raise RunInUseError(
             f"{folder}: its lock is stale: {holder} has given no sign of life for {silent / 60:.0f} minutes. Make sure "
             "that it has ended, then give the same command with --take-over; or set run_dir to another folder"
@@ -217,6 +226,11 @@ def _require_ended(found: _Found, path: Path, *, take_over: bool) -> None:
         f"{folder} is in use: {holder} is writing there. Wait until it has ended, end it, or set run_dir to another "
         "folder"
     )
+
+
+def _now(path: Path) -> float:
+    with _written(path, b"") as written:
+        return written.stat().st_mtime
 
 
 def _create(path: Path, contents: bytes) -> bool:
@@ -243,7 +257,7 @@ def _remove_leftovers(path: Path) -> None:
     for leftover in path.parent.glob(f"{LOCK}.*"):
         process = Process.of_tag(leftover.name.rpartition(".new-")[2].rpartition(".")[0])
         if process is None and (found := _read(leftover)) is not None:
-            process = _Holder.of(found.contents).process
+            process = Holder.of(found.contents).process
         if process is not None and process.has_ended():
             leftover.unlink(missing_ok=True)
 
@@ -259,12 +273,12 @@ def _written(path: Path, contents: bytes) -> Generator[Path]:
         written.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> _Found | None:
+def _read(path: Path) -> Found | None:
     try:
         # Opened, shared storage shows its latest state. Nobody may ever write into what is a pipe.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            return _Found(file.read(_MOST_BYTES), os.fstat(file.fileno()).st_mtime)
+            return Found(file.read(_MOST_BYTES), os.fstat(file.fileno()).st_mtime)
     except FileNotFoundError:
-        return _Found(b"", path.lstat().st_mtime) if path.is_symlink() else None
+        return Found(b"", path.lstat().st_mtime) if path.is_symlink() else None
     except IsADirectoryError:
-        return _Found(b"", path.stat().st_mtime)
+        return Found(b"", path.stat().st_mtime)

@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -20,6 +20,7 @@ from gam_kg.config import Config, load_config
 from gam_kg.config_file import validated
 from gam_kg.data_config import ColumnsConfig
 from gam_kg.errors import exit_status
+from gam_kg.mirror import readable_run
 from gam_kg.run_config import config_of_run
 from gam_kg.synthetic.groups import SyntheticConfig
 from gam_kg.text import printable, user_path
@@ -39,7 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
+_QUERIED = ("graph", "checkpoint", "updates", "state", "embeddings")
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a finished run.")]
 At = Annotated[
     str | None,
     typer.Option(
@@ -253,9 +255,9 @@ def search_command(
     if (like is None) == (query is None):
         raise typer.BadParameter("give either --like NAME or --query SUBJECT RELATION")
     if like is not None:
-        search_like(user_path(run, "RUN"), like, at, top_k)
+        search_like(readable_run(run, "RUN", *_QUERIED), like, at, top_k)
     elif query is not None:
-        search_answers(user_path(run, "RUN"), *query, at, top_k)
+        search_answers(readable_run(run, "RUN", *_QUERIED), *query, at, top_k)
 
 
 for _command in (submit_command, compare_command, ensemble_command, ablate_command, tune_command):

@@ -6,14 +6,17 @@ from typing import Annotated
 import typer
 
 from gam_kg.config import load_config
+from gam_kg.mirror import readable_run
 from gam_kg.text import user_path
 from pipelines.cli_arguments import ConfigFile, Overrides, TakeOver
 from pipelines.parts import PARTS, choose_parts
 from pipelines.progress import results
 
+_EVALUATED = ("graph", "checkpoint", "updates", "state", "evaluation")
+
 
 def compare_command(
-    first: Annotated[str, typer.Argument(metavar="FIRST", help="Folder of an evaluated run.")],
+    first: Annotated[str, typer.Argument(metavar="FIRST", help="Folder or URI of an evaluated run.")],
     second: Annotated[str, typer.Argument(metavar="SECOND", help="Folder of another one, on the same facts.")],
 ) -> None:
     """MRR of two runs by setting, direction, stratum, entities and horizon; SECOND minus FIRST with its 95 % interval.
@@ -23,12 +26,12 @@ def compare_command(
     """
     from pipelines.compare import show_comparison
 
-    show_comparison(user_path(first, "FIRST"), user_path(second, "SECOND"))
+    show_comparison(readable_run(first, "FIRST", *_EVALUATED), readable_run(second, "SECOND", *_EVALUATED))
 
 
 def ensemble_command(
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN", help="Folders of evaluated runs, two or more, on one graph.")
+        list[str], typer.Argument(metavar="RUN", help="Folders or URIs of evaluated runs, two or more, on one graph.")
     ],
     out: Annotated[str | None, typer.Option(help="Also write evaluation/ into this new folder, for compare.")] = None,
 ) -> None:
@@ -37,7 +40,7 @@ def ensemble_command(
     It ranks what all of them were evaluated on and shows MRR and hits of each run, of all together, and of the best
     untrained baseline, with the differences to all together and their 95 % intervals (paired bootstrap over queries).
     """
-    folders = [user_path(run, "RUN") for run in runs]
+    folders = [readable_run(run, "RUN", *_EVALUATED) for run in runs]
     if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
         raise typer.BadParameter("give at least two runs, each once")
     folder = user_path(out, "--out") if out is not None else None

@@ -12,6 +12,7 @@ from rich.text import Text
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import Config
 from gam_kg.errors import MemoryPlanError
+from gam_kg.mirror import readable_run
 from gam_kg.plan.counts import GraphCounts, count_graph
 from gam_kg.plan.plan import Planner
 from gam_kg.run_config import require_same_settings
@@ -49,6 +50,8 @@ def plan(config: Config, workers: list[int], *, memory_gib: float | None = None,
         MemoryPlanError: The configured training does not fit.
     """
     base = resident_bytes()  # the same libraries as a worker's, before anything is read
+    if config.run_dir is not None:
+        readable_run(config.run_dir, "run_dir", "graph", "graph.next")
     path = graph_to_train(config.run_path)
     graph = read_manifest(path, "graph")
     require_same_settings("plan", config, {path: graph})

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from gam_kg.artifacts import Content, read_manifest, save_manifest, write_artifact
 from gam_kg.config import Config
 from gam_kg.errors import DataError, OutputError, writing
+from gam_kg.mirror import mirrored
 from gam_kg.output import remove
 from gam_kg.run_config import CONFIG, mend_config, write_config
 from gam_kg.run_folder import place_to_write, settle, waiting
@@ -134,16 +135,21 @@ class Stage:
 
 @contextmanager
 def owned(config: Config, verb: str, *, take_over: bool = False) -> Generator[None]:
-    """Own the run's folder while the block writes into it.
+    """Own the run's folder while the block writes into it; see `mirrored` for a run at a URI.
 
     Raises:
         OutputError: It cannot be written.
         RunInUseError: Another process writes into it.
+        StorageError: It is at a URI, and the storage cannot be used.
     """
     run = config.run_path
     is_new = not run.exists()
     try:
-        with working_on(run.name, verb), run_lock(run, verb, take_over=take_over), writing(run / verb):
+        with ExitStack() as stack:
+            stack.enter_context(working_on(run.name, verb))
+            stack.enter_context(run_lock(run, verb, take_over=take_over))
+            stack.enter_context(writing(run / verb))
+            stack.enter_context(mirrored(config.run_dir, verb, take_over=take_over))
             settle(run)
             mend_config(run)
             yield

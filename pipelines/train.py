@@ -14,6 +14,7 @@ from ray.train import Checkpoint, CheckpointConsistencyMode
 from gam_kg.artifacts import Content
 from gam_kg.config import Config
 from gam_kg.distributed.communicator import Communicator
+from gam_kg.mirror import push_training
 from gam_kg.run_folder import remove_finished_training
 from gam_kg.train.position import Progress
 from gam_kg.train.run import (
@@ -50,12 +51,26 @@ def _write(task: Task) -> Content:
     logger.info("training on %d facts, validating on %d", splits["train"], splits["valid"])
     graph_path = task.paths["graph"]
     with ExitStack() as stack:
-        on_event = recorded(stack.enter_context(log), config.run_path.name)
+        on_event = recorded(_copying(config, stack.enter_context(log)), config.run_path.name)
         if config.train.most_workers:
             trained = train_with_ray(config, graph_path, storage, stack, on_event)
         else:
             trained = _train_here(config, graph_path, storage, on_event)
         return write_checkpoint(task.folder, trained)
+
+
+def _copying(config: Config, on_event: OnEvent) -> OnEvent:
+    """Also copies training checkpoints to a run at a URI: each when the event after its own says that it is whole."""
+    written = False
+
+    def forward(event: Any) -> None:
+        nonlocal written
+        if written:
+            push_training(config.run_path)
+        written = event.checkpoint
+        on_event(event)
+
+    return forward
 
 
 def training_log(config: Config, *, anew: bool) -> TrainingLog:

@@ -3,6 +3,7 @@
 import os
 import queue
 import shutil
+import socket
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from gam_kg.distributed.communicator import Communicator
 from gam_kg.distributed.process_group import join, listen
 from gam_kg.errors import ConfigError
 from gam_kg.inference.trained_run import TrainedRun
+from gam_kg.storage import CACHE
 from gam_kg.train.run import threads
 from pipelines.ranks import OnEvent, OnRun
 from pipelines.ray_session import ray_session
@@ -52,6 +54,7 @@ def run_workers(
     """
     # How often Ray looks at its workers, 2 s by default: a checkpoint waits for the next look.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    here = config.model_copy(update={"run_dir": str(config.run_path)})  # of a run at a URI the working copy
     train = config.train
     resources = {"CPU": threads(config)} | ({"GPU": 1} if train.use_gpu else {})
     with ray_session():
@@ -59,7 +62,7 @@ def run_workers(
         events = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _here()})
         trainer = TorchTrainer(
             worker,
-            train_loop_config={**settings, "config": config.model_dump(mode="json"), "events": events},
+            train_loop_config={**settings, "config": here.model_dump(mode="json"), "events": events},
             scaling_config=ScalingConfig(
                 num_workers=train.num_workers, use_gpu=train.use_gpu, resources_per_worker=resources
             ),
@@ -98,6 +101,11 @@ def enter(settings: dict[str, Any]) -> tuple[Config, Communicator, torch.device,
     """
     context = ray.train.get_context()
     config = Config.model_validate(settings["config"])
+    if not config.run_path.is_dir():
+        raise ConfigError(
+            f"{config.run_path} is not on this worker's machine, {socket.gethostname()}; set run_dir to a folder that "
+            f"all machines share, or for a run at a URI set {CACHE} to one"
+        )
     torch.set_num_threads(threads(config))
     communicator = Communicator(context.get_world_rank(), context.get_world_size())
 

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 from hypothesis import settings
+from object_store import bucket, object_store  # noqa: F401 - fixtures
 from ranks import RankPool
 
 from pipelines.ray_session import ray_session

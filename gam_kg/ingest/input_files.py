@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Literal
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.fs
 from pyarrow.fs import FileInfo, FileSystem, FileType, LocalFileSystem
 
 from gam_kg.errors import DataError
+from gam_kg.storage import is_remote, meaning, open_uri, require_bucket
 from gam_kg.text import is_uri, user_path
 
 THREADS = 8
@@ -120,7 +121,8 @@ def find_files(
         with ThreadPoolExecutor(THREADS) as pool:
             looked = list(pool.map(lambda one: _look(filesystem, one, text_tables), listed))
     except (OSError, pa.ArrowException, ValueError) as error:
-        raise DataError(f"{key}={place}: cannot be read ({error})") from None
+        reason = meaning(error) if is_remote(place) else f"cannot be read ({error})"
+        raise DataError(f"{key}={place}: {reason}") from None
     files, left_out = _without_repeats(filesystem, [found for found in looked if isinstance(found, FoundFile)])
     for one, reason in zip(listed, looked, strict=True):
         if isinstance(reason, str):
@@ -173,16 +175,15 @@ def _below(path: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
 
 
 def _list_uri(uri: str) -> tuple[FileSystem, list[Listed]]:
-    # What follows a ? are options of the filesystem.
     place, mark, options = uri.partition("?")
     scheme = place.partition(":")[0] + "://"
-    filesystem, path = FileSystem.from_uri(_escaped(place) + mark + options)
+    filesystem, path = open_uri(uri)
     rest = ""
     if filesystem.get_file_info(path).type == FileType.NotFound and any(char in place for char in _WILDCARDS):
         # Only the part before the first wildcard is a path; the files below it are matched against the rest.
         base = _fixed(place)
         rest = place.removeprefix(base)
-        filesystem, path = FileSystem.from_uri(_escaped(base) + mark + options)
+        filesystem, path = open_uri(base + mark + options)
     if isinstance(filesystem, LocalFileSystem):
         return filesystem, list_local(os.path.join(path, unquote(rest)) if rest else path, scheme)
     if filesystem.get_file_info(path).type == FileType.File:
@@ -190,14 +191,12 @@ def _list_uri(uri: str) -> tuple[FileSystem, list[Listed]]:
     pattern = PurePosixPath(rest).parts
     selector = pyarrow.fs.FileSelector(path, recursive=True, allow_not_found=True)
     files = [file.path for file in filesystem.get_file_info(selector) if file.type != FileType.Directory]
+    if not files:
+        require_bucket(filesystem, path, uri)
     inner = {file: PurePosixPath(file.removeprefix(path).lstrip("/")).parts for file in files}
     return filesystem, [
         Listed(file, scheme + file, parts, pattern) for file, parts in inner.items() if _matches(parts, pattern)
     ]
-
-
-def _escaped(uri: str) -> str:
-    return quote(uri, safe="%/:@!$&'()*+,;=~")
 
 
 def _fixed(pattern: str) -> str:

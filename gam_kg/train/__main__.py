@@ -18,6 +18,7 @@ from gam_kg.progress import Advance, progress_lines
 from gam_kg.run_config import checkpoint_settings, require_same_settings, write_config
 from gam_kg.run_folder import graph_to_train, place_to_write, settle
 from gam_kg.run_lock import run_lock
+from gam_kg.storage import is_remote
 from gam_kg.text import printable
 from gam_kg.train.run import (
     LocalCheckpoints,
@@ -47,6 +48,8 @@ def main(arguments: list[str]) -> None:
     config = load_config(arguments[0], arguments[1:])
     torch.set_num_threads(threads(config))
     compute_device(config)
+    if is_remote(config.run_dir):
+        raise ConfigError(f"run_dir={config.run_dir}: give a folder that all ranks see; `gam-kg train` takes a URI")
     run = config.run_path
     read_manifest(graph_to_train(run), "graph")  # first, since the lock makes the folder of the run
     with process_group(use_gpu=config.train.use_gpu) as (communicator, device), ExitStack() as stack:

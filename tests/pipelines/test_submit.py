@@ -228,8 +228,7 @@ def refusal(config, *overrides, address="http://127.0.0.1:1", **options):
     ("override", "expected"),
     [
         ("run_dir=null", ["run_dir is not set", "runs/tiny", "absolute path", "share"]),
-        ("run_dir=runs/tiny", ["run_dir=runs/tiny", "absolute path", "share"]),
-        ("run_dir=s3://bucket/run", ["run_dir: a URI is not allowed", "s3://bucket/run"]),
+        ("run_dir=runs/tiny", ["run_dir=runs/tiny", "absolute path or a URI", "share"]),
         ("run_dir=~/run", ["run_dir=~/run", "absolute path"]),
         ("predict.out=answers.csv", ["predict.out=answers.csv", "absolute path"]),
         ("data.facts=null", ["data.facts is not set", "run needs it"]),
@@ -244,7 +243,9 @@ def test_paths_that_lead_nowhere_on_a_cluster_are_refused(config, override, expe
 
 
 def test_paths_that_a_cluster_shares_are_taken(config):
-    require_shared_paths(load_config(config, ["data.facts=s3://bucket/facts", "data.import_from=lahman:1995"]))
+    require_shared_paths(
+        load_config(config, ["run_dir=s3://bucket/run", "data.facts=s3://bucket/facts", "data.import_from=lahman:1995"])
+    )
     require_shared_paths(load_config(config, ["data.facts=null"]), "train")
 
 
