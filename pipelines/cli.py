@@ -133,6 +133,9 @@ def update_command(
         Literal["refuse", "replay", "quarantine"] | None,
         typer.Option(help="What to do with facts before the last snapshot; none: as update.late says."),
     ] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder or URI that gets a copy of each published version.")
+    ] = None,
     fine_tune: Annotated[
         int, typer.Option(min=0, help="Then train on this many of the newest snapshots; 0: do not train.")
     ] = 0,
@@ -142,7 +145,7 @@ def update_command(
     resolved = config_of_run(run, [*(overrides or ()), *([f"update.late={late}"] if late else [])])
     from pipelines.update import update
 
-    version = update(resolved, facts, fine_tune_on=fine_tune, take_over=take_over)
+    version = update(resolved, facts, fine_tune_on=fine_tune, to=to, take_over=take_over)
     results.print(f"published: {version}", soft_wrap=True)
 
 

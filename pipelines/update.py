@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +14,7 @@ import pyarrow as pa
 
 from gam_kg.artifacts import Content, Manifest
 from gam_kg.config import Config
+from gam_kg.delivery import deliver
 from gam_kg.errors import ConfigError, DataError
 from gam_kg.graph.temporal_graph import TemporalGraph, read_names
 from gam_kg.graph.update_chain import Update, last_snapshot, read_open_facts, read_updates, write_update
@@ -22,7 +25,9 @@ from gam_kg.ingest.new_facts import LATE, NewFacts, read_new_facts
 from gam_kg.ingest.quarantine import Quarantine
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.ingest.vocabulary import Vocabulary
+from gam_kg.parquet import write_table
 from gam_kg.train.fine_tune import fine_tune, newest_optimizer_state
+from gam_kg.versions import VERSIONED
 from pipelines.embed import embed
 from pipelines.predict import predict
 from pipelines.progress import counted
@@ -104,7 +109,9 @@ def _in(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.isin(number[len(others) :], number[: len(others)])
 
 
-def update(config: Config, facts: str | None = None, *, fine_tune_on: int = 0, take_over: bool = False) -> Path:
+def update(
+    config: Config, facts: str | None = None, *, fine_tune_on: int = 0, to: str | None = None, take_over: bool = False
+) -> Path:
     """Add facts to a run: what is new is ranked first, then added; embeddings and predictions follow.
 
     Facts that the run has already are left out. An update is there as a whole or not at all; what a process that was
@@ -114,6 +121,7 @@ def update(config: Config, facts: str | None = None, *, fine_tune_on: int = 0, t
         config: The run's configuration.
         facts: Parquet or CSV file, folder, glob or URI; None: `data.facts`.
         fine_tune_on: How many of the newest snapshots with facts the model then trains on; 0: it does not.
+        to: Folder or URI that gets copies of the versions; None: none.
         take_over: Work in a run folder whose owner, on another machine, gives no sign of life.
 
     Returns:
@@ -122,6 +130,7 @@ def update(config: Config, facts: str | None = None, *, fine_tune_on: int = 0, t
     Raises:
         ArtifactError: The run is not finished, or damaged.
         DataError: The facts cannot be read, too many rows are bad, or some are late and `update.late` is "refuse".
+        OutputError, StorageError: `to` cannot be written.
     """
     with owned(config, "update", take_over=take_over):
         before = _Before.of(config)
@@ -138,8 +147,12 @@ def update(config: Config, facts: str | None = None, *, fine_tune_on: int = 0, t
             opened = open_run(config)
         version = embed(config, opened=opened)
         predict(config, opened=opened)
+        if to is not None:
+            for kind in VERSIONED:
+                logger.info("%s: copied to %s", kind, deliver(config.run_path / kind, to, config.publish))
         updates = read_updates(config.run_path, before.graph)
         _show(config, updates, len(before.updates))
+        _record(config, updates, before.axis)
         return version
 
 
@@ -273,10 +286,10 @@ def _fine_tune(before: _Before, number: int) -> None:
 
     def train(folder: Path) -> Content:
         on_ranks(config, fine_tune_worker, {"number": number, "folder": str(folder)}, "fine-tune", pending=folder)
-        found = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+        text = json.loads((folder / SCORES).read_text(encoding="utf-8"))["text"]
         (folder / SCORES).unlink()
-        logger.info(found["text"])
-        return {"fine_tuning": found}
+        logger.info(text)
+        return {"fine_tuning": text}
 
     write_update(
         run,
@@ -316,8 +329,22 @@ def fine_tune_worker(run: TrainedRun, settings: dict[str, Any], on_event: OnEven
     )
     found.write(folder)
     if run.graph.partition.rank == 0:
-        rows = found.table.to_pylist()
-        (folder / SCORES).write_text(json.dumps({"text": found.text, "snapshots": rows}), encoding="utf-8")
+        write_table(found.table, folder / "fine_tuning.parquet")
+        (folder / SCORES).write_text(json.dumps({"text": found.text}), encoding="utf-8")
+
+
+def _record(config: Config, updates: tuple[Update, ...], axis: TimeAxis) -> None:
+    """Set the gauges of Prometheus, on a Ray cluster."""
+    scores = [row for one in updates for row in one.content.get("scores", ())]
+    if not scores or "RAY_ADDRESS" not in os.environ:
+        return
+    from pipelines.metrics import in_cluster, record
+
+    figures = {"mrr_of_the_day": scores[-1]["mrr"]}
+    if (end := axis.end_seconds(scores[-1]["snapshot"])) is not None:
+        figures["update_lag_seconds"] = max(0.0, time.time() - end)
+    with in_cluster():
+        record(config.run_path.name, **figures)
 
 
 def _show(config: Config, updates: tuple[Update, ...], num_before: int) -> None:

@@ -29,6 +29,7 @@ from gam_kg.ingest.merging import SOURCED_FACTS, duplicates, merge_facts, stored
 from gam_kg.ingest.new_names import NewNames
 from gam_kg.ingest.open_facts import OPEN, carry, each_snapshot, positions
 from gam_kg.ingest.quarantine import Quarantine
+from gam_kg.ingest.retractions import require_additions
 from gam_kg.ingest.sources import Sources
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.ingest.time_notes import Notes, read_as, require_kind
@@ -131,6 +132,7 @@ def read_new_facts(
     holds = config.data.open_end == "holds"
     with TemporaryDirectory() as folder:
         given = _find(place)
+        require_additions(given)
         found = _read(*_as_parquet(given, place, config.data, Path(folder, "facts.parquet")), config.data, axis)
         new_entities, new_relations, rows = _encode(found.facts, axis, entities, relations, holds=holds)
         open_stop = _last_of(rows, last) if holds else None

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from gam_kg.errors import ConfigError
 from gam_kg.ingest.text_columns import is_text
+from gam_kg.ingest.time_zones import UTC_NAME, zone_info
 from gam_kg.ingest.timestamps import ISO, MAX_INTEGER, ZONED, TimeForm, TimeKind, Timestamps, read_timestamps
 from gam_kg.text import quoted
 
@@ -178,6 +179,16 @@ class TimeAxis:
             return str(self.origin + int(snapshot) * self.unit)
         start = _unit_start(self._first_unit + int(snapshot), self.unit)
         return f"{start}:00" if self.unit == "hour" else str(start)
+
+    def end_seconds(self, snapshot: int) -> float | None:
+        """When a snapshot ends, in seconds since 1970; None where timestamps are plain integers.
+
+        Where the facts have no time zone, it is taken for UTC.
+        """
+        if isinstance(self.unit, int):
+            return None
+        local = datetime.fromtimestamp(self._start(snapshot + 1) / 1e6, UTC)
+        return local.replace(tzinfo=zone_info(self.zone or UTC_NAME)).timestamp()
 
     @property
     def _first_unit(self) -> int:

@@ -33,7 +33,7 @@ def zone_name(name: str, place: str) -> str:
     if is_utc(name):
         return UTC_NAME
     try:
-        _zone(name)
+        zone_info(name)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from None
     return name
@@ -48,7 +48,7 @@ def clock_of(instants: np.ndarray, zone: str) -> np.ndarray:
     """
     if zone == UTC_NAME or not len(instants):
         return instants
-    found = _zone(zone)
+    found = zone_info(zone)
     days, day = np.unique(instants // _DAY, return_inverse=True)
     begin = _offsets(days * _DAY, found)
     offset = begin[day]
@@ -58,7 +58,8 @@ def clock_of(instants: np.ndarray, zone: str) -> np.ndarray:
     return instants + offset
 
 
-def _zone(name: str) -> tzinfo:
+def zone_info(name: str) -> tzinfo:
+    """The time zone of a name, as Europe/Berlin, UTC or +02:00; raises ConfigError where there is none."""
     if name == UTC_NAME:
         return UTC
     if fixed := _FIXED.fullmatch(name):

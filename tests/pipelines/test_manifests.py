@@ -10,7 +10,7 @@ import tomllib
 
 import pytest
 import yaml
-from manifests import CLUSTER, ROOT, VERBS, job_spec, load_schemas, mistakes, parse_command, pods, read_manifests
+from manifests import CLUSTER, ROOT, job_spec, load_schemas, mistakes, parse_command, pods, read_manifests
 
 from gam_kg.config import load_config
 from pipelines.submit import require_shared_paths
@@ -69,7 +69,6 @@ def test_a_rayjob_runs_the_config_of_the_config_map_and_its_workers_have_room(na
     assert yaml.safe_load(spec["runtimeEnvYAML"]).keys() == {"env_vars"}
 
 
-@pytest.mark.skipif("update" not in VERBS, reason="needs the verb update")
 @pytest.mark.parametrize("name", ["cronjob.yaml", "raycronjob.yaml"])
 def test_what_is_scheduled_updates_the_run_of_the_config_map(name):
     manifest = JOBS[name]

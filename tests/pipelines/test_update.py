@@ -1,5 +1,6 @@
 """The update verb: day by day is as good as at once, late facts follow their rule, a kill leaves before or after."""
 
+import json
 import logging
 import shutil
 from dataclasses import replace
@@ -14,7 +15,7 @@ from runs import train_run
 
 from gam_kg import output
 from gam_kg.artifacts import read_manifest
-from gam_kg.config import Config
+from gam_kg.config import Config, PublishConfig
 from gam_kg.errors import DataError
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.graph.update_chain import read_updates
@@ -26,7 +27,7 @@ from gam_kg.parquet import read_table
 from gam_kg.run_config import write_config
 from gam_kg.schemas import MODEL
 from gam_kg.train.evaluate import ModelScorer, rank_split, roll
-from gam_kg.versions import latest
+from gam_kg.versions import VERSIONED, latest
 from pipelines.update import update
 
 FACTS = random_facts(1, 150)
@@ -269,6 +270,48 @@ def test_the_command_takes_the_folder_of_a_run(make, tmp_path, monkeypatch, caps
     assert "none.parquet" in capsys.readouterr().err
 
 
+def test_versions_are_copied_to_another_folder(make, tmp_path):
+    config = make("run")
+    config = config.model_copy(update={"publish": PublishConfig(keep_versions=1, grace_minutes=0)})
+    for day in (BEFORE, BEFORE + 1, BEFORE + 1):
+        update(config, write_days(tmp_path / f"{day}.parquet", at(day)), to=str(tmp_path / "to"))
+    assert_copied(config, lambda name: (tmp_path / "to" / name).read_bytes())
+    copied = {path.name for path in (tmp_path / "to" / "embeddings").iterdir() if not path.name.startswith(".")}
+    assert copied == {"latest", "as_of=9"}
+
+
+def test_versions_are_copied_to_a_bucket(make, tmp_path, object_store, bucket):
+    config = make("run")
+    config = config.model_copy(update={"publish": PublishConfig(keep_versions=1, grace_minutes=0)})
+    for day in (BEFORE, BEFORE + 1, BEFORE + 1):
+        update(config, write_days(tmp_path / f"{day}.parquet", at(day)), to=f"s3://{bucket}/to")
+    assert_copied(config, lambda name: object_store.read(bucket, f"to/{name}"))
+    versions = {name.split("/")[2] for name in object_store.names(bucket) if name.startswith("to/embeddings/")}
+    assert versions == {"latest", "as_of=9"}
+
+
+def assert_copied(config, read):
+    for kind in VERSIONED:
+        version = latest(config.run_path / kind)
+        assert read(f"{kind}/latest").decode() == version.name
+        for path in version.glob("[!.]*"):
+            if path.name != "manifest.json":
+                assert read(f"{kind}/{version.name}/{path.name}") == path.read_bytes(), path
+        manifest = json.loads(read(f"{kind}/{version.name}/manifest.json"))
+        assert manifest["id"] == read_manifest(version, kind).id
+
+
+@pytest.mark.parametrize("name, value", [("_op", "D"), ("is_deleted", True), ("operation", "retract")])
+def test_rows_that_take_facts_back_are_refused(make, tmp_path, name, value):
+    config, rows = make("run"), at(BEFORE)
+    harmless = {"D": "c", True: False, "retract": "insert"}[value]
+    marks = [harmless] * len(rows)
+    update(config, write_days(tmp_path / "day.parquet", rows, **{name: marks}))
+    marks[3] = value
+    with pytest.raises(DataError, match=f"row 3 of .*day.*{name}.*takes a fact back"):
+        update(config, write_days(tmp_path / "day.parquet", rows, **{name: marks}))
+
+
 def test_fine_tuned_weights_are_used_from_then_on(make, tmp_path, caplog):
     config = make("run")
     caplog.set_level(logging.INFO, "gam_kg")
@@ -279,7 +322,8 @@ def test_fine_tuned_weights_are_used_from_then_on(make, tmp_path, caplog):
     assert "MRR of the newest snapshot" in caplog.text
     after = published(config)[0]
     assert max(abs(after[name] - vector).max() for name, vector in before.items()) > 1e-3
-    assert chain(config)[-1].content["fine_tuning"]["snapshots"]
+    assert "MRR of the newest snapshot" in chain(config)[-1].content["fine_tuning"]
+    assert read_table(chain(config)[-1].path / "fine_tuning.parquet")["snapshot"].to_pylist() == [END - 1]
     again = TrainedRun.load(config.run_path)
     np.testing.assert_allclose(
         again.sharded.entity_vectors(again.memory_before(END, anew=True)).detach().numpy(),

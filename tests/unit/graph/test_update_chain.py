@@ -68,6 +68,8 @@ def test_a_graph_with_updates_is_the_graph_of_all_facts(tmp_path_factory, seed, 
                 return rows.anchor * 100 + rows.relation
 
             assert torch.equal(found.distinct(key), whole.distinct(key))
+            for column, other in zip(found.rows(), whole.rows(), strict=True):
+                assert torch.equal(column, other)
             anchors = [set(part.anchor.tolist()) for part in found.facts.parts()]
             assert sum(map(len, anchors)) == len(set().union(*anchors))
     # What is known of training stays.
