@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: run test lint check clean
+.PHONY: run test lint check dist clean
 
 run: $(INSTALLED)  ## set up, then the main job on embedded real data
 	$(BIN)/gam-kg run configs/demo.yaml
@@ -20,7 +20,11 @@ lint: $(INSTALLED)
 
 check: lint test  ## what every commit must pass
 
-$(INSTALLED): pyproject.toml constraints.txt
+dist: $(INSTALLED)  ## sdist and wheel
+	rm -rf build dist
+	$(BIN)/python -m build
+
+$(INSTALLED): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python >= 3.11 is needed, $(PYTHON) is $$($(PYTHON) --version); name another: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -28,4 +32,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) build dist runs

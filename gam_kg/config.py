@@ -11,11 +11,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from gam_kg.config_file import Section, apply_override, base_file, read_yaml, require_own_folder, validated
+from gam_kg.config_file import Section, apply_override, base_file, find_config, read_yaml, require_own_folder, validated
 from gam_kg.config_types import Boundary, Count, LocalPath, Place, Positive, Probability, RunName, Share
 from gam_kg.data_config import DataConfig
 from gam_kg.storage import local_folder
-from gam_kg.text import user_path
 
 NumWorkers = Count | tuple[Positive, Positive]
 
@@ -296,7 +295,8 @@ def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str
     """Read, merge and validate a configuration.
 
     Args:
-        path: YAML file; None starts from the defaults. `name` defaults to the file's stem.
+        path: YAML file, or one that comes with gam-kg by its name, as `demo`; None starts from the defaults. `name`
+            defaults to the file's stem.
         overrides: `a.b=value` strings; the value is read as YAML.
 
     Raises:
@@ -304,7 +304,7 @@ def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str
     """
     values: dict[str, Any] = {}
     if path is not None:
-        file = user_path(str(path), "CONFIG")
+        file = find_config(str(path))
         values = read_yaml(file)
         values.setdefault("name", file.stem)
     for override in overrides:

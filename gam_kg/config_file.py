@@ -1,5 +1,6 @@
 """Configuration as text: YAML files and `a.b=value` overrides are read, mistakes explained, and defaults written."""
 
+import os
 import re
 import reprlib
 import textwrap
@@ -25,6 +26,10 @@ _MOST_BYTES = 2**20
 _BRANCHES = ("int", "str", "constrained-int")  # of unions
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
+_HERE = Path(__file__).parent
+# Those that come with gam-kg: as they are installed, or in a checkout.
+CONFIGS = folder if (folder := _HERE / "configs").is_dir() else _HERE.parent / "configs"
+CONFIG_NAMES = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
 _HEADER = """\
 # Every key with its default and description; other files have only what differs.
 # Generated from gam_kg/config.py: python -m gam_kg.config > configs/base.yaml
@@ -91,6 +96,31 @@ def validated(section: type[AnySection], values: dict[str, Any], source: str | P
         return section.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_explain(error, section, source)) from None
+
+
+def find_config(given: str) -> Path:
+    """The file of a configuration: the user's own or, where there is no such file, one that comes with gam-kg.
+
+    Args:
+        given: A path. That of one that comes with gam-kg may be `demo` or `configs/demo.yaml`, from any folder.
+
+    Raises:
+        ConfigError: It is no path, or there is no such file.
+    """
+    file = user_path(given, "CONFIG")
+    for name in CONFIG_NAMES:
+        if given in (name, f"configs/{name}.yaml") and not os.path.isfile(file):
+            return CONFIGS / f"{name}.yaml"
+    try:
+        file.stat()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"cannot read the config {file}: there is no such file, and it is none that comes with gam-kg: "
+            f"{', '.join(CONFIG_NAMES)} (in {CONFIGS})"
+        ) from None
+    except OSError:
+        pass  # reading it says why
+    return file
 
 
 def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """`python -m pipelines` is `gam-kg`."""
 
-from pipelines.cli import main
+from .cli import main
 
 if __name__ == "__main__":
     main()

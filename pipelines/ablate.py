@@ -19,13 +19,13 @@ from gam_kg.inference.run_comparison import Ranked, compare
 from gam_kg.output import replacing
 from gam_kg.parquet import write_table
 from gam_kg.progress import duration
-from pipelines.evaluate import evaluate
-from pipelines.parts import choose_parts
-from pipelines.ray_session import ray_session
-from pipelines.report import show_table
-from pipelines.run import graph_for_trainings
-from pipelines.stages import owned
-from pipelines.train import train
+from .evaluate import evaluate
+from .parts import choose_parts
+from .ray_session import ray_session
+from .report import show_table
+from .run import graph_for_trainings
+from .stages import owned
+from .train import train
 
 logger = logging.getLogger("gam_kg")
 
@@ -46,7 +46,7 @@ def ablate(
 
     Args:
         config: The configuration with all its parts.
-        parts: Names of parts to switch off, see `pipelines.parts`; None: all.
+        parts: Names of parts to switch off, see `parts.py`; None: all.
         num_seeds: Trainings of each; their seeds are the configuration's and those after it.
         out: Folder of `ablation.html`, `.parquet` and `.png`; None: `ablation/` of the run's folder.
         take_over: Work in a run folder whose owner, on another machine, gives no sign of life.

@@ -24,11 +24,11 @@ from gam_kg.mirror import readable_run
 from gam_kg.run_config import config_of_run
 from gam_kg.synthetic.groups import SyntheticConfig
 from gam_kg.text import printable, user_path
-from pipelines.cli_arguments import ConfigFile, Force, Overrides, TakeOver
-from pipelines.cli_experiments import ablate_command, compare_command, ensemble_command, tune_command
-from pipelines.cli_jobs import job_app, submit_command
-from pipelines.logs import set_up_logging
-from pipelines.progress import console, results
+from .cli_arguments import ConfigFile, Force, Overrides, TakeOver, Version
+from .cli_experiments import ablate_command, compare_command, ensemble_command, tune_command
+from .cli_jobs import job_app, submit_command
+from .logs import set_up_logging
+from .progress import console, results
 
 logger = logging.getLogger("gam_kg")
 app = typer.Typer(
@@ -51,13 +51,18 @@ At = Annotated[
 ]
 
 
+@app.callback()
+def _options(_: Version = False) -> None:
+    """Options without a verb."""
+
+
 @app.command("run")
 def run_command(
     config: ConfigFile, overrides: Overrides = None, force: Force = False, take_over: TakeOver = False
 ) -> None:
     """Do all stages: import, prepare, train, embed, evaluate, predict, report."""
     resolved = load_config(config, overrides or ())  # before the slow imports: a mistake is reported at once
-    from pipelines.run import run
+    from .run import run
 
     run_path = run(resolved, force=force, take_over=take_over)
     results.print(f"finished: {run_path}", soft_wrap=True)
@@ -115,7 +120,7 @@ def generate_command(
 ) -> None:
     """Write a synthetic graph of any size whose best-possible MRR is known. Shares are relative to their sum."""
     config = validated(SyntheticConfig, settings, "generate")
-    from pipelines.generate import generate, summary_lines
+    from .generate import generate, summary_lines
 
     folder = user_path(out, "OUT")
     for line in summary_lines(folder, generate(folder, config, force=force)):
@@ -143,7 +148,7 @@ def update_command(
 ) -> None:
     """Add new facts to a finished run without training: rank them first, then publish embeddings and predictions."""
     resolved = config_of_run(run, [*(overrides or ()), *([f"update.late={late}"] if late else [])])
-    from pipelines.update import update
+    from .update import update
 
     version = update(resolved, facts, fine_tune_on=fine_tune, to=to, take_over=take_over)
     results.print(f"published: {version}", soft_wrap=True)
@@ -162,7 +167,7 @@ def plan_command(
     The exit status is 1 where the configured training does not fit.
     """
     resolved = load_config(config, overrides or ())
-    from pipelines.plan import plan
+    from .plan import plan
 
     try:
         numbers = [int(number) for number in workers.split(",")]
@@ -176,7 +181,7 @@ def plan_command(
 
 
 def _do(verb: str, config: Config, *, force: bool, take_over: bool) -> None:
-    getattr(import_module(f"pipelines.{verb}"), verb)(config, force=force, take_over=take_over)
+    getattr(import_module(f".{verb}", __package__), verb)(config, force=force, take_over=take_over)
 
 
 @app.command("prepare")
@@ -185,8 +190,8 @@ def prepare_command(
 ) -> None:
     """Facts → graph/: import, validate, number, anchor and bucket the facts."""
     resolved = load_config(config, overrides or ())
-    from pipelines.run import import_if_missing
-    from pipelines.stages import owned
+    from .run import import_if_missing
+    from .stages import owned
 
     with owned(resolved, "prepare", take_over=take_over):
         import_if_missing(resolved)
@@ -200,7 +205,7 @@ def _add_stage(verb: str, description: str) -> None:
         resolved = load_config(config, overrides or ())
         _do(verb, resolved, force=force, take_over=take_over)
         if verb == "evaluate":
-            import_module("pipelines.report").show_metrics(resolved)
+            import_module(".report", __package__).show_metrics(resolved)
 
     app.command(verb, help=description)(command)
 
@@ -253,7 +258,7 @@ def search_command(
     top_k: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 10,
 ) -> None:
     """Nearest entities (--like NAME) or answers (--query SUBJECT RELATION), exact, as a table."""
-    from pipelines.search import search_answers, search_like
+    from .search import search_answers, search_like
 
     if (like is None) == (query is None):
         raise typer.BadParameter("give either --like NAME or --query SUBJECT RELATION")

@@ -8,9 +8,9 @@ import typer
 from gam_kg.config import load_config
 from gam_kg.mirror import readable_run
 from gam_kg.text import user_path
-from pipelines.cli_arguments import ConfigFile, Overrides, TakeOver
-from pipelines.parts import PARTS, choose_parts
-from pipelines.progress import results
+from .cli_arguments import ConfigFile, Overrides, TakeOver
+from .parts import PARTS, choose_parts
+from .progress import results
 
 _EVALUATED = ("graph", "checkpoint", "updates", "state", "evaluation")
 
@@ -24,7 +24,7 @@ def compare_command(
     The interval is a paired bootstrap over queries: where it leaves out zero, the queries are enough to tell the two
     runs apart. It does not cover what other seeds would change; `ablate` trains several.
     """
-    from pipelines.compare import show_comparison
+    from .compare import show_comparison
 
     show_comparison(readable_run(first, "FIRST", *_EVALUATED), readable_run(second, "SECOND", *_EVALUATED))
 
@@ -44,7 +44,7 @@ def ensemble_command(
     if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
         raise typer.BadParameter("give at least two runs, each once")
     folder = user_path(out, "--out") if out is not None else None
-    from pipelines.ensemble import ensemble
+    from .ensemble import ensemble
 
     ensemble(folders, folder)
 
@@ -71,7 +71,7 @@ def ablate_command(
     names = [name.strip() for name in parts.split(",")] if parts is not None else None
     choose_parts(resolved, names)  # before the slow imports: a mistake is reported at once
     folder = user_path(out, "--out") if out is not None else None
-    from pipelines.ablate import ablate
+    from .ablate import ablate
 
     page = ablate(resolved, names, seeds, folder, take_over=take_over)
     results.print(f"finished: {page}", soft_wrap=True, markup=False)
@@ -98,11 +98,11 @@ def tune_command(
     if hours is not None and not 0 < hours < math.inf:
         raise typer.BadParameter(f"--hours {hours}: give a number above 0")
     resolved = load_config(config, overrides or ())
-    from pipelines.search_space import SearchSpace
+    from .search_space import SearchSpace
 
     found = SearchSpace.read(user_path(space, "SPACE"), resolved)
     found.draw(resolved, trials)  # before the slow imports: a mistake is reported at once
-    from pipelines.tune import BEST, search
+    from .tune import BEST, search
 
     folder = search(resolved, found, trials, concurrent=concurrent, hours=hours, take_over=take_over)
     results.print(f"finished: {folder / BEST}", soft_wrap=True, markup=False)

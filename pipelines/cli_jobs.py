@@ -6,7 +6,7 @@ import typer
 
 from gam_kg.config import load_config
 from gam_kg.text import user_path
-from pipelines.cli_arguments import ConfigFile, Force, Overrides, TakeOver
+from .cli_arguments import ConfigFile, Force, Overrides, TakeOver
 
 Verb = Literal["run", "prepare", "train", "evaluate", "embed", "predict", "report"]
 Address = Annotated[str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Dashboard: http://HOST:8265.")]
@@ -56,7 +56,7 @@ def submit_command(
     printed, but whoever may read the cluster's dashboard may read them.
     """
     resolved = load_config(config, overrides or ())
-    from pipelines.submit import Request, submit
+    from .submit import Request, submit
 
     request = Request(
         submission_id=submission_id,
@@ -75,7 +75,7 @@ def submit_command(
 @job_app.command("status")
 def status_command(job: JobName, address: Address) -> None:
     """Print the job's state: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED, and what is known of it."""
-    from pipelines.jobs import show_status
+    from .jobs import show_status
 
     raise typer.Exit(show_status(address, job))
 
@@ -87,7 +87,7 @@ def logs_command(
     follow: Annotated[bool, typer.Option("--follow", help="Until the job ends, with the status of submit.")] = False,
 ) -> None:
     """Print the job's log so far, or show it as it grows."""
-    from pipelines.jobs import show_log
+    from .jobs import show_log
 
     raise typer.Exit(show_log(address, job, to_its_end=follow))
 
@@ -95,6 +95,6 @@ def logs_command(
 @job_app.command("stop")
 def stop_command(job: JobName, address: Address) -> None:
     """Stop the job, and wait until it has ended."""
-    from pipelines.jobs import stop
+    from .jobs import stop
 
     raise typer.Exit(stop(address, job))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from gam_kg.inference.run_comparison import Ranked, compare, comparison_tables
 from gam_kg.text import printable
-from pipelines.progress import results
-from pipelines.report import show_table
+from .progress import results
+from .report import show_table
 
 
 def show_comparison(first: Path, second: Path) -> None:

@@ -9,10 +9,10 @@ from gam_kg.inference.embed import find_base, write_embeddings
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.versions import base_of
-from pipelines.progress import counted
-from pipelines.ranks import OnEvent, on_ranks
-from pipelines.stages import Stage, Task
-from pipelines.workflow import EMBEDDINGS
+from .progress import counted
+from .ranks import OnEvent, on_ranks
+from .stages import Stage, Task
+from .workflow import EMBEDDINGS
 
 logger = logging.getLogger("gam_kg")
 

@@ -9,10 +9,10 @@ from gam_kg.config import EvaluateConfig
 from gam_kg.errors import ArtifactError, ConfigError
 from gam_kg.inference.evaluation import count_ticks, evaluate_run
 from gam_kg.inference.run_comparison import Ranked, ensemble_tables, ranked_by_all
-from pipelines.evaluate import write_evaluation
-from pipelines.progress import counted, progress, results
-from pipelines.report import show_table
-from pipelines.search import opened
+from .evaluate import write_evaluation
+from .progress import counted, progress, results
+from .report import show_table
+from .search import opened
 
 
 def ensemble(paths: Sequence[Path], out: Path | None = None) -> None:

@@ -25,8 +25,8 @@ from gam_kg.synthetic.generator import FACTS, World
 from gam_kg.synthetic.groups import SyntheticConfig, plan_groups
 from gam_kg.synthetic.multi_step import Cut
 from gam_kg.synthetic.optimum import Optimum
-from pipelines.progress import progress
-from pipelines.ray_session import ray_session
+from .progress import progress
+from .ray_session import ray_session
 
 KIND = "synthetic"
 

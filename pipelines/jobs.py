@@ -19,8 +19,8 @@ from rich.markup import escape
 
 from gam_kg.errors import ConfigError, ConnectionLostError
 from gam_kg.text import error_line, printable, quoted
-from pipelines.progress import console, results
-from pipelines.time_limit import within
+from .progress import console, results
+from .time_limit import within
 
 JOB_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 REFUSED = (RuntimeError, ValueError, LookupError, OSError)

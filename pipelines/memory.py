@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 
 from gam_kg.errors import ConfigError
-from pipelines.plan import machine_bytes
+from .plan import machine_bytes
 
 _GIB = 2**30
 _FIXED_BYTES = _GIB  # this process with its libraries, and Ray's own processes

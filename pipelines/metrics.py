@@ -7,7 +7,7 @@ from functools import cache
 import ray
 from ray.util.metrics import Gauge
 
-from pipelines.ray_session import ray_session, starts_here
+from .ray_session import ray_session, starts_here
 
 MEANINGS = {
     "facts_per_second": "Facts a second of the last epoch",

@@ -18,9 +18,9 @@ from gam_kg.plan.plan import Planner
 from gam_kg.run_config import require_same_settings
 from gam_kg.run_folder import graph_to_train
 from gam_kg.train.run import threads
-from pipelines.inputs import notices
-from pipelines.progress import results
-from pipelines.report import show_table
+from .inputs import notices
+from .progress import results
+from .report import show_table
 
 logger = logging.getLogger("gam_kg")
 _USABLE_SHARE = 0.95  # Ray stops a worker when more of the machine's memory is used

@@ -41,13 +41,13 @@ from gam_kg.ingest.validation import RENAMED
 from gam_kg.ingest.vocabulary import Vocabulary, entity_table, relation_table, vocabulary_hash
 from gam_kg.parquet import write_table
 from gam_kg.schemas import OPEN_FACTS, SNAPSHOTS
-from pipelines import prepare_steps as steps
-from pipelines.memory import Room
-from pipelines.prepare_report import summarise, warn_of_quality
-from pipelines.query_files import read_whole_files
-from pipelines.ray_session import ray_session, starts_here
-from pipelines.stages import Stage, Task
-from pipelines.workflow import GRAPH
+from . import prepare_steps as steps
+from .memory import Room
+from .prepare_report import summarise, warn_of_quality
+from .query_files import read_whole_files
+from .ray_session import ray_session, starts_here
+from .stages import Stage, Task
+from .workflow import GRAPH
 
 _ROWS_A_BLOCK = 250_000
 _ROWS_A_PARTITION = 250_000

@@ -5,7 +5,7 @@ from typing import Any
 
 from gam_kg.artifacts import Content
 from gam_kg.ingest.time_axis import TimeAxis
-from pipelines.inputs import quarantine_notice
+from .inputs import quarantine_notice
 
 logger = logging.getLogger("gam_kg")
 

@@ -9,7 +9,7 @@ import torch
 from gam_kg.config import Config
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.train.run import compute_device, threads
-from pipelines.progress import progress
+from .progress import progress
 
 OnEvent = Callable[[Any], None]
 OnRun = Callable[[TrainedRun, dict[str, Any], OnEvent], None]
@@ -43,7 +43,7 @@ def on_ranks(
         if config.train.most_workers <= 1:
             work(opened or open_run(config, pending), settings, on_event)
         else:
-            from pipelines.workers import run_on_workers
+            from .workers import run_on_workers
 
             run_on_workers(config, work, settings, description, on_event, pending)
 

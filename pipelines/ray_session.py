@@ -15,7 +15,7 @@ from ray.data import DataContext
 from ray.exceptions import RayError
 
 from gam_kg.errors import GamKGError
-from pipelines.ray_start import cluster_address, connect, local_ray
+from .ray_start import cluster_address, connect, local_ray
 
 # Ray Data appends to the text of an error how often it was tried; to try again mends none of ours.
 _RETRY_ADVICE = re.compile(r"\nFailed to .* after \d+/\d+ attempts.*", re.DOTALL)

@@ -23,8 +23,8 @@ from ray.exceptions import RayError
 
 from gam_kg.errors import ConfigError
 from gam_kg.text import error_line, user_path
-from pipelines import ray_watch
-from pipelines.time_limit import within
+from . import ray_watch
+from .time_limit import within
 
 # Idle workers stay: by default Ray kills and respawns them between the steps of a shuffle, 13 s instead of 0.3 s.
 _SYSTEM_CONFIG = {"num_workers_soft_limit": 8, "idle_worker_killing_time_threshold_ms": 600_000}

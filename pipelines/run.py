@@ -9,10 +9,10 @@ from gam_kg.errors import ArtifactError, ConfigError
 from gam_kg.importers.dispatch import import_facts, import_state
 from gam_kg.run_folder import remove_finished_training, waiting
 from gam_kg.text import is_uri, user_path
-from pipelines.prediction_file import write_out
-from pipelines.report import show_metrics
-from pipelines.stages import confirm, owned
-from pipelines.workflow import PREDICTIONS, finished
+from .prediction_file import write_out
+from .report import show_metrics
+from .stages import confirm, owned
+from .workflow import PREDICTIONS, finished
 
 logger = logging.getLogger("gam_kg")
 
@@ -49,13 +49,13 @@ def run(config: Config, *, force: bool = False, take_over: bool = False) -> Path
 
 
 def _run_stages(config: Config, *, force: bool) -> None:
-    from pipelines.embed import embed
-    from pipelines.evaluate import evaluate
-    from pipelines.predict import predict
-    from pipelines.prepare import prepare
-    from pipelines.ray_session import ray_session
-    from pipelines.report import report
-    from pipelines.train import train
+    from .embed import embed
+    from .evaluate import evaluate
+    from .predict import predict
+    from .prepare import prepare
+    from .ray_session import ray_session
+    from .report import report
+    from .train import train
 
     limited = config.prepare.memory_gib is not None
     if limited:  # in a Ray of its own, started with the limit
@@ -112,7 +112,7 @@ def graph_for_trainings(config: Config) -> Path:
         ArtifactError: A graph that differs waits for a training of the run itself.
         GamKGError: The facts cannot be imported or prepared.
     """
-    from pipelines.prepare import prepare
+    from .prepare import prepare
 
     import_if_missing(config)
     if prepare(config) != config.run_path / "graph":

@@ -14,8 +14,8 @@ from gam_kg.errors import ArtifactError
 from gam_kg.inference.search import nearest_entities, query_answers
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.train.run import threads
-from pipelines.inputs import notices_of_run
-from pipelines.report import show_table
+from .inputs import notices_of_run
+from .report import show_table
 
 logger = logging.getLogger("gam_kg")
 

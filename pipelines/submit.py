@@ -19,9 +19,9 @@ from ray.job_submission import JobSubmissionClient
 from gam_kg.config import Config
 from gam_kg.errors import ConfigError
 from gam_kg.text import error_line, is_uri, quoted
-from pipelines.jobs import JOB_NAME, REFUSED, advice, connect, follow, say
-from pipelines.progress import results
-from pipelines.time_limit import within
+from .jobs import JOB_NAME, REFUSED, advice, connect, follow, say
+from .progress import results
+from .time_limit import within
 
 _CONFIG_FILE = "gam-kg-job.yaml"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -127,9 +127,12 @@ def submit(
     request.check()
     request.environment(), request.labels()
     client = connect(address)
-    # Run in the working directory, -m finds a checkout there, and otherwise what the cluster has installed.
+    # Run in the working directory, -m finds a checkout there; what the cluster has installed has another name.
+    folder = request.working_dir
+    checkout = folder is not None and (folder / "pipelines" / "__main__.py").is_file()
     flags = " --force" * force + " --take-over" * take_over
-    submission_id = _send(client, f"python -m pipelines {verb} {_CONFIG_FILE}{flags}", config, request)
+    command = f"python -m {'pipelines' if checkout else 'gam_kg_pipelines'} {verb} {_CONFIG_FILE}{flags}"
+    submission_id = _send(client, command, config, request)
     if wait:
         say(f"submitted {verb} of {config.name} as {submission_id} to {address}")
         return follow(client, submission_id, advice(address, submission_id))

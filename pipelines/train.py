@@ -27,12 +27,12 @@ from gam_kg.train.run import (
     write_checkpoint,
 )
 from gam_kg.train.training_log import TrainingLog
-from pipelines.metrics import record
-from pipelines.progress import print_line, progress
-from pipelines.ranks import OnEvent
-from pipelines.stages import Stage, Task
-from pipelines.workers import Worker, enter, run_workers
-from pipelines.workflow import CHECKPOINT
+from .metrics import record
+from .progress import print_line, progress
+from .ranks import OnEvent
+from .stages import Stage, Task
+from .workers import Worker, enter, run_workers
+from .workflow import CHECKPOINT
 
 logger = logging.getLogger("gam_kg")
 

@@ -31,13 +31,13 @@ from gam_kg.progress import duration
 from gam_kg.run_config import checkpoint_settings
 from gam_kg.schemas import TRIALS
 from gam_kg.train.run import threads
-from pipelines.ray_session import ray_session
-from pipelines.report import show_table
-from pipelines.run import graph_for_trainings
-from pipelines.search_space import SearchSpace, Settings
-from pipelines.stages import owned
-from pipelines.trial import FAILED, FINISHED, STOPPED, UNFINISHED, Record, train_trial
-from pipelines.workers import check_room
+from .ray_session import ray_session
+from .report import show_table
+from .run import graph_for_trainings
+from .search_space import SearchSpace, Settings
+from .stages import owned
+from .trial import FAILED, FINISHED, STOPPED, UNFINISHED, Record, train_trial
+from .workers import check_room
 
 logger = logging.getLogger("gam_kg")
 

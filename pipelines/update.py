@@ -28,13 +28,13 @@ from gam_kg.ingest.vocabulary import Vocabulary
 from gam_kg.parquet import write_table
 from gam_kg.train.fine_tune import fine_tune, newest_optimizer_state
 from gam_kg.versions import VERSIONED
-from pipelines.embed import embed
-from pipelines.predict import predict
-from pipelines.progress import counted
-from pipelines.ranks import OnEvent, on_ranks, open_run
-from pipelines.report import show_table
-from pipelines.stages import owned
-from pipelines.workflow import EMBEDDINGS, Situation
+from .embed import embed
+from .predict import predict
+from .progress import counted
+from .ranks import OnEvent, on_ranks, open_run
+from .report import show_table
+from .stages import owned
+from .workflow import EMBEDDINGS, Situation
 
 SCORES = "scores.json"
 _SHOWN = 10
@@ -338,7 +338,7 @@ def _record(config: Config, updates: tuple[Update, ...], axis: TimeAxis) -> None
     scores = [row for one in updates for row in one.content.get("scores", ())]
     if not scores or "RAY_ADDRESS" not in os.environ:
         return
-    from pipelines.metrics import in_cluster, record
+    from .metrics import in_cluster, record
 
     figures = {"mrr_of_the_day": scores[-1]["mrr"]}
     if (end := axis.end_seconds(scores[-1]["snapshot"])) is not None:

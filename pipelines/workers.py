@@ -28,8 +28,8 @@ from gam_kg.errors import ConfigError
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.storage import CACHE
 from gam_kg.train.run import threads
-from pipelines.ranks import OnEvent, OnRun
-from pipelines.ray_session import ray_session
+from .ranks import OnEvent, OnRun
+from .ray_session import ray_session
 
 _POLL_SECONDS = 0.5
 

@@ -17,8 +17,8 @@ from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.run_config import SETTINGS, differences, require_same_settings
 from gam_kg.run_folder import graph_to_train, waiting
 from gam_kg.versions import revisions, version_name
-from pipelines.inputs import notices, record
-from pipelines.prediction_file import out_path
+from .inputs import notices, record
+from .prediction_file import out_path
 
 
 @dataclass(frozen=True)

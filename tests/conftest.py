@@ -1,6 +1,8 @@
 """Shared by all tests: one local Ray for the whole run, and reproducible property tests."""
 
 import logging
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -8,6 +10,9 @@ from object_store import bucket, object_store  # noqa: F401 - fixtures
 from ranks import RankPool
 
 from pipelines.ray_session import ray_session
+
+# Commands and Ray workers that tests start find `pipelines` as the tests do, from any folder.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
 
 # Shared machines stall for longer than hypothesis' default deadline of 200 ms.
 settings.register_profile("gam_kg", deadline=None, derandomize=True)

@@ -5,11 +5,13 @@ import logging
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from flows import gam_kg
 
+from gam_kg import __version__
 from gam_kg.errors import ConnectionLostError, DataError
 from pipelines import cli
 
@@ -121,6 +123,13 @@ def test_a_flag_with_no_meaning_is_not_left_out(monkeypatch, tmp_path, capsys, a
     assert gam_kg(monkeypatch, *arguments) == status
     assert "rror" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["my.yaml"]
+
+
+def test_the_version_is_shown_with_the_place_of_the_configs(monkeypatch, capsys):
+    assert gam_kg(monkeypatch, "--version") == 0
+    shown = re.fullmatch(r"gam-kg (\S+) \(configs in (.+)\)\n", capsys.readouterr().out)
+    assert shown[1] == __version__
+    assert (Path(shown[2]) / "cluster" / "rayjob.yaml").exists()
 
 
 def test_log_lines_cannot_steer_the_terminal(monkeypatch, capsys):

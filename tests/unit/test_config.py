@@ -258,6 +258,31 @@ def test_the_config_of_a_run_that_was_copied_is_not_taken_for_the_original(tmp_p
     assert load_config(copy / "config.yaml", [f"run_dir={copy}"]).run_path == copy
 
 
+@pytest.mark.parametrize("given", ["demo", "configs/demo.yaml"])
+def test_a_config_that_comes_with_the_package_has_a_name_in_any_folder(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    found = load_config(given, ["seed=3"])
+    assert found == load_config(CONFIGS / "demo.yaml", ["seed=3"])
+    assert (found.name, found.data.import_from) == ("demo", "lahman:1995")
+    assert found.run_path == tmp_path / "runs" / "demo"
+    (tmp_path / "demo").mkdir()
+    assert load_config(given, ["seed=3"]) == found
+    (tmp_path / "demo").rmdir()
+    (tmp_path / given).parent.mkdir(exist_ok=True)
+    write(tmp_path / given, "seed: 7")  # the user's own file comes first
+    assert load_config(given).data.import_from is None
+    assert load_config(given).seed == 7
+
+
+@pytest.mark.parametrize("given", ["dmo", "demo.yaml", "there/configs/demo.yaml", "cluster/rayjob"])
+def test_a_config_that_is_nowhere_is_refused_with_those_that_there_are(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    refused = refusal(path=given)
+    assert refused.startswith(f"cannot read the config {given}: there is no such file")
+    assert "demo, icews14" in refused
+    assert str(CONFIGS) in refused
+
+
 def test_a_config_does_not_change():
     config = load_config()
     with pytest.raises(ValidationError, match="frozen"):
