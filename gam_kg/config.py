@@ -229,6 +229,9 @@ class UpdateConfig(Section):
     keep_states: Count = Field(
         4, description="states that stay; late facts before the first of them are replayed from the first fact"
     )
+    fine_tune_rate: float | None = Field(
+        None, gt=0, description="learning rate of fine-tuning; null: a fifth of train.learning_rate"
+    )
 
 
 class PublishConfig(Section):

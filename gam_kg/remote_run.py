@@ -21,7 +21,7 @@ from pyarrow.fs import FileSelector, FileType, LocalFileSystem
 from gam_kg.artifacts import MANIFEST, Files, changed_files, describe
 from gam_kg.errors import StorageError
 from gam_kg.output import remove, replacing
-from gam_kg.remote_index import Copy, Index, files_of, look_at
+from gam_kg.remote_index import Copy, Folder, Index, folder_of, look_at
 from gam_kg.storage import local_folder, make_parent, open_uri, reaching, require_bucket, write_object
 
 INDEX = "run.json"
@@ -88,7 +88,8 @@ class RemoteRun:
     def is_fetched(self, only: Collection[str] = ()) -> bool:
         """Whether the working copy has the folders that the run at the URI has now."""
         folders = self._read_index().folders
-        return all(files_of(self.run, path) == folders[path].files for path in folders if _is_needed(path, only))
+        needed = {path: copy for path, copy in folders.items() if _is_needed(path, only)}
+        return all(_has(folder_of(self.run, path), copy) for path, copy in needed.items())
 
     def push(self, start: str = "") -> None:
         """Copy to the URI what is new, and remove there what is gone. The run there changes in one moment.
@@ -105,14 +106,14 @@ class RemoteRun:
         with self._pushing:
             old, (here, files) = self._index, look_at(self.run, start)
             files = old.files if start else files
-            same = {path for path, copy in old.folders.items() if here.get(path) == copy.files}
+            same = {path for path, copy in old.folders.items() if _has(here.get(path), copy, times=True)}
             new = {path: found for path, found in here.items() if path not in same}
             gone = {path for path in old.folders if path.startswith(start) and not (self.run / path).exists()}
             if not new and not gone and files == old.files:
                 return
             self.require_own()
-            self._withdraw([path for path in new if _is_version(path)])
-            copied = {path: Copy(self._place(path, found), found) for path, found in new.items()}
+            self._withdraw([path for path, found in new.items() if _is_version(path) and self._moves(path, found)])
+            copied = {path: Copy(**vars(found), place=self._place(path, found)) for path, found in new.items()}
             for path, copy in copied.items():
                 self._upload(path, copy)
             changed = [name for name, file in files.items() if old.files.get(name) != file]
@@ -124,17 +125,21 @@ class RemoteRun:
     def _fetch(self, only: Collection[str]) -> None:
         index, seen = self._index, self._seen()
         for path, copy in index.folders.items():
-            here = files_of(self.run, path)
-            if here == copy.files or not _is_needed(path, only):
+            here, before = folder_of(self.run, path), seen.folders.get(path)
+            if not _is_needed(path, only) or _has(here, copy, times=True):
                 continue
-            if here is not None and path in seen.folders and seen.folders[path].files == copy.files:
+            if _has(here, copy):
+                if before is None or before.times != copy.times:
+                    copy.restore_times(self.run / path)
+                continue
+            if here is not None and before is not None and before.files == copy.files:
                 logger.info("%s is newer than at %s, which gets it next", self.run / path, self.uri)
                 continue
             logger.info("fetching %s from %s", path, self.uri)
             with replacing(self.run / path) as staging:
                 self._download(copy, staging)
         for path in seen.folders.keys() - index.folders.keys():
-            if files_of(self.run, path) == seen.folders[path].files:  # removed at the URI
+            if _has(folder_of(self.run, path), seen.folders[path]):  # removed at the URI
                 remove(self.run / path)
         for name, file in index.files.items():
             here = describe(self.run, [self.run / name])[name] if (self.run / name).is_file() else None
@@ -154,13 +159,17 @@ class RemoteRun:
                 f"{self.uri}: {copy.place}/{damaged[0]} is not what was written there; remove {INDEX} there and make "
                 "the run anew"
             )
+        copy.restore_times(staging)
 
-    def _place(self, path: str, files: Files) -> str:
-        """Where a new folder goes: to the old one's place only if nothing but the manifest differs."""
+    def _moves(self, path: str, folder: Folder) -> bool:
+        """Whether a new folder cannot be where the old one is, since more than the manifest differs."""
         old = self._index.folders.get(path)
-        if old is None or _data(old.files) == _data(files):
-            return path if old is None else old.place
-        return f"{path}@{hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]}"
+        return old is not None and _data(old.files) != _data(folder.files)
+
+    def _place(self, path: str, folder: Folder) -> str:
+        if self._moves(path, folder):
+            return f"{path}@{hashlib.sha256(json.dumps(folder.files, sort_keys=True).encode()).hexdigest()[:16]}"
+        return self._index.folders[path].place if path in self._index.folders else path
 
     def _upload(self, path: str, copy: Copy) -> None:
         """Copy a folder, its manifest last."""
@@ -169,7 +178,7 @@ class RemoteRun:
             with reaching(self.uri), suppress(FileNotFoundError):  # what a process that was killed has left
                 self.filesystem.delete_dir(self._at(copy.place))
             self._copy_all([(str(self.run / path / name), self._at(copy.place, name)) for name in data], up=True)
-        if MANIFEST in copy.files:
+        if MANIFEST in copy.files and (old is None or old.files != copy.files):
             self._copy(str(self.run / path / MANIFEST), self._at(copy.place, MANIFEST), up=True)
 
     def _withdraw(self, versions: list[str]) -> None:
@@ -242,6 +251,11 @@ class RemoteRun:
 
 def _is_needed(path: str, only: Collection[str]) -> bool:
     return not only or path.partition("/")[0] in only
+
+
+def _has(here: Folder | None, copy: Copy, *, times: bool = False) -> bool:
+    """Whether a folder here is as its copy."""
+    return here is not None and here.files == copy.files and (not times or here.times == copy.times)
 
 
 def _is_version(path: str) -> bool:

@@ -12,9 +12,10 @@ from gam_kg.artifacts import MANIFEST, Manifest, command, read_manifest
 from gam_kg.config import Config, load_config
 from gam_kg.data_config import CsvConfig
 from gam_kg.errors import ArtifactError, ConfigError
+from gam_kg.mirror import readable_run
 from gam_kg.output import replacing
 from gam_kg.run_folder import waiting
-from gam_kg.text import user_path
+from gam_kg.storage import is_remote
 from gam_kg.versions import artifact_folder
 
 CONFIG = "config.yaml"
@@ -94,22 +95,23 @@ def require_same_settings(verb: str, config: Config, read: dict[Path, Manifest])
 
 
 def config_of_run(run: str, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a run that is named by its folder or by its YAML file.
+    """The configuration of a run that is named by its folder, its URI or its YAML file.
 
     Args:
-        run: The folder or file.
+        run: The folder, URI or file.
         overrides: See `load_config`.
 
     Raises:
         ArtifactError: There is no such folder, or no run in it.
         ConfigError: See `load_config`.
+        StorageError: See `readable_run`.
     """
-    path = user_path(run, "RUN")
+    path = readable_run(run, "RUN", CONFIG)
     if path.is_file():
         return load_config(path, tuple(overrides))
     if not (path / CONFIG).exists():
         raise ArtifactError(f"{path}: no run folder (no {CONFIG}) and no YAML file; expected one that gam-kg run made")
-    return load_config(path / CONFIG, (*overrides, f"run_dir={path}"))
+    return load_config(path / CONFIG, (*overrides, f"run_dir={run if is_remote(run) else path}"))
 
 
 def write_config(config: Config) -> None:

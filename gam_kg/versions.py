@@ -228,8 +228,8 @@ def read_embeddings(folder: Path, name: str | None = None) -> pa.Table:
         table = _entities(version)
         if base := base_of(version):
             before = _entities(stack.enter_context(open_version(folder, base)))
-            same = pc.invert(pc.is_in(before["entity_id"], value_set=table["entity_id"]))
-            table = pa.concat_tables([before.filter(same).replace_schema_metadata(table.schema.metadata), table])
+            unchanged = pc.invert(pc.is_in(before["entity_id"], value_set=table["entity_id"]))
+            table = pa.concat_tables([before.filter(unchanged).replace_schema_metadata(table.schema.metadata), table])
     return table.sort_by("entity_id")
 
 

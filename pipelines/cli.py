@@ -22,6 +22,7 @@ from gam_kg.data_config import ColumnsConfig
 from gam_kg.errors import exit_status
 from gam_kg.mirror import readable_run
 from gam_kg.run_config import config_of_run
+from gam_kg.storage import is_remote
 from gam_kg.synthetic.groups import SyntheticConfig
 from gam_kg.text import printable, user_path
 from .cli_arguments import ConfigFile, Force, Overrides, TakeOver, Version
@@ -40,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_QUERIED = ("graph", "checkpoint", "updates", "state", "embeddings")
+_QUERIED = ("graph", "checkpoint", "updates", "state")
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a finished run.")]
 At = Annotated[
     str | None,
@@ -65,7 +66,8 @@ def run_command(
     from .run import run
 
     run_path = run(resolved, force=force, take_over=take_over)
-    results.print(f"finished: {run_path}", soft_wrap=True)
+    place = resolved.run_dir if is_remote(resolved.run_dir) else run_path
+    results.print(f"finished: {place}", soft_wrap=True)
 
 
 @app.command("import")
@@ -129,7 +131,7 @@ def generate_command(
 
 @app.command("update")
 def update_command(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run, or its YAML file.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a finished run, or its YAML file.")],
     overrides: Overrides = None,
     facts: Annotated[
         str | None, typer.Option(help="New facts: Parquet or CSV file, folder, glob or URI; none: data.facts.")

@@ -1,13 +1,15 @@
 """Input files as whole tables with all of their columns: those of queries, Parquet or text, and of entity features."""
 
+import shutil
+import tempfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 from pyarrow.fs import LocalFileSystem
 
 from gam_kg.data_config import DataConfig
-from gam_kg.errors import DataError
+from gam_kg.errors import DataError, GamKGError
 from gam_kg.importers.csv_table import read_table
 from gam_kg.inference.queries import find_columns
 from gam_kg.ingest.input_columns import folder_columns
@@ -53,15 +55,26 @@ def read_whole_files(sources: Sources, data: DataConfig, check: Callable[[list[s
 
 def _read(sources: Sources, file: FoundFile, data: DataConfig) -> pa.Table:
     if file.format == "text":
-        if not isinstance(sources.filesystem, LocalFileSystem):
-            raise DataError(f"{file.name} is no Parquet file; copy it to this machine, or write it as Parquet")
-        return read_table(Path(file.path), data)
+        return _read_text(sources, file, data)
     with sources.open(file) as stream, damage_of(f"{file.name} is not a Parquet file, or is damaged"):
         promised = sum(group.num_rows for group in read_footer(stream))
         table = open_file(stream).read()
         if len(table) != promised:
             raise DataError(f"{file.name}: {promised} rows are promised, and {len(table)} are there")
         return table
+
+
+def _read_text(sources: Sources, file: FoundFile, data: DataConfig) -> pa.Table:
+    if isinstance(sources.filesystem, LocalFileSystem):
+        return read_table(Path(file.path), data)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, PurePosixPath(file.path).name)
+        with sources.open(file) as stream, damage_of(f"{file.name} cannot be read"), copy.open("wb") as written:
+            shutil.copyfileobj(stream, written)
+        try:
+            return read_table(copy, data)
+        except GamKGError as error:
+            raise type(error)(str(error).replace(str(copy), file.name)) from None
 
 
 def _with_folders(table: pa.Table, file: FoundFile, types: dict[str, pa.DataType]) -> pa.Table:

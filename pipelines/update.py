@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -281,27 +282,34 @@ def update_worker(run: TrainedRun, settings: dict[str, Any], on_event: OnEvent) 
 
 
 def _fine_tune(before: _Before, number: int) -> None:
-    """Train on the newest snapshots; an update without facts has the new weights."""
+    """Train on the newest snapshots; an update without facts has the new weights, unless they are clearly worse."""
     config, run = before.config, before.config.run_path
+    with TemporaryDirectory(prefix=".weights-", dir=run) as folder:
+        settings = {"number": number, "rate": config.update.fine_tune_rate}
+        on_ranks(config, fine_tune_worker, {**settings, "folder": folder}, "fine-tune")
+        found = json.loads(Path(folder, SCORES).read_text(encoding="utf-8"))
+        Path(folder, SCORES).unlink()
+        logger.info(found["text"])
+        if found["is_worse"]:
+            logger.warning("the run keeps its weights, since those of fine-tuning are clearly worse")
+            return
 
-    def train(folder: Path) -> Content:
-        on_ranks(config, fine_tune_worker, {"number": number, "folder": str(folder)}, "fine-tune", pending=folder)
-        text = json.loads((folder / SCORES).read_text(encoding="utf-8"))["text"]
-        (folder / SCORES).unlink()
-        logger.info(text)
-        return {"fine_tuning": text}
+        def move(update: Path) -> Content:
+            for file in Path(folder).iterdir():
+                file.rename(update / file.name)
+            return {"fine_tuning": found["text"]}
 
-    write_update(
-        run,
-        graph=before.graph,
-        checkpoint=before.checkpoint,
-        previous=before.updates[-1] if before.updates else None,
-        vocabularies=before.vocabularies,
-        facts=np.empty((0, 4), np.int64),
-        open_facts=before.open_facts,
-        config={"fine_tune": number},
-        write_more=train,
-    )
+        write_update(
+            run,
+            graph=before.graph,
+            checkpoint=before.checkpoint,
+            previous=before.updates[-1] if before.updates else None,
+            vocabularies=before.vocabularies,
+            facts=np.empty((0, 4), np.int64),
+            open_facts=before.open_facts,
+            config={"fine_tune": settings},
+            write_more=move,
+        )
 
 
 def fine_tune_worker(run: TrainedRun, settings: dict[str, Any], on_event: OnEvent) -> None:
@@ -309,7 +317,7 @@ def fine_tune_worker(run: TrainedRun, settings: dict[str, Any], on_event: OnEven
 
     Args:
         run: The run, as the rank has it.
-        settings: `number` of snapshots; `folder`, where to write.
+        settings: `number` of snapshots; learning `rate`, or None; `folder`, where to write.
         on_event: Receives progress: snapshots done, of how many.
     """
     folder, number = Path(settings["folder"]), settings["number"]
@@ -325,12 +333,14 @@ def fine_tune_worker(run: TrainedRun, settings: dict[str, Any], on_event: OnEven
         communicator=run.sharded.communicator,
         history=run.history,
         memory_before=lambda snapshot: run.memory_before(snapshot).copy(),
+        learning_rate=settings["rate"],
         tick=counted(lambda done: on_event((done, number + max(1, number // 4)))),
     )
     found.write(folder)
     if run.graph.partition.rank == 0:
         write_table(found.table, folder / "fine_tuning.parquet")
-        (folder / SCORES).write_text(json.dumps({"text": found.text}), encoding="utf-8")
+        worth = {"text": found.text, "is_worse": found.gain.high < 0}
+        (folder / SCORES).write_text(json.dumps(worth), encoding="utf-8")
 
 
 def _record(config: Config, updates: tuple[Update, ...], axis: TimeAxis) -> None:

@@ -30,7 +30,7 @@ from gam_kg.nn.grown_weights import grown_weights
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
 from gam_kg.schemas import FINE_TUNING
-from gam_kg.train.checkpoint import load_optimizer_state, save_optimizer_state, save_weights
+from gam_kg.train.checkpoint import load_optimizer_state, require_finite_weights, save_optimizer_state, save_weights
 from gam_kg.train.evaluate import AnswerRanks, ModelScorer, Scorer, Tick, rank_split, roll
 from gam_kg.train.newest_weights import newest_weights
 from gam_kg.train.optimizer import MOMENTS
@@ -39,6 +39,7 @@ from gam_kg.train.trainer import Trainer
 
 BEFORE, AFTER = "before", "after"
 _PARTS = 4  # one of which is ranked
+_RATE_SHARE = 0.2  # measured: that at which the schedule ends learns little of facts that have changed
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class FineTuning:
 
     @property
     def table(self) -> pa.Table:
-        """MRR of each ranked snapshot, FINE_TUNING."""
+        """MRR of each ranked snapshot with the weights before and after, FINE_TUNING."""
         snapshots, place = np.unique(self.ranks.time, return_inverse=True)
         count = np.bincount(place)
         mrr = [np.bincount(place, weights=1 / self.ranks.time_aware[name]) / count for name in (BEFORE, AFTER)]
@@ -89,9 +90,15 @@ class FineTuning:
         )
 
     def write(self, folder: Path) -> None:
-        """Write a rank's part of the weights and of the optimizer state, under the names that `checkpoint/` has."""
-        save_weights(self.model.state_dict(), folder, self.model.partition)
-        save_optimizer_state(self.optimizer_state, folder, self.model.partition)
+        """Write a rank's part of the weights and of the optimizer state, under the names that `checkpoint/` has.
+
+        Raises:
+            EvaluationError: A number is NaN or infinite.
+        """
+        weights, partition = self.model.state_dict(), self.model.partition
+        require_finite_weights({**weights, **self.optimizer_state}, folder)
+        save_weights(weights, folder, partition)
+        save_optimizer_state(self.optimizer_state, folder, partition)
 
 
 def _verdict(gain: Difference) -> str:
@@ -99,7 +106,7 @@ def _verdict(gain: Difference) -> str:
         return "no clear difference: the weights still fit the newest facts"
     if gain.mean < 0:
         return "fine-tuning makes it worse; train anew if the MRR of new facts falls from update to update"
-    return "fine-tuning helps: the newest facts differ from those before; training anew may gain more"
+    return "fine-tuning helps: the newest facts say more than the weights knew; training anew may gain more"
 
 
 def newest_optimizer_state(
@@ -151,7 +158,7 @@ def fine_tune(
         history: The history index of the graph, which is reset; None: a new one.
         memory_before: Gives the memory of `model` before a snapshot, a new one at each call; None: it is computed from
             the first fact.
-        learning_rate: None: the one at which the schedule of training ends.
+        learning_rate: The same at each step; None: a fifth of `train.learning_rate`.
         tick: Called after each snapshot that is trained on or ranked.
 
     Raises:
@@ -166,7 +173,7 @@ def fine_tune(
         )
     communicator, times = communicator or Communicator(), graph.times
     first, boundary = len(times) - num_snapshots, len(times) - max(1, num_snapshots // _PARTS)
-    rate = learning_rate or config.train.learning_rate * config.train.final_learning_rate
+    rate = learning_rate or config.train.learning_rate * _RATE_SHARE
     constant = {"learning_rate": rate, "final_learning_rate": 1.0}
     tuned = config.model_copy(update={"train": config.train.model_copy(update=constant)})
     trainer = Trainer(

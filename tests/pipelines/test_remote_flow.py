@@ -8,16 +8,22 @@ import subprocess
 import sys
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from flows import SMALL, gam_kg, write_facts
 
-from gam_kg.artifacts import MANIFEST, read_manifest
-from gam_kg.config import load_config
+from gam_kg.artifacts import read_manifest
+from gam_kg.config import Config, load_config
+from gam_kg.errors import ConfigError, DataError
+from gam_kg.ingest.sources import Sources
 from gam_kg.mirror import readable_run
 from gam_kg.storage import open_uri
+from gam_kg.versions import artifact_folder
 from pipelines import train as train_stage
+from pipelines import workers
 from pipelines.predict import predict
 from pipelines.prepare import prepare
+from pipelines.query_files import read_query_files
 from pipelines.run import run
 from pipelines.train import train
 
@@ -28,7 +34,7 @@ KINDS = ("graph", "checkpoint", "evaluation", "embeddings", "predictions", "repo
 
 def ids(path):
     """Of each artifact but the report, which says how long things took."""
-    return {kind: read_manifest(path / kind, kind).id for kind in KINDS if kind != "report"}
+    return {kind: read_manifest(artifact_folder(path, kind), kind).id for kind in KINDS if kind != "report"}
 
 
 def in_process(*arguments, status=0):
@@ -62,8 +68,8 @@ def test_a_run_in_a_bucket_equals_one_in_a_folder(tmp_path, bucket, object_store
     copied = {name.removeprefix("runs/x/") for name in object_store.names(bucket) if name.startswith("runs/x/")}
     on_disk = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
     assert copied - {"run.json"} == {name for name in on_disk if not name.startswith(".")}
-    for kind in KINDS:
-        assert object_store.read(bucket, f"runs/x/{kind}/{MANIFEST}") == (path / kind / MANIFEST).read_bytes()
+    for name in copied - {"run.json"}:
+        assert object_store.read(bucket, f"runs/x/{name}") == (path / name).read_bytes()
     # Another machine reads it, finds all of it current, and redoes what has another setting.
     monkeypatch.setenv("GAM_KG_CACHE", str(tmp_path / "other"))
     capsys.readouterr()
@@ -77,7 +83,24 @@ def test_a_run_in_a_bucket_equals_one_in_a_folder(tmp_path, bucket, object_store
     predict(other.changed({"predict.top_k": 2}))
     monkeypatch.setenv("GAM_KG_CACHE", str(tmp_path / "cache"))
     assert readable_run(uri, "RUN") == path
-    assert read_manifest(path / "predictions", "predictions").config["predict"]["top_k"] == 2
+    made = read_manifest(artifact_folder(path, "predictions"), "predictions")
+    assert made.config["predict"]["top_k"] == 2
+    # A third machine adds a day; whoever reads the bucket alone finds the new version by `latest`.
+    monkeypatch.setenv("GAM_KG_CACHE", str(tmp_path / "third"))
+    day = pd.DataFrame({"subject": ["person 1"], "relation": ["visits"], "object": ["place 9"]})
+    day["timestamp"] = pd.Timestamp("2020-01-25")
+    day.to_parquet(tmp_path / "day.parquet")
+    object_store.write(bucket, "in/day.parquet", (tmp_path / "day.parquet").read_bytes())
+    assert gam_kg(monkeypatch, "update", uri, "--facts", f"s3://{bucket}/in/day.parquet") == 0
+    filesystem, root = open_uri(f"{uri}/embeddings")
+    latest = object_store.read(bucket, "runs/x/embeddings/latest").decode()
+    assert latest == "as_of=2020-01-25"
+    names = pq.read_table(f"{root}/{latest}/entities.parquet", filesystem=filesystem)["entity"].to_pylist()
+    assert names[-1] == "place 9"
+    assert len(names) == 19
+    for machine in ("cache", "other"):
+        monkeypatch.setenv("GAM_KG_CACHE", str(tmp_path / machine))
+        assert artifact_folder(readable_run(uri, "RUN"), "embeddings").name == latest
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -86,9 +109,18 @@ def test_workers_read_the_working_copy(tmp_path, bucket, inputs, monkeypatch):
     here, _ = inputs
     config = load_config(None, [*here, f"run_dir=s3://{bucket}/runs/two", "train.epochs=1", "train.num_workers=2"])
     run(config)
+    made, first = ids(config.run_path), config.run_path
     monkeypatch.setenv("GAM_KG_CACHE", str(tmp_path / "other"))
-    assert set(ids(readable_run(config.run_dir, "RUN"))) < set(KINDS)
-    assert len(list((config.run_path / "checkpoint").glob("*-of-*2.safetensors"))) == 2
+    assert readable_run(config.run_dir, "RUN") == config.run_path != first
+    assert ids(config.run_path) == made
+    assert len(list((config.run_path / "checkpoint").glob("entities-*-of-00002.safetensors"))) == 2
+
+
+def test_a_worker_that_does_not_see_the_working_copy_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers.ray.train, "get_context", lambda: None)
+    config = Config(run_dir=str(tmp_path / "elsewhere"))
+    with pytest.raises(ConfigError, match=r"is not on this worker's machine, .*GAM_KG_CACHE"):
+        workers.enter({"config": config.model_dump(mode="json"), "events": None})
 
 
 LOST = """
@@ -140,3 +172,14 @@ def test_what_tasks_read_facts_from_travels_without_credentials(bucket):
     travelled = pickle.dumps(filesystem)
     assert b"secret-of-the-test" not in travelled
     assert pickle.loads(travelled).region == filesystem.region
+
+
+def test_queries_in_a_bucket_may_be_text(bucket, object_store):
+    place, data = f"s3://{bucket}/in/queries.csv", load_config(None, []).data
+    object_store.write(bucket, "in/queries.csv", b"subject;relation\nperson 1;visits\n")
+    sources = Sources.find(place, "predict.queries", text_tables=True)
+    (table,) = read_query_files(sources, data)
+    assert table.to_pydict() == {"subject": ["person 1"], "relation": ["visits"]}
+    object_store.write(bucket, "in/queries.csv", b"subject;relation\nperson 1;visits;more\n")
+    with pytest.raises(DataError, match=f"^{place}"):
+        read_query_files(Sources.find(place, "predict.queries", text_tables=True), data)

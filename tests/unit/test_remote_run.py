@@ -1,7 +1,9 @@
 """A run at a URI and its working copies on several machines, as folders for the cache."""
 
 import json
+import os
 import shutil
+import time
 from contextlib import nullcontext
 
 import pytest
@@ -221,6 +223,38 @@ def test_a_manifest_that_names_new_sources_is_copied_alone(on_machine, bucket, o
     assert object_store.read(bucket, f"runs/x/graph/{MANIFEST}") == written.read_bytes()
 
 
+def test_when_versions_were_written_and_marked_travels_with_them(on_machine, monkeypatch):
+    """By these times it is decided which versions stay."""
+    here, name = on_machine("here"), "embeddings/as_of=1"
+    make(here.run, "old")
+
+    def mark(second):
+        for file in (here.run / name / MANIFEST, here.run / name / ".due"):
+            file.touch()
+            os.utime(file, (second, second))
+
+    def times(run):
+        return {path.name: path.stat().st_mtime for path in (run / name).iterdir() if path.name in (MANIFEST, ".due")}
+
+    copied = []
+    copy = RemoteRun._copy
+    monkeypatch.setattr(RemoteRun, "_copy", lambda self, *pair, up: (copied.append(up), copy(self, *pair, up=up)))
+    here.push()
+    there = on_machine("there")
+    there.fetch()
+    assert list(times(there.run)) == [MANIFEST]
+    copied.clear()
+    mark(1_000_000)
+    here.push()
+    there.fetch()
+    assert not copied
+    assert times(there.run) == {MANIFEST: 1_000_000, ".due": 1_000_000}
+    (here.run / name / ".due").unlink()
+    here.push()
+    there.fetch()
+    assert times(there.run) == {MANIFEST: 1_000_000}
+
+
 def test_a_reader_goes_on_with_the_new_run_where_the_old_one_is_removed_meanwhile(on_machine, monkeypatch):
     here = on_machine("here")
     make(here.run, "old")
@@ -275,6 +309,25 @@ def test_one_process_at_a_time_owns_a_run(on_machine, bucket, object_store, monk
     with mirrored(here.uri, "embed", take_over=True):
         assert json.loads(object_store.read(bucket, lock))["verb"] == "embed"
     assert lock not in object_store.names(bucket)
+
+
+def test_of_two_that_begin_in_one_moment_the_last_to_write_owns_the_run(on_machine, bucket, object_store, monkeypatch):
+    here, lock = on_machine("here"), "runs/x/.lock"
+    other = remote_lock.new_lock("embed")
+    monkeypatch.setattr(remote_lock.time, "sleep", lambda _: object_store.write(bucket, lock, other))
+    with pytest.raises(RunInUseError, match="has lost the run: gam-kg embed"), mirrored(here.uri, "train"):
+        pass
+    assert object_store.read(bucket, lock) == other
+
+
+def test_an_owner_gives_signs_of_life(on_machine, bucket, monkeypatch):
+    here = on_machine("here")
+    monkeypatch.setattr(remote_lock, "RENEW_SECONDS", 0.1)
+    with mirrored(here.uri, "train"):
+        info, end = here.filesystem.get_file_info(f"{here.root}/.lock"), time.monotonic() + 60
+        while here.filesystem.get_file_info(info.path).mtime_ns == info.mtime_ns:
+            assert time.monotonic() < end
+            time.sleep(0.1)
 
 
 def test_who_has_lost_the_run_changes_nothing_there(on_machine, bucket, object_store):

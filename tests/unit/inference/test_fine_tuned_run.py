@@ -9,12 +9,14 @@ from graphs import tiny_config
 from runs import train_run
 from updates import END, LAST, SIZES, add_updates, divided_facts, new_names, write_prepared
 
-from gam_kg.artifacts import Manifest, read_manifest, write_artifact
+from gam_kg.artifacts import read_manifest
+from gam_kg.config import UpdateConfig
 from gam_kg.errors import ArtifactError
 from gam_kg.graph.temporal_graph import read_names
 from gam_kg.graph.update_chain import write_update
-from gam_kg.inference.embed import write_embeddings
+from gam_kg.inference.state import publish_state, state_parts, write_state_part
 from gam_kg.inference.trained_run import TrainedRun
+from gam_kg.inference.update import advance_run
 from gam_kg.ingest.vocabulary import Vocabulary
 from gam_kg.train.fine_tune import fine_tune, newest_optimizer_state
 from gam_kg.train.newest_weights import newest_weights
@@ -43,12 +45,18 @@ def tuned(run, number=4):
         optimizer_state_of(run),
         number,
         history=run.history,
-        memory_before=run.memory_before,
+        memory_before=lambda snapshot: run.memory_before(snapshot).copy(),
     )
 
 
-def update(run, **more):
-    """Write an update of the run; without `facts`, it brings none."""
+def update(run, tuning=None, **more):
+    """Write an update of the run, with the weights of a fine-tuning; without `facts`, it brings none."""
+
+    def write_weights(folder):
+        if tuning is not None:
+            tuning.write(folder)
+        return {}
+
     known = tuple(
         Vocabulary(read_names(run.path / "graph", kind, run.updates), kind) for kind in ("entity", "relation")
     )
@@ -58,6 +66,7 @@ def update(run, **more):
         checkpoint=run.checkpoint_manifest,
         previous=run.updates[-1] if run.updates else None,
         vocabularies=known,
+        write_more=write_weights,
         **{"facts": NO_FACTS, **more},
     )
 
@@ -87,7 +96,7 @@ def test_a_run_has_the_weights_of_its_last_fine_tuning_and_is_prepared_with_thos
     run = TrainedRun.load(tmp_path)
     assert newest_weights(run.path / "checkpoint", run.updates) == (run.path / "checkpoint", ())
     first = tuned(run)
-    update(run, write_more=first.write)
+    update(run, first)
     once = TrainedRun.load(tmp_path)
     assert newest_weights(once.path / "checkpoint", once.updates)[0] == tmp_path / "updates" / "000004"
     assert_equal(once.model.state_dict(), first.model.state_dict())
@@ -107,38 +116,43 @@ def test_a_run_has_the_weights_of_its_last_fine_tuning_and_is_prepared_with_thos
     assert torch.equal(state["relation.exp_avg"][relations + 1 : -3], first.optimizer_state["relation.exp_avg"][4:-2])
     assert not state["entity.exp_avg"][entities:].any()
     second = tuned(later)
-    update(later, write_more=second.write)
+    update(later, second)
     assert_equal(TrainedRun.load(tmp_path).model.state_dict(), second.model.state_dict())
     assert not torch.equal(second.model.shared, first.model.shared)
-
-
-def test_memory_that_was_stored_before_a_fine_tuning_is_not_used_after_it(tmp_path):
-    trained_run(tmp_path)
-    run = TrainedRun.load(tmp_path)
-
-    def embed(staging):
-        write_embeddings(run, 3, staging)
-        return {"after_snapshot": 3}
-
-    inputs = {"checkpoint": run.checkpoint_manifest.id}
-    write_artifact(tmp_path / "embeddings", Manifest.of("embeddings", inputs, {}), embed)
-    stored = TrainedRun.load(tmp_path)
-    assert stored._start(END)[1] == 3
-    update(run, write_more=tuned(run).write)
-    after = TrainedRun.load(tmp_path)
-    assert after._start(END)[1] == -1
-    found, anew = after.memory_before(END), after.memory_before(END, anew=True)
-    assert torch.equal(found.hidden, anew.hidden)
-    assert (found.hidden - stored.memory_before(END).hidden).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer-00000-of-00001.safetensors"])
 def test_damage_of_fine_tuned_weights_is_found(tmp_path, file):
     trained_run(tmp_path)
     run = TrainedRun.load(tmp_path)
-    path = update(run, write_more=tuned(run).write).path / file
+    path = update(run, tuned(run)).path / file
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=rf"updates/000001/{file} was changed or damaged.*gam-kg update"):
         TrainedRun.load(tmp_path)
+
+
+def test_a_stored_state_gives_what_the_first_fact_gives_and_does_not_serve_afterwards(tmp_path):
+    divided = divided_facts(0, late=False)
+    write_prepared(tmp_path, divided)
+    train_run(tmp_path, CONFIG)
+    run = TrainedRun.load(tmp_path)
+    with state_parts(tmp_path) as parts:
+        found = advance_run(run, END, END, 0)
+        write_state_part(parts, found.memory, found.baselines)
+        publish_state(tmp_path, END - 1, run.made_from, parts, UpdateConfig())
+    add_updates(tmp_path, divided, run.checkpoint_manifest)
+    stored, anew = TrainedRun.load(tmp_path), TrainedRun.load(tmp_path)
+    assert [state.after for state in stored.states] == [END - 1]
+    vars(anew)["states"] = []
+    found, expected = tuned(stored, LAST - END - 2), tuned(anew, LAST - END - 2)
+    for name, value in expected.model.state_dict().items():
+        torch.testing.assert_close(found.model.state_dict()[name], value, msg=name)
+    assert np.array_equal(found.ranks.answer, expected.ranks.answer)
+    update(stored, found)
+    after = TrainedRun.load(tmp_path)
+    assert after.states == []
+    memory = after.memory_before(LAST)
+    assert torch.equal(memory.hidden, after.memory_before(LAST, anew=True).hidden)
+    assert (memory.hidden - stored.memory_before(LAST).hidden).abs().max() > 1e-4

@@ -161,11 +161,7 @@ def test_a_store_is_searched_as_a_folder_is(folder, monkeypatch):
     for name in ("x/_SUCCESS", "x/d.csv"):
         (folder / name).write_text("a,b")
     store = pyarrow.fs.SubTreeFileSystem(str(folder), pyarrow.fs.LocalFileSystem())
-
-    class Uris:
-        from_uri = staticmethod(lambda uri: (store, uri.removeprefix("s3://").split("?")[0]))
-
-    monkeypatch.setattr(input_files, "FileSystem", Uris)
+    monkeypatch.setattr(input_files, "open_uri", lambda uri: (store, uri.removeprefix("s3://").split("?")[0]))
     assert found("s3://x") == (
         ["s3://x/a.parquet", "s3://x/deep/b"],
         {"hidden": ["s3://x/_SUCCESS"], "text table": ["s3://x/d.csv"]},

@@ -5,14 +5,14 @@ import pytest
 import torch
 from graphs import NAMES, NUM_SNAPSHOTS, graph_of, random_facts, tiny_config
 
-from gam_kg.errors import ConfigError
+from gam_kg.errors import ConfigError, EvaluationError
 from gam_kg.graph.name_words import NameWords
 from gam_kg.train.evaluate import ModelScorer, rank_split, roll
 from gam_kg.train.fine_tune import AFTER, BEFORE, fine_tune
 from gam_kg.train.trainer import Trainer
 
 MODEL = {"dropout": 0.2, "entity_dropout": 0.4, "relation_dropout": 0.4}
-TRAIN = {"epochs": 2, "answers_per_step": 8, "learning_rate": 0.01, "final_learning_rate": 0.5}
+TRAIN = {"epochs": 2, "answers_per_step": 8, "learning_rate": 0.01, "final_learning_rate": 0.2}
 LAST = 4
 """Snapshots that are fine-tuned on, of which the last one is ranked."""
 
@@ -44,7 +44,7 @@ def test_fine_tuning_is_training_from_the_state_before_the_newest_snapshots(wind
     expected.optimizer_state = {name: value.clone() for name, value in trainer.optimizer_state.items()}
     expected.position.step = trainer.position.step
     expected.times, expected.position.index = trainer.graph.times, NUM_SNAPSHOTS - LAST
-    expected.position.epoch = 10  # the schedule has reached its end
+    expected.position.epoch = 10  # the schedule has reached its end, a fifth of where it started
     scorer = ModelScorer(expected.sharded, expected.history)
     roll([scorer], None, trainer.graph.read(trainer.graph.times[: max(0, NUM_SNAPSHOTS - LAST - window)]))
     expected.memory = scorer.memory
@@ -140,6 +140,15 @@ def test_each_snapshot_trained_on_or_ranked_is_counted(trainer):
     ticks = []
     tune(trainer, 8, tick=lambda: ticks.append(1))
     assert len(ticks) == 6 + 2 + 2
+
+
+def test_weights_that_are_not_finite_are_not_written(trainer, tmp_path):
+    found = tune(trainer)
+    with torch.no_grad():
+        found.model.relation[0, 0] = float("nan")
+    with pytest.raises(EvaluationError, match="relation"):
+        found.write(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("number", [-1, 0, 1, NUM_SNAPSHOTS + 1])
