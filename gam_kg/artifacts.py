@@ -12,9 +12,10 @@ import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gam_kg.errors import ArtifactError
 from gam_kg.output import flush_all, replacing
@@ -41,8 +42,10 @@ _VERBS = {
 _ARGUMENTS = {"synthetic": "OUT", "update": "RUN"}
 _READ = (".parquet", ".safetensors")  # found by their endings, so that one too many would be read
 _MOST_JSON_BYTES = 2**28
+_MANY_BYTES = 2**24
 
 Content = dict[str, Any]
+Result = TypeVar("Result")
 Files = dict[str, dict[str, Any]]
 """Path in a folder → `bytes` and `sha256` of the file."""
 
@@ -79,7 +82,7 @@ class Manifest:
         values = {"kind": kind, "inputs": inputs, "config": config, "schema_version": SCHEMA_VERSION}
         return cls(kind, _digest(values), inputs, config)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Hash of everything except `sources`, `versions` and `LOGS`: what other artifacts refer to."""
         files = {name: file for name, file in self.files.items() if name not in LOGS}
@@ -148,14 +151,13 @@ def open_artifact(path: Path, kind: str, *, part: str = "", share: tuple[int, in
 def describe(folder: Path, paths: Sequence[Path]) -> Files:
     """Size and digest of files in a folder, by their paths in it."""
     names = [path.relative_to(folder).as_posix() for path in paths]
-    with _threads() as threads:
-        return dict(zip(names, threads.map(_described, paths), strict=True))
+    return dict(zip(names, _of_each(_described, paths), strict=True))
 
 
 def changed_files(folder: Path, files: Files) -> list[str]:
     """Those of the files that are missing or not as they were described."""
-    with _threads() as threads:
-        same = list(threads.map(lambda name: _is_as_described(folder / name, files[name]), files))
+    places = {folder / name: name for name in files}
+    same = _of_each(lambda path: _is_as_described(path, files[places[path]]), list(places))
     return [name for name, is_same in zip(files, same, strict=True) if not is_same]
 
 
@@ -227,8 +229,13 @@ def _load_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+def _of_each(function: Callable[[Path], Result], paths: Sequence[Path]) -> list[Result]:
+    """What a function that reads a whole file returns of each, in threads where it reads for longer than they start."""
+    sizes = (path.stat().st_size for path in paths if path.is_file())
+    if sum(sizes) < _MANY_BYTES:
+        return [function(path) for path in paths]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        return list(threads.map(function, paths))
 
 
 def _files(folder: Path) -> list[Path]:

@@ -221,7 +221,9 @@ class UpdateConfig(Section):
         "forward again), or quarantine them; facts of the last snapshot itself are always replayed",
     )
     score_facts: Count = Field(
-        1000, description="about how many new facts are ranked before they are added, to see how the run does; 0: none"
+        1000,
+        description="about how many new facts are ranked before they are added, to see how the run does; 0: none. "
+        "Above 250,000 entities they are fewer, so that there are 500 million scores at most",
     )
     state_snapshots: Positive = Field(
         16, description="a state is stored once this many snapshots, or a hundredth of all facts, follow the last one"

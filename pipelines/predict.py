@@ -23,7 +23,7 @@ from .workflow import PREDICTIONS
 
 logger = logging.getLogger("gam_kg")
 
-_MOST_ACTIVE = 10_000
+_MOST_ACTIVE, _MOST_SCORES = 10_000, 500_000_000
 _SHOWN = 5
 
 
@@ -63,12 +63,13 @@ def _next_of_active(run: TrainedRun) -> EncodedQueries:
         run.axis.label(end),
         *active,
     )
-    if len(pairs) > _MOST_ACTIVE:
+    most = max(1, min(_MOST_ACTIVE, _MOST_SCORES // len(run.entities)))
+    if len(pairs) > most:
         logger.warning(
             "predict: only for the first %s of them, whose subjects have most facts; predict.queries names others",
-            f"{_MOST_ACTIVE:,}",
+            f"{most:,}",
         )
-        pairs = pairs[:_MOST_ACTIVE]  # ids descend by the number of facts, and queries are sorted by them
+        pairs = pairs[:most]  # ids descend by the number of facts, and queries are sorted by them
     return EncodedQueries(subject[pairs], relation[pairs], np.full(len(pairs), end))
 
 

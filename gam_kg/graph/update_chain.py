@@ -7,6 +7,7 @@ were there: no update changes an id, a file of `graph/` or an earlier update.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,9 @@ UPDATES = "updates"
 
 _FACTS, _QUARANTINE = "facts.parquet", "quarantine.parquet"
 _VOCABULARIES = {"entity": ("entities.parquet", ENTITIES), "relation": ("relations.parquet", RELATIONS)}
+
+_VERIFIED: "dict[Path, tuple[list[tuple[str, int, int, int, int]], Update]]" = {}
+"""By folder: what the files of an update looked like when this process verified them, and the update."""
 
 
 @dataclass(frozen=True)
@@ -51,24 +55,32 @@ class Update:
         Raises:
             ArtifactError: The file is missing or damaged; so do the other readers.
         """
-        table = read_table(self.path / _FACTS)
-        return np.stack([table[name].to_numpy() for name in ("subject_id", "relation_id", "object_id", "snapshot")], 1)
+        return self._facts
 
     def entities(self) -> pa.Table:
         """The new entities, ENTITIES."""
-        return self._new("entity")
+        return self._new["entity"]
 
     def relations(self) -> pa.Table:
         """The new relations, RELATIONS."""
-        return self._new("relation")
+        return self._new["relation"]
 
     def names(self, kind: str) -> pa.ChunkedArray:
         """Names of the new entities (kind "entity") or relations ("relation"), in the order of their ids."""
-        return self._new(kind)[kind]
+        return self._new[kind][kind]
 
-    def _new(self, kind: str) -> pa.Table:
-        file, schema = _VOCABULARIES[kind]
-        return read_table(self.path / file) if file in self.manifest.files else schema.empty_table()
+    @cached_property
+    def _facts(self) -> np.ndarray:
+        table = read_table(self.path / _FACTS)
+        return np.stack([table[name].to_numpy() for name in ("subject_id", "relation_id", "object_id", "snapshot")], 1)
+
+    @cached_property
+    def _new(self) -> dict[str, pa.Table]:
+        files = self.manifest.files
+        return {
+            kind: read_table(self.path / file) if file in files else schema.empty_table()
+            for kind, (file, schema) in _VOCABULARIES.items()
+        }
 
 
 def read_updates(run: Path, graph: Manifest, checkpoint: Manifest | None = None) -> tuple[Update, ...]:
@@ -92,7 +104,7 @@ def read_updates(run: Path, graph: Manifest, checkpoint: Manifest | None = None)
                 f"{path} is missing, and {folder / name} is there: put it back, or remove all updates after the "
                 f"missing one and add their facts again: {command('update')}"
             )
-        update = Update(path, open_artifact(path, "update"))
+        update = _verified(path)
         for kind, expected in {"graph": graph, "checkpoint": checkpoint}.items():
             found = update.manifest.inputs.get(kind)
             if expected is not None and found != expected.id:
@@ -105,6 +117,16 @@ def read_updates(run: Path, graph: Manifest, checkpoint: Manifest | None = None)
             raise ArtifactError(f"{path} does not follow the {before} that is there; {redo('update')}")
         updates.append(update)
     return tuple(updates)
+
+
+def _verified(path: Path) -> Update:
+    """The update in a folder, whose files are read anew only where they look otherwise than when they were verified."""
+    seen = [(file.name, file.stat()) for file in sorted(path.glob("*"))]
+    looks = [(name, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for name, one in seen]
+    known = _VERIFIED.get(path)
+    if known is None or known[0] != looks:
+        known = _VERIFIED[path] = looks, Update(path, open_artifact(path, "update"))
+    return known[1]
 
 
 def chain_id(updates: Sequence[Update]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from gam_kg.history.bins import NUM_BINS, log_bin
 from gam_kg.history.found import QueryGroups
 from gam_kg.history.recency import Recent
-from gam_kg.ops.ragged import insert_at, join_groups, select, unique_counts
+from gam_kg.ops.ragged import insert_at, join_groups, select, sort_with_positions, unique_counts
 
 if TYPE_CHECKING:
     from gam_kg.history.index import HistoryIndex
@@ -39,8 +39,8 @@ class PairRules:
         return self._counts.all()
 
     def restore(self, kind: Tensor, exposures: Tensor, hits: Tensor) -> None:
-        """Put the counts, still empty, where those were whose `counts` these are."""
-        self._counts.add(kind, exposures, hits)
+        """Put the counts where those were whose `counts` these are, in any order."""
+        self._counts.restore(kind, exposures, hits)
 
     def confidences(self, groups: QueryGroups, recent: Recent, unseen: float) -> tuple[Tensor, Tensor]:
         """Hits / (exposures + unseen) of the rule of each past fact of each query.
@@ -102,6 +102,18 @@ class _KindCounts:
         self._exposures.index_add_(0, position, exposures.double())
         counted = torch.nonzero(hits)[:, 0]
         self._hits.index_add_(0, position[counted], hits[counted].double())
+
+    def restore(self, kind: Tensor, exposures: Tensor, hits: Tensor) -> None:
+        """Put the counts where those were of which `all` has returned these, in any order."""
+        if bool((kind[1:] < kind[:-1]).any()):
+            kind, order = sort_with_positions(kind)
+            exposures, hits = exposures[order], hits[order]
+        pairs, row = torch.unique_consecutive(kind // NUM_BINS, return_inverse=True)
+        self._pairs = torch.cat([pairs, self._pairs[-1:]])
+        self._rows = torch.arange(1, len(pairs) + 2).index_fill_(0, torch.tensor([len(pairs)]), 0)
+        position = (row + 1) * NUM_BINS + kind % NUM_BINS
+        empty = torch.zeros((len(pairs) + 1) * NUM_BINS, dtype=torch.float64)
+        self._exposures, self._hits = (empty.index_copy(0, position, counts.double()) for counts in (exposures, hits))
 
     def of(self, kind: Tensor) -> tuple[Tensor, Tensor]:
         """Exposures and hits so far, zero for kinds never seen, float64 (num_kinds,) each."""

@@ -155,13 +155,16 @@ class StoredHistory:
         after = {"e": history.num_entities, "r": history.num_relations}
         if before == after:
             return numbers
-        found, factor = torch.zeros_like(numbers), 1
-        for digit in reversed(digits):
-            value, numbers = numbers % before[digit], numbers // before[digit]
-            if digit == "r":  # inverses come after all relations
-                value = value + (value >= before["r"] // 2) * ((after["r"] - before["r"]) // 2)
-            found, factor = found + value * factor, factor * after[digit]
-        return found
+        # Most numbers that follow each other differ in their last digit only, and divisions take long.
+        *rest, digit = digits
+        upper = torch.div(numbers, before[digit], rounding_mode="floor")
+        value = numbers - upper * before[digit]
+        if digit == "r":  # inverses come after all relations
+            value += (value >= before["r"] // 2) * ((after["r"] - before["r"]) // 2)
+        if rest:
+            upper, at = torch.unique_consecutive(upper, return_inverse=True)
+            upper = self._renumbered(history, upper, "".join(rest)).index_select(0, at)
+        return value.add_(upper, alpha=after[digit])
 
 
 def _tables(history: "HistoryIndex") -> dict[str, KeyTable]:

@@ -155,7 +155,7 @@ class TrainedRun:
     @cached_property
     def history(self) -> HistoryIndex:
         """The history index of the graph, as far as it was last advanced. A collective at its first use."""
-        found = self._restored(lambda state: state.history(self.graph.partition), self.graph.end)
+        found = self._restored(self._history_of, self.graph.end)
         stored = None if found is None else found[1]
         return build_history(self.graph, self.model.config.history, self.sharded.communicator, stored)
 
@@ -200,11 +200,12 @@ class TrainedRun:
             The scorer, and the history of the state; without one a scorer that has observed nothing, and None.
         """
         history = self.history
-        found = self._restored(lambda state: (self._memory_of(state), state.history(self.graph.partition)), before)
+        found = self._restored(lambda state: (self._memory_of(state), self._history_of(state)), before)
+        self._histories.clear()
         memory, stored = (None, None) if found is None else found[1]
         if stored is None:
             history.reset()
-        else:
+        elif history.end != stored.end:
             stored.restore(history)
         self._scorers[:] = [ModelScorer(self.sharded, history, memory)]
         return self._scorers[0], stored
@@ -242,6 +243,16 @@ class TrainedRun:
     def _scorers(self) -> list[ModelScorer]:
         """The scorer that was used last."""
         return []
+
+    @cached_property
+    def _histories(self) -> dict[Path, StoredHistory]:
+        """The state that `history` was read from, until a scorer starts from it."""
+        return {}
+
+    def _history_of(self, state: State) -> StoredHistory:
+        if state.path not in self._histories:
+            self._histories[state.path] = state.history(self.graph.partition)
+        return self._histories[state.path]
 
     def _memory_of(self, state: State) -> Memory:
         return state.memory(self.graph.partition, self.model.empty_memory())

@@ -20,6 +20,9 @@ from gam_kg.train.evaluate import AnswerRanks, Scorer, Tick, rank_split, roll
 
 OVER_TIME_FILE = "over_time.parquet"
 
+MOST_RANKED = 500_000_000
+"""Scores that are ranked to see how a run does; where entities are many, that is fewer facts than configured."""
+
 _MAX_SCORES = 4_000_000
 
 
@@ -47,7 +50,7 @@ def advance_run(run: TrainedRun, first: int, first_ranked: int, num_ranked: int,
         run: The run, with the new facts.
         first: The first snapshot that has new facts.
         first_ranked: The first snapshot whose facts are all new.
-        num_ranked: About how many facts are ranked.
+        num_ranked: About how many facts are ranked, at most; fewer where their scores were more than `MOST_RANKED`.
         tick: Called after each snapshot.
 
     Raises:
@@ -59,6 +62,7 @@ def advance_run(run: TrainedRun, first: int, first_ranked: int, num_ranked: int,
     scorers: dict[str, Scorer] = {MODEL: model, **baselines.by_name}
     roll(scorers.values(), history, run.snapshots(history.end, first_ranked), tick)
     new = graph.num_facts[graph.snapshots >= first_ranked]
+    num_ranked = min(num_ranked, MOST_RANKED // (2 * graph.num_entities))
     share = min(1.0, num_ranked / max(1, int(new.sum())))
     if share == 0:
         roll(scorers.values(), history, run.snapshots(history.end, graph.end), tick)

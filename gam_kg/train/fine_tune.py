@@ -133,6 +133,15 @@ def newest_optimizer_state(
     return state
 
 
+def require_snapshots(number: int, num_snapshots: int) -> None:
+    """Raise ConfigError unless a graph with facts in some snapshots can be fine-tuned on a number of them."""
+    if not 2 <= number <= num_snapshots:
+        raise ConfigError(
+            f"--fine-tune {number}: give a number of snapshots from 2, since the newest are ranked before they are "
+            f"trained on, to {num_snapshots}, those with facts"
+        )
+
+
 def fine_tune(
     config: Config,
     graph: TemporalGraph,
@@ -166,11 +175,7 @@ def fine_tune(
         GamKGError: The loss is not finite.
         EvaluationError: A score is NaN or infinite.
     """
-    if not 2 <= num_snapshots <= len(graph.times):
-        raise ConfigError(
-            f"found {num_snapshots} snapshots to fine-tune on; give a number from 2, since some of them are ranked "
-            f"and not trained on, to {len(graph.times)}, the snapshots with facts"
-        )
+    require_snapshots(num_snapshots, len(graph.times))
     communicator, times = communicator or Communicator(), graph.times
     first, boundary = len(times) - num_snapshots, len(times) - max(1, num_snapshots // _PARTS)
     rate = learning_rate or config.train.learning_rate * _RATE_SHARE

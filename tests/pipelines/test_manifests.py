@@ -12,6 +12,7 @@ import pytest
 import yaml
 from manifests import CLUSTER, ROOT, job_spec, load_schemas, mistakes, parse_command, pods, read_manifests
 
+from gam_kg import __version__ as VERSION
 from gam_kg.config import load_config
 from pipelines.submit import require_shared_paths
 
@@ -22,7 +23,6 @@ RAY_JOBS = {name: one[0] for name, one in MANIFESTS.items() if one[0]["kind"] in
 JOBS = RAY_JOBS | {"cronjob.yaml": MANIFESTS["cronjob.yaml"][0]}
 CLAIM, CONFIG = MANIFESTS["shared.yaml"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
 @pytest.mark.parametrize("name", FILES)

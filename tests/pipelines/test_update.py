@@ -16,11 +16,11 @@ from runs import train_run
 from gam_kg import output
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import Config, PublishConfig
-from gam_kg.errors import DataError
+from gam_kg.errors import ArtifactError, ConfigError, DataError
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.graph.update_chain import read_updates
 from gam_kg.inference.embed import read_vectors
-from gam_kg.inference.state import read_states
+from gam_kg.inference.state import State, read_states
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.metrics.all_baselines import build_baselines
 from gam_kg.parquet import read_table
@@ -195,6 +195,30 @@ def test_late_facts_are_refused(make, tmp_path):
     assert len(chain(config)) == 1
 
 
+@pytest.mark.parametrize("file", ["graph/entities.parquet", "checkpoint/model.safetensors"])
+def test_a_damaged_run_is_not_updated(make, tmp_path, file):
+    config = make("run")
+    content = bytearray((config.run_path / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (config.run_path / file).write_bytes(content)
+    with pytest.raises(ArtifactError, match=rf"{file} was changed or damaged"):
+        update(config, write_days(tmp_path / "day.parquet", at(BEFORE)))
+    assert chain(config) == ()
+
+
+def test_an_update_reads_a_stored_state_once(make, tmp_path, monkeypatch):
+    config, read, state_history = make("run"), [], State.history
+    update(config, write_days(tmp_path / "1.parquet", at(BEFORE)))
+
+    def history(state, partition):
+        read.append(state.after)
+        return state_history(state, partition)
+
+    monkeypatch.setattr(State, "history", history)
+    update(config, write_days(tmp_path / "2.parquet", at(BEFORE + 1)))
+    assert read == [BEFORE]
+
+
 @pytest.mark.parametrize("keep_states", [0, 1, 9])
 def test_late_facts_are_replayed(make, tmp_path, keep_states):
     config, at_once = make("run", late="replay", keep_states=keep_states), make("at_once")
@@ -208,7 +232,8 @@ def test_late_facts_are_replayed(make, tmp_path, keep_states):
     assert len(list((config.run_path / "state").glob("*"))) == len(states)
 
 
-def test_late_facts_are_quarantined(make, tmp_path):
+def test_late_facts_are_quarantined(make, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "gam_kg")
     config, other = make("run", late="quarantine"), make("other")
     update(config, write_days(tmp_path / "1.parquet", at(BEFORE)))
     update(other, write_days(tmp_path / "2.parquet", at(BEFORE)))
@@ -219,7 +244,9 @@ def test_late_facts_are_quarantined(make, tmp_path):
     update(other, write_days(tmp_path / "4.parquet", at(BEFORE + 1)))
     assert_same(config, other)
     assert chain(config)[-1].content["quarantined"] == {"late": len(late)}
-    assert len(read_table(chain(config)[-1].path / "quarantine.parquet")) == len(late)
+    quarantine = chain(config)[-1].path / "quarantine.parquet"
+    assert len(read_table(quarantine)) == len(late)
+    assert f"rows that are not used are in {quarantine}" in caplog.text
 
 
 def test_a_kill_leaves_the_state_before_or_the_state_after(make, tmp_path, monkeypatch):
@@ -270,6 +297,23 @@ def test_the_command_takes_the_folder_of_a_run(make, tmp_path, monkeypatch, caps
     assert "none.parquet" in capsys.readouterr().err
 
 
+def test_scores_are_shown_where_the_update_has_ranked_facts(make, tmp_path, capsys):
+    for score_facts in (10, 0):
+        config = changed(make(f"run {score_facts}"), score_facts=10)
+        update(config, write_days(tmp_path / "day.parquet", at(BEFORE)))
+        assert "MRR of new facts" in capsys.readouterr().out
+        config = changed(config, score_facts=score_facts)
+        update(config, write_days(tmp_path / "day.parquet", at(BEFORE + 1)))
+        assert ("MRR of new facts" in capsys.readouterr().out) == (score_facts > 0)
+
+
+def test_settings_that_differ_are_refused_by_the_name_of_the_verb(make, tmp_path):
+    config = make("run")
+    config = config.model_copy(update={"seed": config.seed + 1})
+    with pytest.raises(ConfigError, match=r"^update: settings differ"):
+        update(config, write_days(tmp_path / "day.parquet", at(BEFORE)))
+
+
 def test_versions_are_copied_to_another_folder(make, tmp_path):
     config = make("run")
     config = config.model_copy(update={"publish": PublishConfig(keep_versions=1, grace_minutes=0)})
@@ -310,6 +354,14 @@ def test_rows_that_take_facts_back_are_refused(make, tmp_path, name, value):
     marks[3] = value
     with pytest.raises(DataError, match=f"row 3 of .*day.*{name}.*takes a fact back"):
         update(config, write_days(tmp_path / "day.parquet", rows, **{name: marks}))
+
+
+@pytest.mark.parametrize("number", [1, BEFORE + 2])
+def test_nothing_is_added_where_a_run_has_too_few_snapshots_to_fine_tune_on(make, tmp_path, number):
+    config, day = make("run"), write_days(tmp_path / "day.parquet", at(BEFORE))
+    with pytest.raises(ConfigError, match=f"--fine-tune {number}: .*to {BEFORE + 1},"):
+        update(config, day, fine_tune_on=number)
+    assert chain(config) == ()
 
 
 def test_fine_tuned_weights_are_used_from_then_on(make, tmp_path, caplog):

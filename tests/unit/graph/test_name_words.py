@@ -1,8 +1,13 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from graphs import features_of
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gam_kg.graph.name_words import NameWords
+from gam_kg.ingest.names import split_words
 
 
 def words_of(found: NameWords, entity: int) -> set[str]:
@@ -65,3 +70,13 @@ def test_no_name_has_a_word_of_features(name):
     found = NameWords.of([name, name], features=features_of([(0, "x =", 1.0), (1, "x =", 2.0), (0, "x = a", 1.0)]))
     assert [word for word in found.words if " " in word] == ["x ="]
     assert found.weight[found.word == found.words.index("x =")].tolist() == [1, 2]
+
+
+@given(names=st.lists(st.text(st.sampled_from("abAB _(),-\t\n\x0b\x1c\x1f\xa0éßİ"), max_size=8), max_size=6))
+def test_names_are_divided_as_their_words_are(names):
+    found = NameWords.of(names, words=sorted({word for name in names for word in split_words(name)}))
+    of_entity = [
+        {found.words[word] for word in found.word[first:end].tolist()}
+        for first, end in pairwise(found.offsets.tolist())
+    ]
+    assert of_entity == [split_words(name) for name in names]

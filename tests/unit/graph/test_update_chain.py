@@ -21,9 +21,9 @@ from updates import (
     write_whole,
 )
 
-from gam_kg.artifacts import Manifest, read_manifest
+from gam_kg.artifacts import Manifest, open_artifact, read_manifest
 from gam_kg.errors import ArtifactError
-from gam_kg.graph import fact_source
+from gam_kg.graph import fact_source, update_chain
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.graph.update_chain import chain_id, read_updates, sizes, updates_after, write_update
 from gam_kg.ingest.vocabulary import Vocabulary
@@ -203,6 +203,21 @@ def test_a_changed_file_is_refused(chain, file):
     (updates[2].path / file).write_bytes(content)
     with pytest.raises(ArtifactError, match=rf"{file} (was changed|is damaged).*add their facts again: gam-kg update"):
         read_updates(run, graph)
+
+
+def test_files_that_look_as_when_they_were_verified_are_not_read_again(chain, monkeypatch):
+    run, graph, updates = chain
+    read_updates(run, graph)
+    read = []
+    monkeypatch.setattr(
+        update_chain, "open_artifact", lambda path, kind: read.append(path) or open_artifact(path, kind)
+    )
+    assert read_updates(run, graph) == updates
+    assert read == []
+    file = updates[1].path / "facts.parquet"
+    file.write_bytes(file.read_bytes())
+    assert read_updates(run, graph) == updates
+    assert read == [updates[1].path]
 
 
 def test_an_update_of_another_graph_or_checkpoint_is_refused(chain):

@@ -153,7 +153,7 @@ def test_weights_that_are_not_finite_are_not_written(trainer, tmp_path):
 
 @pytest.mark.parametrize("number", [-1, 0, 1, NUM_SNAPSHOTS + 1])
 def test_too_few_and_too_many_snapshots_are_refused(trainer, number):
-    with pytest.raises(ConfigError, match=rf"{number} snapshots.*from 2.*to {NUM_SNAPSHOTS}"):
+    with pytest.raises(ConfigError, match=rf"--fine-tune {number}: .*from 2.*to {NUM_SNAPSHOTS}"):
         tune(trainer, number)
 
 
