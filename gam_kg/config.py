@@ -222,8 +222,8 @@ class UpdateConfig(Section):
     )
     score_facts: Count = Field(
         1000,
-        description="about how many new facts are ranked before they are added, to see how the run does; 0: none. "
-        "Above 250,000 entities they are fewer, so that there are 500 million scores at most",
+        description="about how many new facts are ranked before they are added, to see how the run does; 0: none. Of "
+        "more than 125,000 entities they are fewer, so that there are 250 million scores at most",
     )
     state_snapshots: Positive = Field(
         16, description="a state is stored once this many snapshots, or a hundredth of all facts, follow the last one"

@@ -46,10 +46,12 @@ def embed_worker(run: TrainedRun, settings: dict[str, Any], on_event: OnEvent) -
             start from a stored memory; `base`, a version to write the changed rows of, or None.
         on_event: Receives progress: snapshots done, of how many.
     """
-    total = len([time for time in run.graph.times if time <= settings["last"]])
+    last = settings["last"]
+    after = -1 if settings["anew"] else max((state.after for state in run.states if state.after <= last), default=-1)
+    total = len([time for time in run.graph.times if after < time <= last])
     tick, folder = counted(lambda done: on_event((done, total))), Path(settings["folder"])
     base = Path(settings["base"]) if settings["base"] else None
-    write_embeddings(run, settings["last"], folder, tick, anew=settings["anew"], base=base)
+    write_embeddings(run, last, folder, tick, anew=settings["anew"], base=base)
 
 
 embed = Stage(

@@ -23,7 +23,7 @@ from .workflow import PREDICTIONS
 
 logger = logging.getLogger("gam_kg")
 
-_MOST_ACTIVE, _MOST_SCORES = 10_000, 500_000_000
+_MOST_ACTIVE, _MOST_SCORES = 10_000, 250_000_000
 _SHOWN = 5
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Part = dict[str, Tensor]
 
+_MOST_INT32 = torch.iinfo(torch.int32).max
+
 _DIGITS = {"facts": "er", "answers": "r", "rules": "rer"}
 """What keys are made of before the entity at their end: numbers of entities and relations, the first counting most."""
 
@@ -61,7 +63,12 @@ def store_history(
         part["rules.fewest"] = torch.tensor([history.rules.fewest])
     of_history = {} if history.pair_rules is None else {"kinds": history.pair_rules}
     for name, rules in {**of_history, **(kinds or {})}.items():
-        part[f"{name}.keys"], part[f"{name}.exposures"], part[f"{name}.hits"] = rules.counts()
+        part[f"{name}.keys"], *counts = rules.counts()
+        few = not bool((counts[0] > _MOST_INT32).any())  # hits are no more than exposures
+        part |= {
+            f"{name}.{column}": one.int() if few else one
+            for column, one in zip(("exposures", "hits"), counts, strict=True)
+        }
     return part
 
 

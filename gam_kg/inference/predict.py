@@ -59,7 +59,7 @@ def answer_queries(run: TrainedRun, queries: EncodedQueries, top_k: int, tick: T
         require_finite(scores, "scores of the answers")
         best = torch.topk(scores, shape[1], dim=1)
         temperature = run.temperature(block.horizon)
-        normaliser = torch.logsumexp(scores / temperature, 1, keepdim=True)
+        normaliser = torch.logsumexp(scores.div_(temperature), 1, keepdim=True)
         probability = (best.values / temperature - normaliser).exp()
         known = (column.repeat_interleave(shape[1]) for column in (block.subject, block.relation))
         seen = run.history.times_seen(*known, run.graph.partition.rows(best.indices.cpu().flatten()))

@@ -20,7 +20,7 @@ from gam_kg.train.evaluate import AnswerRanks, Scorer, Tick, rank_split, roll
 
 OVER_TIME_FILE = "over_time.parquet"
 
-MOST_RANKED = 500_000_000
+MOST_RANKED = 250_000_000
 """Scores that are ranked to see how a run does; where entities are many, that is fewer facts than configured."""
 
 _MAX_SCORES = 4_000_000

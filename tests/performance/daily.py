@@ -106,11 +106,11 @@ def measure_updates(run: Path, days: list[Path]) -> None:
     report({IMPORTS: cpu_seconds()})
     stages = Stages()
     for owner, name, stage in (
-        (verb._Before, "of", "open the folder"),
-        (verb._Before, "vocabularies", "open the folder"),
-        (verb._Before, "facts", "open the folder"),
+        (verb.RunBefore, "of", "open the folder"),
+        (verb.RunBefore, "vocabularies", "open the folder"),
+        (verb.RunBefore, "facts", "open the folder"),
         (verb, "_read", "read the facts"),
-        (verb._Before, "has", "read the facts"),
+        (verb.RunBefore, "has", "read the facts"),
         (verb, "open_run", "open the run"),
         (TrainedRun, "history", "restore the state"),
         (TrainedRun, "restored_scorer", "restore the state"),

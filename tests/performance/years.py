@@ -3,9 +3,9 @@
     python tests/performance/years.py OUT [--since 1995] [--first 2008] [--every 3] [--fine-tune 3] [a.b=value ...]
 
 A run is trained on the years before --first, the last two of them for validation, and `gam-kg update` adds the years
-after it one by one. Another run is fine-tuned after each year too. For every --every-th year a third run is trained
-anew, with the same settings, on all years before it. Each variant ranks all facts of the year before it adds them,
-among all entities up to then, the year's new ones included.
+after it one by one. Another run is fine-tuned after each year too. For every --every-th year after the first, a third
+run is trained anew, with the same settings, on all years before it. Each variant ranks all facts of the year before it
+adds them, among all entities up to then, the year's new ones included.
 
 Printed is a Markdown table, a line a year: facts, share of the year's entities that are new, MRR in percent of each
 variant and of the best untrained baseline of that year, and CPU seconds of what makes the run ready for the next year:
@@ -158,7 +158,7 @@ def main() -> None:
     for year in added:
         years.update(updated, year)
         years.update(tuned, year, given.fine_tune)
-    retrained = list(added[:: given.every])
+    retrained = list(added[given.every :: given.every])
     for year in retrained:
         years.update(years.train(year), year)
     table = years.table(retrained)
