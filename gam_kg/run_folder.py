@@ -6,7 +6,9 @@ the owner of the run's lock moves them. A reader between the renames finds two t
 """
 
 import logging
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from gam_kg.artifacts import Manifest, read_manifest
@@ -48,8 +50,10 @@ def settle(run: Path) -> None:
     """
     for name in _IN_A_RUN:
         recover(run / name)
-    for kind in VERSIONED:
-        recover_versions(run / kind)
+    for folder in (*VERSIONED, "state", "updates"):
+        recover_versions(run / folder)
+    for left_over in run.glob(".weights-*"):
+        remove(left_over)
     _place_waiting(run)
     _set_updates_aside(run)
 
@@ -77,13 +81,18 @@ def _set_updates_aside(run: Path) -> None:
         return
     with suppress(ArtifactError):
         if (other := read_manifest(first, "update").inputs["graph"]) != graph.id:
-            aside = run / f"updates.of-{other}"
+            aside = next(path for path in _numbered(run / f"updates.of-{other}") if not path.exists())
             updates.rename(aside)
             logger.warning(
                 "the updates were of the graph before; they are in %s now, and their facts are in the new graph only "
                 "if data.facts has them",
                 aside,
             )
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    yield path
+    yield from (path.with_name(f"{path.name}.{number}") for number in count(2))
 
 
 def remove_finished_training(run: Path) -> None:

@@ -29,6 +29,8 @@ VERSIONED = ("embeddings", "predictions")
 """The kinds of artifacts that have versions."""
 
 LATEST = "latest"
+REVISION = ".revision-"
+"""Between the name of a moment and the number of a version that was made for it after the first."""
 
 _NAME = re.compile(r"as_of=[^/.]+(?:\.revision-([0-9]+))?")
 _DUE = ".due"
@@ -113,7 +115,7 @@ def publish(
     if (folder / MANIFEST).exists():  # from before there were versions
         remove(folder)
     number = 1 + max(map(_revision, revisions(folder, name)), default=0)
-    version = folder / (name if number == 1 else f"{name}.revision-{number}")
+    version = folder / (name if number == 1 else f"{name}{REVISION}{number}")
     try:
         write_artifact(version, manifest, write)
     finally:
@@ -234,7 +236,7 @@ def read_embeddings(folder: Path, name: str | None = None) -> pa.Table:
 
 
 def recover_versions(folder: Path) -> None:
-    """Remove what processes that have ended have left of versions that they wrote or removed."""
+    """Remove what processes that have ended have left of versions, or other artifacts, that they wrote or removed."""
     hidden = {path.name[1:].rpartition(".staging-")[0] for path in folder.glob(".*.staging-*")}
     for name in hidden:
         recover(folder / name)
@@ -267,11 +269,11 @@ def _entities(version: Path) -> pa.Table:
 
 
 def _moment(version: Path) -> str:
-    return version.name.partition(".revision-")[0]
+    return version.name.partition(REVISION)[0]
 
 
 def _revision(version: Path) -> int:
-    return int(version.name.partition(".revision-")[2] or 1)
+    return int(version.name.partition(REVISION)[2] or 1)
 
 
 def _again(folder: Path) -> str:

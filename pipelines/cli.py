@@ -149,10 +149,10 @@ def update_command(
     take_over: TakeOver = False,
 ) -> None:
     """Add new facts to a finished run without training: rank them first, then publish embeddings and predictions."""
-    resolved = config_of_run(run, [*(overrides or ()), *([f"update.late={late}"] if late else [])])
+    resolved = config_of_run(run, overrides or ())
     from .update import update
 
-    version = update(resolved, facts, fine_tune_on=fine_tune, to=to, take_over=take_over)
+    version = update(resolved, facts, late=late, fine_tune_on=fine_tune, to=to, take_over=take_over)
     results.print(f"published: {version}", soft_wrap=True)
 
 

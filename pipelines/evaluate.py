@@ -30,8 +30,12 @@ def _write(task: Task) -> Content:
     with state_parts(run) as parts:
         settings = {**task.manifest.config, "folder": str(task.folder), "state": str(parts)}
         on_ranks(task.config, evaluate_worker, settings, "evaluate")
-        after = task.read["graph"].content["last_snapshot"]
-        publish_state(run, after, (task.read["graph"], task.read["checkpoint"], ()), parts, task.config.update)
+        after, made_from = (
+            task.read["graph"].content["last_snapshot"],
+            (task.read["graph"], task.read["checkpoint"], ()),
+        )
+        newer = read_updates(run, task.read["graph"])
+        publish_state(run, after, made_from, parts, task.config.update, newer)
     content: Content = {"num_queries": pq.read_metadata(task.folder / "ranks.parquet").num_rows}
     facts = task.read["graph"].content["splits"]
     if empty := [split for split in task.config.evaluate.splits if not facts[split]]:

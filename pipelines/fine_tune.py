@@ -23,6 +23,11 @@ _WORTH = "worth.json"
 logger = logging.getLogger("gam_kg")
 
 
+def fine_tune_settings(config: Config, number: int) -> dict[str, Any]:
+    """What a fine-tuning on some of the newest snapshots depends on."""
+    return {"number": number, "rate": config.update.fine_tune_rate}
+
+
 def fine_tune_run(before: RunBefore, number: int) -> None:
     """Train on the newest snapshots; an update without facts has the new weights, unless they are clearly worse.
 
@@ -35,7 +40,7 @@ def fine_tune_run(before: RunBefore, number: int) -> None:
     """
     config, run = before.config, before.config.run_path
     with TemporaryDirectory(prefix=".weights-", dir=run) as folder:
-        settings = {"number": number, "rate": config.update.fine_tune_rate}
+        settings = fine_tune_settings(config, number)
         on_ranks(config, fine_tune_worker, {**settings, "folder": folder}, "fine-tune")
         found = json.loads(Path(folder, _WORTH).read_text(encoding="utf-8"))
         Path(folder, _WORTH).unlink()

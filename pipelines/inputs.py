@@ -4,14 +4,16 @@ Size and time of change show cheaply that a file is the same. Where they differ,
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pyarrow.fs import LocalFileSystem
 
-from gam_kg.artifacts import Content, Manifest
+from gam_kg.artifacts import Content, Manifest, read_manifest
 from gam_kg.config import Config
-from gam_kg.errors import ConfigError, DataError
+from gam_kg.errors import ArtifactError, ConfigError, DataError
+from gam_kg.graph.update_chain import UPDATES
 from gam_kg.importers.dispatch import has_content_of, import_state
 from gam_kg.importers.source import find_source
 from gam_kg.ingest.sources import Sources
@@ -59,7 +61,7 @@ def notices(config: Config, graph: Manifest) -> tuple[str, ...]:
         ConfigError: The configuration names other facts or features than those that the graph was made from.
     """
     data = config.data
-    found = [_import_notice(config, graph) or _files_notice("data.facts", data.facts, graph)]
+    found = [_import_notice(config, graph) or _files_notice("data.facts", data.facts, graph, config.run_path)]
     if data.facts is not None:
         _require_features_alike(data.entity_features, graph)
         found.append(_files_notice(FEATURES, data.entity_features, graph))
@@ -69,7 +71,7 @@ def notices(config: Config, graph: Manifest) -> tuple[str, ...]:
 def notices_of_run(run: Path, graph: Manifest) -> tuple[str, ...]:
     """`notices` where there is no configuration: the facts are looked up where they were."""
     facts, source = (graph.sources.get(key, {}).get("place") for key in ("data.facts", "data.import_from"))
-    changed = _files_notice("data.facts", facts, graph)
+    changed = _files_notice("data.facts", facts, graph, run)
     if facts and source and not changed and _import_files(source, facts) != graph.sources["data.import_from"]["files"]:
         changed = None if has_content_of(Path(facts), source) else _import_changed(source)
     features = _files_notice(FEATURES, graph.sources.get(FEATURES, {}).get("place"), graph)
@@ -84,8 +86,8 @@ def waiting_notice(run: Path) -> str | None:
     return "a new graph waits in graph.next/; until gam-kg train CONFIG, the old graph and checkpoint are used"
 
 
-def _files_notice(key: str, given: str | None, graph: Manifest) -> str | None:
-    """That the facts, or the features of entities, have changed."""
+def _files_notice(key: str, given: str | None, graph: Manifest, run: Path | None = None) -> str | None:
+    """That the facts, or the features of entities, have changed, unless an update of a run has added what is new."""
     recorded = graph.sources.get(key)
     if given is None or recorded is None:
         return None
@@ -94,7 +96,8 @@ def _files_notice(key: str, given: str | None, graph: Manifest) -> str | None:
     try:
         sources = Sources.find(given, key)
         made_from = {file: found for file, found in graph.inputs.items() if file.startswith(f"{prefix}/")}
-        if _files(sources) == recorded["files"] or sources.hashes() == made_from:
+        added = [] if run is None else [one.sources.get(key, {}).get("files") for one in _update_manifests(run)]
+        if _files(sources) in (recorded["files"], *added) or sources.hashes() == made_from:
             return None
         what = "have changed since graph/ was made from them"
     except DataError:
@@ -105,6 +108,15 @@ def _files_notice(key: str, given: str | None, graph: Manifest) -> str | None:
             f"gam-kg run CONFIG, or name the {name} that it was made from"
         )
     return f"the {name} {given} {what}; results are of the old ones, run: gam-kg run CONFIG"
+
+
+def _update_manifests(run: Path) -> list[Manifest]:
+    """Manifests of the updates of a run, as far as they can be read."""
+    found = []
+    for path in sorted((run / UPDATES).glob("[0-9]*")):
+        with suppress(ArtifactError):
+            found.append(read_manifest(path, "update"))
+    return found
 
 
 def _require_features_alike(given: str | None, graph: Manifest) -> None:

@@ -3,10 +3,11 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from gam_kg.artifacts import Manifest
+from gam_kg.artifacts import Manifest, read_manifest
 from gam_kg.config import Config
 from gam_kg.graph.temporal_graph import TemporalGraph, read_names
 from gam_kg.graph.update_chain import Update, last_snapshot, read_open_facts
@@ -20,12 +21,15 @@ class RunBefore:
     """A run as an update finds it.
 
     Attributes:
-        config: Its configuration.
+        config: The configuration of the update.
+        settings: The same as what is published is made with: an update may allow more bad rows than `prepare` did, and
+            publishes the moment after its last fact.
         graph, checkpoint: Manifests of the artifacts.
         updates: The updates until then.
     """
 
     config: Config
+    settings: Config
     graph: Manifest
     checkpoint: Manifest
     updates: tuple[Update, ...]
@@ -33,9 +37,11 @@ class RunBefore:
     @classmethod
     def of(cls, config: Config) -> "RunBefore":
         """The run of a configuration; raises what `Situation.of` and `Situation.require_whole` raise."""
-        found = Situation.of(replace(EMBEDDINGS, verb="update"), config)
+        made = read_manifest(config.run_path / "graph", "graph").config.get("prepare", {})
+        settings = config.changed({"embed.at": None, **_limit_of(made)})
+        found = Situation.of(replace(EMBEDDINGS, verb="update"), settings)
         found.require_whole()
-        return cls(config, found.read["graph"], found.read["checkpoint"], found.updates)
+        return cls(config, settings, found.read["graph"], found.read["checkpoint"], found.updates)
 
     @property
     def graph_path(self) -> Path:
@@ -79,6 +85,10 @@ class RunBefore:
             known = np.stack([column.numpy() for column in anchored], 1)
             found[at] = _in(facts[at, :3], known)
         return found
+
+
+def _limit_of(made: dict[str, Any]) -> dict[str, Any]:
+    return {"prepare.max_bad_fraction": made["max_bad_fraction"]} if "max_bad_fraction" in made else {}
 
 
 def _in(rows: np.ndarray, others: np.ndarray) -> np.ndarray:

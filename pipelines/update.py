@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from gam_kg.artifacts import Content
 from gam_kg.config import Config
-from gam_kg.delivery import deliver
+from gam_kg.delivery import deliver, require_place
 from gam_kg.errors import ConfigError, DataError
 from gam_kg.graph.update_chain import Update, last_snapshot, read_updates, write_update
 from gam_kg.inference.state import publish_state, read_states, state_parts, write_state_part
@@ -20,17 +20,20 @@ from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.inference.update import advance_run, write_over_time
 from gam_kg.ingest.new_facts import LATE, NewFacts, read_new_facts
 from gam_kg.ingest.quarantine import Quarantine
+from gam_kg.ingest.sources import Sources
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.train.fine_tune import require_snapshots
 from gam_kg.versions import VERSIONED
 from .embed import embed
-from .fine_tune import fine_tune_run
+from .fine_tune import fine_tune_run, fine_tune_settings
+from .inputs import record
 from .predict import predict
 from .progress import counted
 from .ranks import OnEvent, on_ranks, open_run
 from .report import show_table
 from .run_before import RunBefore
 from .stages import owned
+from .workflow import PREDICTIONS
 
 SCORES = "scores.json"
 _SHOWN = 10
@@ -39,7 +42,13 @@ logger = logging.getLogger("gam_kg")
 
 
 def update(
-    config: Config, facts: str | None = None, *, fine_tune_on: int = 0, to: str | None = None, take_over: bool = False
+    config: Config,
+    facts: str | None = None,
+    *,
+    late: str | None = None,
+    fine_tune_on: int = 0,
+    to: str | None = None,
+    take_over: bool = False,
 ) -> Path:
     """Add facts to a run: what is new is ranked first, then added; embeddings and predictions follow.
 
@@ -49,6 +58,7 @@ def update(
     Args:
         config: The run's configuration.
         facts: Parquet or CSV file, folder, glob or URI; None: `data.facts`.
+        late: "refuse", "replay" or "quarantine" facts before the last snapshot; None: as `update.late` says.
         fine_tune_on: How many of the newest snapshots with facts the model then trains on; 0: it does not.
         to: Folder or URI that gets copies of the versions; None: none.
         take_over: Work in a run folder whose owner, on another machine, gives no sign of life.
@@ -59,43 +69,53 @@ def update(
     Raises:
         ArtifactError: The run is not finished, or damaged.
         ConfigError: Settings differ from those of the run, or it has no `fine_tune_on` snapshots; nothing is added.
-        DataError: The facts cannot be read, too many rows are bad, or some are late and `update.late` is "refuse".
+        DataError: The facts cannot be read, too many rows are bad, or some are late and refused.
         OutputError, StorageError: `to` cannot be written.
     """
     with owned(config, "update", take_over=take_over):
+        PREDICTIONS.files(config)  # what is read last is refused before any work
+        if to is not None:
+            require_place(to)
         before = RunBefore.of(config)
-        new = _read(before, facts)
+        new = _read(before, facts, late or config.update.late)
         rows = new.rows[~before.has(new.rows)]
         _log_read(before, new, len(rows))
         if fine_tune_on:
             require_snapshots(fine_tune_on, len(np.union1d(before.facts.snapshots.numpy(), rows[:, 3])))
         (config.run_path / Quarantine.NAME).unlink(missing_ok=True)
-        closes = not np.array_equal(new.open_facts, before.open_facts)
-        opened = _add(before, new, rows) if len(rows) or closes else None
-        if fine_tune_on:
+        is_new = len(rows) > 0 or not np.array_equal(new.open_facts, before.open_facts)
+        given = record(config, ("data.facts",), (Sources.find(config.data.facts),)) if facts is None else {}
+        opened = _add(before, new, rows, given) if is_new else None
+        _show(config, read_updates(config.run_path, before.graph), len(before.updates))
+        if fine_tune_on and (is_new or not _is_fine_tuned(before, fine_tune_on)):
             opened = None
             fine_tune_run(RunBefore.of(config), fine_tune_on)
         if opened is None and config.train.most_workers <= 1:
             opened = open_run(config)
-        version = embed(config, opened=opened)
-        predict(config, opened=opened)
-        if to is not None:
-            for kind in VERSIONED:
-                logger.info("%s: copied to %s", kind, deliver(config.run_path / kind, to, config.publish))
-        updates = read_updates(config.run_path, before.graph)
-        _show(config, updates, len(before.updates))
-        _record(config, updates, before.axis)
+        version = embed(before.settings, opened=opened)
+        predict(before.settings, opened=opened)
+        for kind in VERSIONED if to is not None else ():
+            logger.info("%s: copied to %s", kind, deliver(config.run_path / kind, str(to), config.publish))
+        _record(config, read_updates(config.run_path, before.graph), before.axis)
         return version
 
 
-def _read(before: RunBefore, facts: str | None) -> NewFacts:
+def _is_fine_tuned(before: RunBefore, number: int) -> bool:
+    """Whether the last update was the same fine-tuning, as where the command is given again."""
+    last = before.updates[-1].manifest if before.updates else None
+    made = last is not None and last.config == {"fine_tune": fine_tune_settings(before.config, number)}
+    if made:
+        logger.info("the run is fine-tuned on its newest %d snapshots already", number)
+    return made
+
+
+def _read(before: RunBefore, facts: str | None, late: str) -> NewFacts:
     """The facts of the files, where late ones may be refused."""
-    config, place = before.config, facts or before.config.data.facts
+    config, place = before.config, before.config.data.facts if facts is None else facts
     if place is None:
         raise ConfigError(
             "--facts is not given, and the run has no data.facts; give a Parquet file, folder, glob or URI"
         )
-    late = config.update.late
 
     def is_usable(facts: np.ndarray) -> np.ndarray:
         return (facts[:, 3] >= before.last) | before.has(facts)
@@ -139,7 +159,7 @@ def _log_read(before: RunBefore, new: NewFacts, num_added: int) -> None:
     )
 
 
-def _add(before: RunBefore, new: NewFacts, rows: np.ndarray) -> TrainedRun | None:
+def _add(before: RunBefore, new: NewFacts, rows: np.ndarray, sources: dict[str, Content]) -> TrainedRun | None:
     """Write the update, and the state where it is time for one; returns the run as this process has it open."""
     config, run, opened = before.config, before.config.run_path, list[TrainedRun]()
 
@@ -172,7 +192,7 @@ def _add(before: RunBefore, new: NewFacts, rows: np.ndarray) -> TrainedRun | Non
             open_facts=new.open_facts,
             quarantine=new.quarantine,
             inputs=new.inputs,
-            config={"update": {"late": config.update.late}},
+            sources=sources,
             write_more=advance,
         )
         if new.quarantined:

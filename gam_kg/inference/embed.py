@@ -99,7 +99,7 @@ def find_base(folder: Path, described: Manifest, updates: Sequence[Update], last
             same = all(made.inputs[kind] == described.inputs[kind] for kind in ("graph", "checkpoint"))
             after = made.content["after_snapshot"]
             serves = same and newer is not None and after <= last and SPACE in made.files
-            if serves and not any(changes_before(update, after) for update in newer or ()):
+            if serves and not any(changes_before(update, after, made.inputs["checkpoint"]) for update in newer or ()):
                 return path
     return None
 

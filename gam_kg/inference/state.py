@@ -93,7 +93,11 @@ def read_states(run: Path, graph: Manifest, checkpoint: Manifest, updates: Seque
         inputs = state.manifest.inputs
         newer = updates_after(updates, inputs["updates"])
         same = inputs["graph"] == graph.id and inputs["checkpoint"] == checkpoint.id
-        if same and newer is not None and not any(changes_before(update, state.after) for update in newer):
+        if (
+            same
+            and newer is not None
+            and not any(changes_before(update, state.after, checkpoint.id) for update in newer)
+        ):
             found.append(state)
     return sorted(found, key=lambda state: state.after, reverse=True)
 
@@ -128,6 +132,7 @@ def publish_state(
     made_from: tuple[Manifest, Manifest, Sequence[Update]],
     parts: Path,
     config: UpdateConfig,
+    newer: Sequence[Update] = (),
 ) -> None:
     """Make an artifact of the parts of a state, if there are some, and remove the states that need not stay.
 
@@ -137,6 +142,7 @@ def publish_state(
         made_from: Manifests of the graph and of the checkpoint, and the updates.
         parts: Folder with the parts of all ranks, which are moved.
         config: How many of the states that serve stay; the others do not.
+        newer: Updates of the run that the state is not made from.
     """
     graph, checkpoint, updates = made_from
     num_entities, num_relations = sizes(graph, updates)
@@ -149,12 +155,12 @@ def publish_state(
     if any(parts.iterdir()) and config.keep_states:
         inputs = {"graph": graph.id, "checkpoint": checkpoint.id, "updates": chain_id(updates)}
         write_artifact(run / STATES / f"after={after}", Manifest.of(STATES, inputs, {}), write)
-    stay = {state.path for state in read_states(run, *made_from)[: config.keep_states]}
+    stay = {state.path for state in read_states(run, graph, checkpoint, (*updates, *newer))[: config.keep_states]}
     for path in (run / STATES).glob("after=*"):
         if path not in stay:
             discard(path)
 
 
-def changes_before(update: Update, after: int) -> bool:
+def changes_before(update: Update, after: int, checkpoint: str) -> bool:
     """Whether what was made after a snapshot, before an update, is not so any more with the update."""
-    return update.content.get("first_snapshot", after + 1) <= after or has_weights(update)
+    return update.content.get("first_snapshot", after + 1) <= after or has_weights(update, checkpoint)

@@ -229,7 +229,7 @@ class TrainedRun:
 
     def provenance(self, last: int) -> dict[str, str]:
         """What metadata of Parquet say of a table that was made after the facts of a snapshot."""
-        tuned = [update.manifest.id for update in self.updates if has_weights(update)]
+        tuned = [update.manifest.id for update in self.updates if has_weights(update, self.checkpoint_manifest.id)]
         model = tuned[-1] if tuned else self.checkpoint_manifest.id
         return {"gam_kg.as_of": self.axis.label(last), "gam_kg.model": model}
 

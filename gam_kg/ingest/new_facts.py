@@ -132,7 +132,7 @@ def read_new_facts(
     holds = config.data.open_end == "holds"
     with TemporaryDirectory() as folder:
         given = _find(place)
-        require_additions(given)
+        require_additions(given, config.data)
         found = _read(*_as_parquet(given, place, config.data, Path(folder, "facts.parquet")), config.data, axis)
         new_entities, new_relations, rows = _encode(found.facts, axis, entities, relations, holds=holds)
         open_stop = _last_of(rows, last) if holds else None
@@ -256,9 +256,9 @@ def _refusals(rows: np.ndarray, open_facts: np.ndarray, last: int, is_stored: Is
     late = np.zeros(len(rows), bool)
     if is_stored is not None:
         # Of an open fact, all snapshots up to the last one are stored.
-        runs = np.column_stack([rows[:, :4], np.minimum(rows[:, 4], np.where(early | known, -1, last))])
-        run, facts = each_snapshot(runs)
-        late[run[~is_stored(facts)]] = True
+        (at,) = np.nonzero(~early & ~known)
+        run, facts = each_snapshot(np.column_stack([rows[at, :4], np.minimum(rows[at, 4], last)]))
+        late[at[run[~is_stored(facts)]]] = True
     return {EARLY: early, CLOSED: closed, LATE: late}
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from gam_kg.artifacts import read_manifest
 from gam_kg.graph.update_chain import Update
 
 WEIGHTS = "model.safetensors"
@@ -14,14 +15,18 @@ def newest_weights(checkpoint: Path, updates: Sequence[Update]) -> tuple[Path, S
 
     Args:
         checkpoint: The `checkpoint/` artifact.
-        updates: Those of the run, in order.
+        updates: Those of the run, in order; weights of those that are of another checkpoint are not in use.
+
+    Raises:
+        ArtifactError: There is no checkpoint.
     """
+    trained = read_manifest(checkpoint, "checkpoint").id if updates else ""
     for number in range(len(updates), 0, -1):
-        if has_weights(updates[number - 1]):
+        if has_weights(updates[number - 1], trained):
             return updates[number - 1].path, updates[:number]
     return checkpoint, ()
 
 
-def has_weights(update: Update) -> bool:
-    """Whether an update has weights, as that of a fine-tuning does."""
-    return WEIGHTS in update.manifest.files
+def has_weights(update: Update, checkpoint: str) -> bool:
+    """Whether an update has weights, as that of a fine-tuning does, which go on from a checkpoint of this id."""
+    return WEIGHTS in update.manifest.files and update.manifest.inputs.get("checkpoint") == checkpoint
