@@ -13,7 +13,7 @@ MEANINGS = {
     "facts_per_second": "Facts a second of the last epoch",
     "loss": "Mean training loss of the running epoch so far",
     "validation_mrr": "Validation MRR after the last epoch, from 0 to 1",
-    "mrr_of_the_day": "MRR of the newest facts, ranked before they were folded in, from 0 to 1",
+    "mrr_of_the_day": "MRR of the newest facts, ranked before they were added, from 0 to 1",
     "update_lag_seconds": "Seconds from the end of the newest snapshot to the end of its update",
 }
 

@@ -66,7 +66,8 @@ def _next_of_active(run: TrainedRun) -> EncodedQueries:
     most = max(1, min(_MOST_ACTIVE, _MOST_SCORES // len(run.entities)))
     if len(pairs) > most:
         logger.warning(
-            "predict: only for the first %s of them, whose subjects have most facts; predict.queries names others",
+            "predict: only for the first %s of them, whose subjects have most facts in the prepared graph; "
+            "predict.queries names others",
             f"{most:,}",
         )
         pairs = pairs[:most]  # ids descend by the number of facts, and queries are sorted by them

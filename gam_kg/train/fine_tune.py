@@ -2,7 +2,8 @@
 
 It starts from the stored weights and optimizer state. First it trains on all but the last quarter of these snapshots,
 and this quarter is ranked with the weights before and after, single-step; then it trains on the quarter too. So the
-comparison is of facts that neither has seen, and the result has seen all.
+comparison is of facts that training has not seen, nor an earlier fine-tuning unless it was on the same snapshots, and
+the result has seen all.
 
 Entities and relations without a fact in training have the shared rows afterwards, as before: a pass over some snapshots
 is too short for rows of their own, and what is new of them is in the memory and in the history.
