@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -38,7 +37,8 @@ class RunBefore:
     def of(cls, config: Config) -> "RunBefore":
         """The run of a configuration; raises what `Situation.of` and `Situation.require_whole` raise."""
         made = read_manifest(config.run_path / "graph", "graph").config.get("prepare", {})
-        settings = config.changed({"embed.at": None, **_limit_of(made)})
+        limit = made.get("max_bad_fraction", Config().prepare.max_bad_fraction)
+        settings = config.changed({"embed.at": None, "prepare.max_bad_fraction": limit})
         found = Situation.of(replace(EMBEDDINGS, verb="update"), settings)
         found.require_whole()
         return cls(config, settings, found.read["graph"], found.read["checkpoint"], found.updates)
@@ -85,10 +85,6 @@ class RunBefore:
             known = np.stack([column.numpy() for column in anchored], 1)
             found[at] = _in(facts[at, :3], known)
         return found
-
-
-def _limit_of(made: dict[str, Any]) -> dict[str, Any]:
-    return {"prepare.max_bad_fraction": made["max_bad_fraction"]} if "max_bad_fraction" in made else {}
 
 
 def _in(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
