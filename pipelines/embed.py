@@ -6,6 +6,7 @@ from typing import Any
 
 from gam_kg.artifacts import Content
 from gam_kg.inference.embed import find_base, write_embeddings
+from gam_kg.inference.state import start_before
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.versions import base_of
@@ -47,7 +48,7 @@ def embed_worker(run: TrainedRun, settings: dict[str, Any], on_event: OnEvent) -
         on_event: Receives progress: snapshots done, of how many.
     """
     last = settings["last"]
-    after = -1 if settings["anew"] else max((state.after for state in run.states if state.after <= last), default=-1)
+    after = -1 if settings["anew"] else start_before(run.states, last + 1)
     total = len([time for time in run.graph.times if after < time <= last])
     tick, folder = counted(lambda done: on_event((done, total))), Path(settings["folder"])
     base = Path(settings["base"]) if settings["base"] else None

@@ -15,7 +15,7 @@ from gam_kg.config import Config
 from gam_kg.delivery import deliver, require_place
 from gam_kg.errors import ConfigError, DataError
 from gam_kg.graph.update_chain import Update, last_snapshot, read_updates, write_update
-from gam_kg.inference.state import publish_state, read_states, state_parts, write_state_part
+from gam_kg.inference.state import publish_state, read_states, start_before, state_parts, write_state_part
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.inference.update import advance_run, write_over_time
 from gam_kg.ingest.new_facts import LATE, NewFacts, read_new_facts
@@ -76,15 +76,19 @@ def update(
         PREDICTIONS.files(config)  # what is read last is refused before any work
         if to is not None:
             require_place(to)
+        place = config.data.facts if facts is None else facts
+        if place is None:
+            raise ConfigError("--facts is not given, and the run has no data.facts; give a file, folder, glob or URI")
         before = RunBefore.of(config)
-        new = _read(before, facts, late or config.update.late)
+        # Before they are read, which they then cannot be older than.
+        given = record(config, ("data.facts",), (Sources.find(place),)) if facts is None else {}
+        new = _read(before, place, late or config.update.late)
         rows = new.rows[~before.has(new.rows)]
         _log_read(before, new, len(rows))
         if fine_tune_on:
             require_snapshots(fine_tune_on, len(np.union1d(before.facts.snapshots.numpy(), rows[:, 3])))
         (config.run_path / Quarantine.NAME).unlink(missing_ok=True)
         is_new = len(rows) > 0 or not np.array_equal(new.open_facts, before.open_facts)
-        given = record(config, ("data.facts",), (Sources.find(config.data.facts),)) if facts is None else {}
         opened = _add(before, new, rows, given) if is_new else None
         _show(config, read_updates(config.run_path, before.graph), len(before.updates))
         if fine_tune_on and (is_new or not _is_fine_tuned(before, fine_tune_on)):
@@ -109,20 +113,15 @@ def _is_fine_tuned(before: RunBefore, number: int) -> bool:
     return made
 
 
-def _read(before: RunBefore, facts: str | None, late: str) -> NewFacts:
+def _read(before: RunBefore, place: str, late: str) -> NewFacts:
     """The facts of the files, where late ones may be refused."""
-    config, place = before.config, before.config.data.facts if facts is None else facts
-    if place is None:
-        raise ConfigError(
-            "--facts is not given, and the run has no data.facts; give a Parquet file, folder, glob or URI"
-        )
 
     def is_usable(facts: np.ndarray) -> np.ndarray:
         return (facts[:, 3] >= before.last) | before.has(facts)
 
     new = read_new_facts(
         place,
-        config,
+        before.config,
         before.graph,
         *before.vocabularies,
         before.axis,
@@ -208,7 +207,7 @@ def _needs_state(before: RunBefore, rows: np.ndarray) -> bool:
     """Whether a state is stored after an update: see `update.state_snapshots`."""
     config, first = before.config.update, int(rows[:, 3].min(initial=before.last + 1))
     states = read_states(before.config.run_path, before.graph, before.checkpoint, before.updates)
-    after = max((state.after for state in states if state.after < first), default=-1)
+    after = start_before(states, first)
     graph, new = before.facts, np.unique(rows[:, 3])
     later = graph.snapshots > after
     num_snapshots = len(np.union1d(graph.snapshots[later].numpy(), new))
@@ -225,7 +224,7 @@ def update_worker(run: TrainedRun, settings: dict[str, Any], on_event: OnEvent) 
             the folder for the state after the last fact, or None.
         on_event: Receives progress: snapshots done, of how many.
     """
-    after = max((state.after for state in run.states if state.after < settings["first"]), default=-1)
+    after = start_before(run.states, settings["first"])
     total = sum(time > after for time in run.graph.times)
     tick = counted(lambda done: on_event((done, total)))
     found = advance_run(run, settings["first"], settings["first_ranked"], settings["num_ranked"], tick)

@@ -38,8 +38,8 @@ class State:
 
     Attributes:
         path: Its folder.
-        manifest: Its manifest. The content has `after_snapshot`, `num_facts` until then, and of the graph as it was
-            `num_entities` and `num_relations`, without inverses.
+        manifest: Its manifest. The content has `after_snapshot`, and of the graph as it was `num_entities` and
+            `num_relations`, without inverses.
     """
 
     path: Path
@@ -93,13 +93,15 @@ def read_states(run: Path, graph: Manifest, checkpoint: Manifest, updates: Seque
         inputs = state.manifest.inputs
         newer = updates_after(updates, inputs["updates"])
         same = inputs["graph"] == graph.id and inputs["checkpoint"] == checkpoint.id
-        if (
-            same
-            and newer is not None
-            and not any(changes_before(update, state.after, checkpoint.id) for update in newer)
-        ):
+        changed = newer is None or any(changes_before(update, state.after, checkpoint.id) for update in newer)
+        if same and not changed:
             found.append(state)
     return sorted(found, key=lambda state: state.after, reverse=True)
+
+
+def start_before(states: Sequence[State], snapshot: int) -> int:
+    """The last snapshot in the latest state before a snapshot; -1 where there is none, and all starts anew."""
+    return max((state.after for state in states if state.after < snapshot), default=-1)
 
 
 def write_state_part(folder: Path, memory: Memory, baselines: Baselines) -> None:

@@ -1,13 +1,14 @@
 """Whether the input files are still those that a graph was made from."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gam_kg.artifacts import Manifest
+from gam_kg.artifacts import Manifest, write_artifact
 from gam_kg.config import load_config
 from gam_kg.importers.dispatch import import_facts
 from gam_kg.ingest.sources import Sources
@@ -78,3 +79,21 @@ def test_changes_of_every_kind_of_import_are_noticed(tmp_path, monkeypatch):
         assert notices(config, graph) == ()
         Path(changed, "1.csv").write_text(table + "c,r,d,2\n")
         assert [f"{source} has changed" in notice for notice in notices(config, graph)] == [True], source
+
+
+def test_facts_that_an_update_has_added_have_not_changed(tmp_path):
+    config = load_config(None, [f"data.facts={tmp_path / 'facts.parquet'}", f"run_dir={tmp_path / 'run'}"])
+
+    def found_after(rows):
+        pq.write_table(pa.table({"subject": ["a"] * rows}), config.data.facts)
+        return graph_of(config)
+
+    graph = found_after(1)
+    assert notices(config, graph) == ()
+    added = found_after(2).sources
+    assert "have changed" in notices(config, graph)[0]
+    manifest = replace(Manifest.of("update", {}, {}), sources=added)
+    write_artifact(config.run_path / "updates" / "000001", manifest, lambda _: {})
+    assert notices(config, graph) == ()
+    found_after(3)
+    assert "have changed" in notices(config, graph)[0]
