@@ -67,21 +67,28 @@ def write_whole(run: Path, divided: Divided) -> None:
 
 def add_updates(run: Path, divided: Divided, checkpoint: Manifest = CHECKPOINT) -> tuple[Update, ...]:
     """Write the updates of a run, each after it has read those before; returns them as they are read."""
-    graph = read_manifest(run / "graph", "graph")
     for before, after, facts in zip(SIZES, SIZES[1:], divided.added, strict=False):
-        updates = read_updates(run, graph)
-        known = tuple(Vocabulary(read_names(run / "graph", kind, updates), kind) for kind in ("entity", "relation"))
-        write_update(
-            run,
-            graph=graph,
-            checkpoint=checkpoint,
-            previous=updates[-1] if updates else None,
-            vocabularies=known,
-            facts=facts[::-1],
-            entities=new_names("entity", before[0], after[0]),
-            relations=new_names("relation", before[1], after[1]),
-        )
-    return read_updates(run, graph)
+        add_update(run, facts[::-1], before, after, checkpoint)
+    return read_updates(run, read_manifest(run / "graph", "graph"))
+
+
+def add_update(
+    run: Path, facts: np.ndarray, before: tuple[int, int], after: tuple[int, int], checkpoint: Manifest
+) -> None:
+    """Write the next update of a run; entities and relations before and after it."""
+    graph = read_manifest(run / "graph", "graph")
+    updates = read_updates(run, graph)
+    known = tuple(Vocabulary(read_names(run / "graph", kind, updates), kind) for kind in ("entity", "relation"))
+    write_update(
+        run,
+        graph=graph,
+        checkpoint=checkpoint,
+        previous=updates[-1] if updates else None,
+        vocabularies=known,
+        facts=facts,
+        entities=new_names("entity", before[0], after[0]),
+        relations=new_names("relation", before[1], after[1]),
+    )
 
 
 def new_names(kind: str, first: int, end: int) -> pa.Table:

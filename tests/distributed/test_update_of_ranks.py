@@ -8,17 +8,15 @@ import pytest
 import torch
 from graphs import graph_of, random_facts, tiny_config, write_graph
 from runs import train_run
-from updates import new_names
+from updates import add_update
 
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import UpdateConfig
 from gam_kg.distributed.communicator import Communicator
-from gam_kg.graph.temporal_graph import read_names
-from gam_kg.graph.update_chain import read_updates, write_update
+from gam_kg.graph.update_chain import read_updates
 from gam_kg.inference.state import publish_state, state_parts, write_state_part
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.inference.update import advance_run
-from gam_kg.ingest.vocabulary import Vocabulary
 
 BEFORE, NUM_DAYS = 8, 2
 
@@ -37,19 +35,9 @@ def day_of(number: int) -> np.ndarray:
 
 
 def add_day(run: Path, number: int) -> None:
-    graph, checkpoint = (read_manifest(run / kind, kind) for kind in ("graph", "checkpoint"))
-    updates = read_updates(run, graph)
-    known = tuple(Vocabulary(read_names(run / "graph", kind, updates), kind) for kind in ("entity", "relation"))
-    write_update(
-        run,
-        graph=graph,
-        checkpoint=checkpoint,
-        previous=updates[-1] if updates else None,
-        vocabularies=known,
-        facts=day_of(number),
-        entities=new_names("entity", 10 + number, 11 + number),
-        relations=new_names("relation", 3, 4) if number == NUM_DAYS - 1 else None,
-    )
+    relations = 3, 4 if number == NUM_DAYS - 1 else 3
+    sizes = zip((10 + number, 11 + number), relations, strict=True)
+    add_update(run, day_of(number), *sizes, read_manifest(run / "checkpoint", "checkpoint"))
 
 
 def advance(communicator: Communicator, run_path: Path, first: int, parts: Path | None) -> tuple:
