@@ -13,7 +13,7 @@ from gam_kg.config import Config
 from gam_kg.graph.update_chain import write_update
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.parquet import write_table
-from gam_kg.train.fine_tune import fine_tune, newest_optimizer_state
+from gam_kg.training.fine_tune import fine_tune, newest_optimizer_state
 from .progress import counted
 from .ranks import OnEvent, on_ranks
 from .run_before import RunBefore

@@ -8,7 +8,7 @@ import torch
 
 from gam_kg.config import Config
 from gam_kg.inference.trained_run import TrainedRun
-from gam_kg.train.run import compute_device, threads
+from gam_kg.training.run import compute_device, threads
 from .progress import progress
 
 OnEvent = Callable[[Any], None]

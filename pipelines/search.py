@@ -13,7 +13,7 @@ from gam_kg.config import Config
 from gam_kg.errors import ArtifactError
 from gam_kg.inference.search import nearest_entities, query_answers
 from gam_kg.inference.trained_run import TrainedRun
-from gam_kg.train.run import threads
+from gam_kg.training.run import threads
 from .inputs import notices_of_run
 from .report import show_table
 

@@ -16,8 +16,8 @@ from gam_kg.config import Config
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.mirror import push_training
 from gam_kg.run_folder import remove_finished_training
-from gam_kg.train.position import Progress
-from gam_kg.train.run import (
+from gam_kg.training.position import Progress
+from gam_kg.training.run import (
     LocalCheckpoints,
     Write,
     compute_device,
@@ -26,7 +26,7 @@ from gam_kg.train.run import (
     train_graph,
     write_checkpoint,
 )
-from gam_kg.train.training_log import TrainingLog
+from gam_kg.training.training_log import TrainingLog
 from .metrics import record
 from .progress import print_line, progress
 from .ranks import OnEvent

@@ -13,7 +13,7 @@ from gam_kg.config import Config
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.errors import ArtifactError, GamKGError, OutputError
 from gam_kg.output import remove, replacing
-from gam_kg.train.run import LocalCheckpoints, Write, compute_device, threads, train_graph
+from gam_kg.training.run import LocalCheckpoints, Write, compute_device, threads, train_graph
 
 UNFINISHED, FINISHED, STOPPED, FAILED = "unfinished", "finished", "stopped", "failed"
 

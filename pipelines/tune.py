@@ -30,7 +30,7 @@ from gam_kg.parquet import write_table
 from gam_kg.progress import duration
 from gam_kg.run_config import checkpoint_settings
 from gam_kg.schemas import TRIALS
-from gam_kg.train.run import threads
+from gam_kg.training.run import threads
 from .ray_session import ray_session
 from .report import show_table
 from .run import graph_for_trainings

@@ -22,7 +22,7 @@ from gam_kg.ingest.new_facts import LATE, NewFacts, read_new_facts
 from gam_kg.ingest.quarantine import Quarantine
 from gam_kg.ingest.sources import Sources
 from gam_kg.ingest.time_axis import TimeAxis
-from gam_kg.train.fine_tune import require_snapshots
+from gam_kg.training.fine_tune import require_snapshots
 from gam_kg.versions import VERSIONED
 from .embed import embed
 from .fine_tune import fine_tune_run, fine_tune_settings

@@ -27,7 +27,7 @@ from gam_kg.distributed.process_group import join, listen
 from gam_kg.errors import ConfigError
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.storage import CACHE
-from gam_kg.train.run import threads
+from gam_kg.training.run import threads
 from .ranks import OnEvent, OnRun
 from .ray_session import ray_session
 

@@ -11,8 +11,8 @@ from gam_kg.artifacts import Manifest, read_manifest, write_artifact
 from gam_kg.config import Config
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.run_config import checkpoint_settings
-from gam_kg.train.position import Progress
-from gam_kg.train.run import (
+from gam_kg.training.position import Progress
+from gam_kg.training.run import (
     LocalCheckpoints,
     Write,
     train_graph,

@@ -13,9 +13,9 @@ from gam_kg.history.index import HistoryIndex
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
 from gam_kg.ops.counter_rng import CounterRNG
-from gam_kg.train.step import ShardedModel, backward_step
-from gam_kg.train.step_batch import make_batch, query_block
-from gam_kg.train.stopwatch import Stopwatch
+from gam_kg.training.step import ShardedModel, backward_step
+from gam_kg.training.step_batch import make_batch, query_block
+from gam_kg.training.stopwatch import Stopwatch
 
 
 def sharded(model: GAMLSTM) -> ShardedModel:

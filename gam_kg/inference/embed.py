@@ -19,7 +19,7 @@ from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.nn.recurrence import Memory
 from gam_kg.parquet import open_writer, read_table
 from gam_kg.schemas import embedding_schema
-from gam_kg.train.evaluate import Tick
+from gam_kg.training.evaluate import Tick
 from gam_kg.versions import versions
 
 _METRICS = {

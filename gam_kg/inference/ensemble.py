@@ -11,7 +11,7 @@ from gam_kg.history.index import HistoryIndex
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.metrics.product_scores import ProductScores
 from gam_kg.metrics.ranks import Scores
-from gam_kg.train.evaluate import ModelScorer
+from gam_kg.training.evaluate import ModelScorer
 
 
 class Ensemble:

@@ -23,7 +23,7 @@ from gam_kg.metrics.parts import FEWEST_ANSWERS, Parts, parts_of
 from gam_kg.metrics.strata import Strata
 from gam_kg.metrics.tree import setting_metrics
 from gam_kg.schemas import DIRECTIONS, ENTITIES_SEEN, FILTERS, MODEL, RANKS, STRATA
-from gam_kg.train.evaluate import AnswerRanks, ModelScorer, Scorer, Tick, rank_split, roll
+from gam_kg.training.evaluate import AnswerRanks, ModelScorer, Scorer, Tick, rank_split, roll
 
 _MAX_SCORES = 4_000_000
 _MEASURED_FACTS = 1000

@@ -14,8 +14,8 @@ from gam_kg.inference.queries import EncodedQueries, QueryRows
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.ops.finite import require_finite
 from gam_kg.schemas import PREDICTIONS, STATUSES
-from gam_kg.train.evaluate import Tick, roll
-from gam_kg.train.step_batch import divide_queries
+from gam_kg.training.evaluate import Tick, roll
+from gam_kg.training.step_batch import divide_queries
 
 logger = logging.getLogger("gam_kg")
 

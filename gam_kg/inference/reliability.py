@@ -8,9 +8,9 @@ from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.metrics.horizons import HORIZONS
 from gam_kg.metrics.ranks import Scores
 from gam_kg.metrics.reliability import Reliability
-from gam_kg.train.calibration import Probabilities
-from gam_kg.train.evaluate import ModelScorer, draw_queries
-from gam_kg.train.step_batch import divide_queries
+from gam_kg.training.calibration import Probabilities
+from gam_kg.training.evaluate import ModelScorer, draw_queries
+from gam_kg.training.step_batch import divide_queries
 
 
 class MeasuredModel:

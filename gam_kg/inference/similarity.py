@@ -17,7 +17,7 @@ from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.nn.recurrence import Memory
 from gam_kg.nn.vectors import unit
 from gam_kg.ops.finite import require_finite
-from gam_kg.train.checkpoint import load_tensors, save_tensors
+from gam_kg.training.checkpoint import load_tensors, save_tensors
 
 SHRINKAGE = 0.98
 """How far the variance along each direction is moved to the mean variance: 0 is full whitening, 1 only centres.

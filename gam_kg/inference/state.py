@@ -21,8 +21,8 @@ from gam_kg.metrics.all_baselines import Baselines
 from gam_kg.nn.recurrence import Memory
 from gam_kg.ops.finite import require_finite
 from gam_kg.output import discard, remove
-from gam_kg.train.checkpoint import load_rows, load_tensors, save_rows, save_tensors, shards
-from gam_kg.train.newest_weights import has_weights
+from gam_kg.training.checkpoint import load_rows, load_tensors, save_rows, save_tensors, shards
+from gam_kg.training.newest_weights import has_weights
 
 STATES = "state"
 """The folder of a run that has its states."""

@@ -28,12 +28,12 @@ from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.ingest.vocabulary import Vocabulary, vocabulary_hash
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
-from gam_kg.train.calibration import temperature_at
-from gam_kg.train.checkpoint import load_model
-from gam_kg.train.evaluate import ModelScorer, Tick, roll
-from gam_kg.train.newest_weights import has_weights
-from gam_kg.train.step import ShardedModel
-from gam_kg.train.step_batch import to_device
+from gam_kg.training.calibration import temperature_at
+from gam_kg.training.checkpoint import load_model
+from gam_kg.training.evaluate import ModelScorer, Tick, roll
+from gam_kg.training.newest_weights import has_weights
+from gam_kg.training.step import ShardedModel
+from gam_kg.training.step_batch import to_device
 
 logger = logging.getLogger("gam_kg")
 Stored = TypeVar("Stored")

@@ -16,7 +16,7 @@ from gam_kg.nn.recurrence import Memory
 from gam_kg.output import replacing
 from gam_kg.parquet import write_table
 from gam_kg.schemas import MODEL, OVER_TIME, table_schema
-from gam_kg.train.evaluate import AnswerRanks, Scorer, Tick, rank_split, roll
+from gam_kg.training.evaluate import AnswerRanks, Scorer, Tick, rank_split, roll
 
 OVER_TIME_FILE = "over_time.parquet"
 

@@ -13,7 +13,7 @@ from gam_kg.config import Config
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.plan.counts import GraphCounts
 from gam_kg.plan.workload import Workload
-from gam_kg.train.trainer import Trainer
+from gam_kg.training.trainer import Trainer
 
 _MAX_DIM = 512  # wider models are measured at this width, so that a plan takes little memory
 # Entities without facts beside the others, and the share of the negatives that is drawn. Two numbers of candidates

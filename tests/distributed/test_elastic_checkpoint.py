@@ -12,9 +12,9 @@ from gam_kg.distributed.communicator import Communicator
 from gam_kg.errors import ArtifactError, GamKGError
 from gam_kg.graph.name_words import NameWords
 from gam_kg.inference.trained_run import TrainedRun
-from gam_kg.train import checkpoint
-from gam_kg.train.run import LocalCheckpoints
-from gam_kg.train.trainer import Trainer
+from gam_kg.training import checkpoint
+from gam_kg.training.run import LocalCheckpoints
+from gam_kg.training.trainer import Trainer
 
 SETTINGS = {
     "model": {"dropout": 0.3, "entity_dropout": 0.3, "relation_dropout": 0.3},

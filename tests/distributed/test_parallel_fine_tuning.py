@@ -9,8 +9,8 @@ from graphs import NAMES, graph_of, random_facts, tiny_config
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.graph.name_words import NameWords
 from gam_kg.nn.model import ENTITY
-from gam_kg.train.fine_tune import fine_tune
-from gam_kg.train.trainer import Trainer
+from gam_kg.training.fine_tune import fine_tune
+from gam_kg.training.trainer import Trainer
 
 CASES = {
     "dropout": {"model": {"dropout": 0.3, "entity_dropout": 0.4, "relation_dropout": 0.3}, "max_horizon": 3},

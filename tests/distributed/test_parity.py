@@ -16,9 +16,9 @@ from gam_kg.distributed.snapshots import read_snapshots
 from gam_kg.graph.name_words import NameWords
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.nn.model import ENTITY
-from gam_kg.train.evaluate import ModelScorer, rank_split, roll
-from gam_kg.train.step_batch import StepBatch
-from gam_kg.train.trainer import Trainer
+from gam_kg.training.evaluate import ModelScorer, rank_split, roll
+from gam_kg.training.step_batch import StepBatch
+from gam_kg.training.trainer import Trainer
 
 STEPS = 4
 

@@ -13,7 +13,7 @@ from gam_kg.distributed.snapshots import read_snapshots
 from gam_kg.history.sharded import build_history
 from gam_kg.metrics.all_baselines import build_baselines
 from gam_kg.metrics.strata import Strata
-from gam_kg.train.evaluate import AnswerRanks, rank_split, roll
+from gam_kg.training.evaluate import AnswerRanks, rank_split, roll
 
 NAMES = {"popularity", "recurrency_strict", "recurrency_combined", "typed_pair_counts", "rule_counts"}
 CASES = {

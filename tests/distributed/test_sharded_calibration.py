@@ -12,10 +12,10 @@ from gam_kg.distributed.communicator import Communicator
 from gam_kg.distributed.snapshots import read_snapshots
 from gam_kg.graph.name_words import NameWords
 from gam_kg.metrics.horizons import HORIZONS
-from gam_kg.train import calibration
-from gam_kg.train.calibration import Probabilities, calibrate
-from gam_kg.train.evaluate import ModelScorer
-from gam_kg.train.trainer import Trainer
+from gam_kg.training import calibration
+from gam_kg.training.calibration import Probabilities, calibrate
+from gam_kg.training.evaluate import ModelScorer
+from gam_kg.training.trainer import Trainer
 
 
 def calibrated(communicator: Communicator, buckets: int) -> tuple[dict[str, float], list[Tensor]]:

@@ -10,7 +10,7 @@ from graphs import graph_of, tiny_config
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.distributed.volume import StepVolume, expected_halo_rows, num_neighbours
 from gam_kg.nn.model import ENTITY
-from gam_kg.train.trainer import Trainer
+from gam_kg.training.trainer import Trainer
 
 NUM_ENTITIES, NUM_SNAPSHOTS, VALID_START, WINDOW, AHEAD = 300, 12, 10, 2, 0.4
 

@@ -27,7 +27,7 @@ from gam_kg.inference.embed import write_embeddings
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.output import flush_all
-from gam_kg.train.checkpoint import save_weights
+from gam_kg.training.checkpoint import save_weights
 
 HASHES = ("sha256", "sha1", "blake2b", "blake2s", "sha512", "sha3_256", "md5")
 

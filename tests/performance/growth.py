@@ -21,7 +21,7 @@ import torch
 
 from gam_kg.config import load_config
 from gam_kg.graph.temporal_graph import TemporalGraph
-from gam_kg.train.trainer import Trainer
+from gam_kg.training.trainer import Trainer
 
 SETTINGS = ["data.time_unit=1", "model.dim=100", "train.candidates=sampled", "train.valid_facts=100"]
 

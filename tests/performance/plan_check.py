@@ -27,7 +27,7 @@ from gam_kg.plan.counts import count_graph
 from gam_kg.plan.memory import BATCH_CACHE, BEST, NOT_RETURNED, memory_items, peak_bytes
 from gam_kg.plan.operations import IN_PLACE, epoch_operations, unit_operations
 from gam_kg.plan.workload import Workload
-from gam_kg.train.trainer import Trainer
+from gam_kg.training.trainer import Trainer
 
 GRAPHS = {
     "small": ["--entities=2000", "--relations=30", "--facts=40000", "--snapshots=100"],

@@ -18,7 +18,7 @@ from gam_kg.graph.name_words import NameWords
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.run_config import checkpoint_settings, write_config
-from gam_kg.train.checkpoint import save_weights
+from gam_kg.training.checkpoint import save_weights
 
 COLUMNS = ("subject", "relation", "object", "timestamp")
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

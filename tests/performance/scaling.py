@@ -23,7 +23,7 @@ from gam_kg.distributed.process_group import process_group
 from gam_kg.graph.name_words import NameWords
 from gam_kg.graph.temporal_graph import TemporalGraph, read_names
 from gam_kg.nn.model import ENTITY
-from gam_kg.train.trainer import Trainer
+from gam_kg.training.trainer import Trainer
 
 WARM_UP = 16  # queries of ranks are gathered for this many snapshots at once
 

@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gam_kg.config import load_config
-from gam_kg.train import stopwatch
-from gam_kg.train.step_batch import BatchCache
-from gam_kg.train.trainer import Trainer
+from gam_kg.training import stopwatch
+from gam_kg.training.step_batch import BatchCache
+from gam_kg.training.trainer import Trainer
 
 WARM_UP = 2
 REPEATED = ("mm", "addmm", "addmm_", "bmm", "mv")

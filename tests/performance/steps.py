@@ -18,7 +18,7 @@ import torch
 from gam_kg.config import Config, load_config
 from gam_kg.graph.name_words import NameWords
 from gam_kg.graph.temporal_graph import TemporalGraph, read_names
-from gam_kg.train.trainer import Trainer
+from gam_kg.training.trainer import Trainer
 
 WARM_UP = 2
 

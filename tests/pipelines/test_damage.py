@@ -30,9 +30,9 @@ from gam_kg.inference.embed import write_embeddings
 from gam_kg.inference.evaluation import evaluate_run
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.parquet import write_table
-from gam_kg.train.checkpoint import load_weights, save_weights, seal
-from gam_kg.train.run import train_graph, write_checkpoint
-from gam_kg.train.step import ShardedModel
+from gam_kg.training.checkpoint import load_weights, save_weights, seal
+from gam_kg.training.run import train_graph, write_checkpoint
+from gam_kg.training.step import ShardedModel
 from gam_kg.versions import artifact_folder, publish, version_name
 from pipelines.report import read_metrics
 

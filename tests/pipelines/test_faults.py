@@ -18,17 +18,17 @@ import torch
 from flows import SMALL, write_facts
 from safetensors.torch import load_file
 
-import gam_kg.train.checkpoint
-import gam_kg.train.trainer
+import gam_kg.training.checkpoint
+import gam_kg.training.trainer
 from gam_kg.artifacts import Manifest, read_manifest, write_artifact
 from gam_kg.config import Config, EvaluateConfig, load_config
 from gam_kg.graph.partition import Partition
 from gam_kg.graph.snapshot import Snapshot
 from gam_kg.metrics.baselines import Popularity
 from gam_kg.run_config import checkpoint_settings
-from gam_kg.train.checkpoint import load_rows, load_weights
-from gam_kg.train.run import write_checkpoint
-from gam_kg.train.trainer import Trainer
+from gam_kg.training.checkpoint import load_rows, load_weights
+from gam_kg.training.run import write_checkpoint
+from gam_kg.training.trainer import Trainer
 from pipelines.evaluate import evaluate, evaluate_worker
 from pipelines.prepare import prepare
 from pipelines.train import train_with_ray, train_worker, training_log
@@ -103,11 +103,11 @@ def killed_once(marker: Path, place: str) -> Any:
     def worker(settings: dict[str, Any]) -> None:
         if ray.train.get_context().get_world_rank() == 1:
             if place == "step":
-                gam_kg.train.trainer.Trainer._train_snapshot = in_step(Trainer._train_snapshot)
+                gam_kg.training.trainer.Trainer._train_snapshot = in_step(Trainer._train_snapshot)
             elif place == "checkpoint":
-                gam_kg.train.checkpoint.save = in_checkpoint(gam_kg.train.checkpoint.save)
+                gam_kg.training.checkpoint.save = in_checkpoint(gam_kg.training.checkpoint.save)
             else:
-                gam_kg.train.evaluate.rank_split = in_validation(gam_kg.train.evaluate.rank_split)
+                gam_kg.training.evaluate.rank_split = in_validation(gam_kg.training.evaluate.rank_split)
         train_worker(settings)
 
     return worker

@@ -24,8 +24,8 @@ from gam_kg.inference.evaluation import evaluate_run
 from gam_kg.inference.report import write_html
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.schemas import DIRECTIONS, FILTERS, PREDICTIONS, SETTINGS, STRATA
-from gam_kg.train import checkpoint
-from gam_kg.train.step_batch import query_block
+from gam_kg.training import checkpoint
+from gam_kg.training.step_batch import query_block
 from gam_kg.versions import artifact_folder, latest
 from pipelines.embed import embed
 from pipelines.evaluate import evaluate

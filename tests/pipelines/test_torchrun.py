@@ -16,7 +16,7 @@ from gam_kg.run_lock import run_lock
 from pipelines.prepare import prepare
 
 pytestmark = pytest.mark.ray
-ALONE = [sys.executable, "-m", "gam_kg.train"]
+ALONE = [sys.executable, "-m", "gam_kg.training"]
 
 
 def torchrun(ranks: int) -> list[str]:
@@ -24,7 +24,16 @@ def torchrun(ranks: int) -> list[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
-    return [sys.executable, *launcher, "--master-addr", "127.0.0.1", "--master-port", str(port), "-m", "gam_kg.train"]
+    return [
+        sys.executable,
+        *launcher,
+        "--master-addr",
+        "127.0.0.1",
+        "--master-port",
+        str(port),
+        "-m",
+        "gam_kg.training",
+    ]
 
 
 def train(command: list[str], config: Path, *overrides: str) -> subprocess.CompletedProcess:

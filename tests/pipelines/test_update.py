@@ -29,8 +29,8 @@ from gam_kg.metrics.all_baselines import build_baselines
 from gam_kg.parquet import read_table
 from gam_kg.run_config import config_of_run, write_config
 from gam_kg.schemas import MODEL
-from gam_kg.train.evaluate import ModelScorer, rank_split, roll
-from gam_kg.train.newest_weights import has_weights
+from gam_kg.training.evaluate import ModelScorer, rank_split, roll
+from gam_kg.training.newest_weights import has_weights
 from gam_kg.versions import VERSIONED, base_of, latest, read_embeddings
 from pipelines.embed import embed
 from pipelines.update import update

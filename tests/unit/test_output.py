@@ -17,8 +17,8 @@ from gam_kg.errors import DataError, OutputError, writing
 from gam_kg.graph.partition import Partition
 from gam_kg.output import replacing
 from gam_kg.parquet import write_table
-from gam_kg.train.checkpoint import save_rows
-from gam_kg.train.run import LocalCheckpoints
+from gam_kg.training.checkpoint import save_rows
+from gam_kg.training.run import LocalCheckpoints
 
 MANIFEST = Manifest.of("graph", {}, {})
 NUMBERS = 1_600_000

@@ -5,7 +5,7 @@ import pytest
 from graphs import TEST_START, graph_of, periodic_facts, random_facts, tiny_config, write_graph
 
 from gam_kg.errors import ArtifactError
-from gam_kg.train.run import LocalCheckpoints
+from gam_kg.training.run import LocalCheckpoints
 from pipelines.trial import FAILED, FINISHED, STOPPED, UNFINISHED, Record, train_trial
 
 CONFIG = tiny_config(epochs=3, patience=3, learning_rate=0.03, threads=1)

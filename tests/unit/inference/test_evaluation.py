@@ -19,7 +19,7 @@ from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.metrics.baselines import StrictRecurrency
 from gam_kg.metrics.horizons import HORIZONS
 from gam_kg.schemas import ENTITIES_SEEN
-from gam_kg.train import evaluate
+from gam_kg.training import evaluate
 
 SETTINGS = EvaluateConfig(settings=("single_step",))
 

@@ -18,8 +18,8 @@ from gam_kg.inference.state import publish_state, state_parts, write_state_part
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.inference.update import advance_run
 from gam_kg.ingest.vocabulary import Vocabulary
-from gam_kg.train.fine_tune import fine_tune, newest_optimizer_state
-from gam_kg.train.newest_weights import newest_weights
+from gam_kg.training.fine_tune import fine_tune, newest_optimizer_state
+from gam_kg.training.newest_weights import newest_weights
 
 CONFIG = tiny_config({"dim": 4}, epochs=1, answers_per_step=8)
 NO_FACTS = np.zeros((0, 4), dtype=np.int64)

@@ -12,8 +12,8 @@ from gam_kg.inference.ensemble import Ensemble
 from gam_kg.inference.evaluation import count_ticks, evaluate_run
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.metrics.product_scores import ProductScores
-from gam_kg.train import evaluate
-from gam_kg.train.evaluate import roll
+from gam_kg.training import evaluate
+from gam_kg.training.evaluate import roll
 
 ALONE = EvaluateConfig(baselines=False)
 SETTINGS = (

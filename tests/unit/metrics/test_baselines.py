@@ -25,7 +25,7 @@ from gam_kg.history import confidence
 from gam_kg.history.index import HistoryIndex
 from gam_kg.metrics.all_baselines import build_baselines
 from gam_kg.metrics.baselines import StrictRecurrency
-from gam_kg.train.evaluate import roll
+from gam_kg.training.evaluate import roll
 
 TINY, EVERY = 1e-9, 10**6
 seeds, times = st.integers(0, 10_000), st.integers(0, 9)

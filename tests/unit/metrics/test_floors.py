@@ -19,7 +19,7 @@ from gam_kg.metrics.all_baselines import build_baselines
 from gam_kg.metrics.strata import Strata
 from gam_kg.metrics.summary import RankSummary
 from gam_kg.schemas import STRATA
-from gam_kg.train.evaluate import AnswerRanks, Scorer, rank_split, roll
+from gam_kg.training.evaluate import AnswerRanks, Scorer, rank_split, roll
 
 ICEWS14 = Path(__file__).resolve().parents[4] / "shared" / "data" / "icews14"
 STORED = Path(__file__).parent / "floors"

@@ -134,7 +134,7 @@ def test_softmax_of_huge_scores_is_finite_and_unchanged_by_a_shift():
     assert weights[2] == 1
 
 
-@pytest.mark.parametrize("module", ["gam_kg.nn.gam", "gam_kg.train.trainer", "pipelines.cli"])
+@pytest.mark.parametrize("module", ["gam_kg.nn.gam", "gam_kg.training.trainer", "pipelines.cli"])
 def test_pytorch_geometric_is_not_imported(module):
     code = f"import sys, {module}; sys.exit('torch_geometric' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -24,8 +24,8 @@ from gam_kg.nn.decoder import DECODERS
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
 from gam_kg.ops.counter_rng import CounterRNG
-from gam_kg.train.evaluate import ModelScorer, roll
-from gam_kg.train.trainer import Trainer
+from gam_kg.training.evaluate import ModelScorer, roll
+from gam_kg.training.trainer import Trainer
 
 SHARED_ROWS = [8, 9]
 

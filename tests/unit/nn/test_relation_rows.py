@@ -19,7 +19,7 @@ from scoring import sharded, step_loss
 from gam_kg.history.index import HistoryIndex
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.ops.counter_rng import CounterRNG
-from gam_kg.train.evaluate import ModelScorer, roll
+from gam_kg.training.evaluate import ModelScorer, roll
 
 NEW = 1
 ALL_HISTORY = {"recent": 99, "two_hop_first": 99, "two_hop_second": 99, "rule_bodies": 99, "rule_heads": 99}

@@ -48,7 +48,7 @@ from gam_kg.plan.memory import (
 from gam_kg.plan.operations import IN_PLACE, epoch_operations, unit_operations
 from gam_kg.plan.plan import Planner, step_bytes_sent
 from gam_kg.plan.workload import Workload
-from gam_kg.train.trainer import Trainer
+from gam_kg.training.trainer import Trainer
 
 BUCKETS = 7
 NO_CONFIDENCE = {"rule_confidence": False}

@@ -13,9 +13,9 @@ from gam_kg.graph.snapshot import Queries
 from gam_kg.plan.counts import count_graph
 from gam_kg.plan.memory import memory_items
 from gam_kg.plan.workload import Workload
-from gam_kg.train import trainer as trainer_module
-from gam_kg.train.step_batch import StepBatch
-from gam_kg.train.trainer import Trainer
+from gam_kg.training import trainer as trainer_module
+from gam_kg.training.step_batch import StepBatch
+from gam_kg.training.trainer import Trainer
 
 BUCKETS = 7
 GRAPH = graph_of(random_facts(0, 150), buckets=BUCKETS)

@@ -12,7 +12,7 @@ from gam_kg.synthetic import multi_step, single_step, two_steps
 from gam_kg.synthetic.groups import PATTERNS, SyntheticConfig
 from gam_kg.synthetic.multi_step import Cut
 from gam_kg.synthetic.optimum import Optimum
-from gam_kg.train.evaluate import rank_split, roll
+from gam_kg.training.evaluate import rank_split, roll
 
 CONFIGS = {
     "all": SMALL,

@@ -15,7 +15,7 @@ from gam_kg.metrics.summary import RankSummary
 from gam_kg.synthetic.groups import SyntheticConfig
 from gam_kg.synthetic.optimum import Optimum
 from gam_kg.synthetic.single_step import object_reciprocals, subject_reciprocals
-from gam_kg.train.evaluate import rank_split, roll
+from gam_kg.training.evaluate import rank_split, roll
 
 
 class Process:

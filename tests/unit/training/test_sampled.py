@@ -21,10 +21,10 @@ from gam_kg.distributed.communicator import Communicator
 from gam_kg.graph.partition import Partition
 from gam_kg.history.sampling import InclusionProbabilities, Sample
 from gam_kg.ops.counter_rng import CounterRNG
-from gam_kg.train import checkpoint, step_batch
-from gam_kg.train.optimizer import RowAdamW
-from gam_kg.train.step_batch import make_batch, only_for, query_block
-from gam_kg.train.trainer import Trainer
+from gam_kg.training import checkpoint, step_batch
+from gam_kg.training.optimizer import RowAdamW
+from gam_kg.training.step_batch import make_batch, only_for, query_block
+from gam_kg.training.trainer import Trainer
 
 TIME, MANY, ALL = 4, 60, 10**9
 PARTS = {

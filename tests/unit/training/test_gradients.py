@@ -5,7 +5,7 @@ import torch
 from graphs import graph_of, random_facts, tiny_model
 
 from gam_kg.distributed.communicator import Communicator
-from gam_kg.train.gradients import Gradients
+from gam_kg.training.gradients import Gradients
 
 
 def model_and_gradients():

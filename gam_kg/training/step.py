@@ -18,8 +18,8 @@ from gam_kg.graph.message_graph import MessageGraph
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
 from gam_kg.ops.counter_rng import CounterRNG
-from gam_kg.train.step_batch import QueryBlock, StepBatch, to_device
-from gam_kg.train.stopwatch import Stopwatch
+from gam_kg.training.step_batch import QueryBlock, StepBatch, to_device
+from gam_kg.training.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from scoring import sharded, step_loss
 from gam_kg.history.index import HistoryIndex
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.ops.counter_rng import CounterRNG
-from gam_kg.train.evaluate import ModelScorer
+from gam_kg.training.evaluate import ModelScorer
 
 # bfloat16 keeps 8 bits: 0.4 % a rounding, of which a gradient goes through some dozens.
 TOLERANCE = 0.05

@@ -11,10 +11,10 @@ from gam_kg.graph.partition import Partition
 from gam_kg.graph.snapshot import Queries
 from gam_kg.history.index import HistoryIndex
 from gam_kg.metrics.horizons import HORIZONS
-from gam_kg.train import calibration
-from gam_kg.train.calibration import Probabilities, calibrate, fit_temperatures, temperature_at
-from gam_kg.train.evaluate import ModelScorer
-from gam_kg.train.trainer import Trainer
+from gam_kg.training import calibration
+from gam_kg.training.calibration import Probabilities, calibrate, fit_temperatures, temperature_at
+from gam_kg.training.evaluate import ModelScorer
+from gam_kg.training.trainer import Trainer
 
 SEVERAL = np.array([0.5, 1.0, 3.0])
 

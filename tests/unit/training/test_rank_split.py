@@ -23,9 +23,9 @@ from gam_kg.metrics.product_scores import ProductScores
 from gam_kg.metrics.ranks import TableScores, rank_answers
 from gam_kg.metrics.strata import Strata
 from gam_kg.ops.records import INT32, narrowed
-from gam_kg.train import evaluate
-from gam_kg.train.evaluate import ModelScorer, rank_split, roll, validate
-from gam_kg.train.step_batch import divide_queries
+from gam_kg.training import evaluate
+from gam_kg.training.evaluate import ModelScorer, rank_split, roll, validate
+from gam_kg.training.step_batch import divide_queries
 
 
 class Constant:

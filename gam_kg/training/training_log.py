@@ -9,8 +9,8 @@ from typing import Any, Self
 from gam_kg.config import Config
 from gam_kg.errors import ArtifactError, writing
 from gam_kg.progress import Advance
-from gam_kg.train.position import Progress
-from gam_kg.train.run import describe
+from gam_kg.training.position import Progress
+from gam_kg.training.run import describe
 
 OpenProgress = Callable[[str, int], AbstractContextManager[Advance]]
 

@@ -25,8 +25,8 @@ from gam_kg.config import HistoryConfig
 from gam_kg.history.index import HistoryIndex
 from gam_kg.metrics.all_baselines import build_baselines
 from gam_kg.nn.decoder import DECODERS
-from gam_kg.train.evaluate import ModelScorer, rank_split, roll, validate
-from gam_kg.train.trainer import Trainer
+from gam_kg.training.evaluate import ModelScorer, rank_split, roll, validate
+from gam_kg.training.trainer import Trainer
 
 HORIZONS = (1, 2, 5)
 

@@ -13,7 +13,7 @@ from strategies import horizons
 from gam_kg.history.index import HistoryIndex
 from gam_kg.metrics.all_baselines import build_baselines
 from gam_kg.nn.decoder import DECODERS
-from gam_kg.train.evaluate import ModelScorer, roll
+from gam_kg.training.evaluate import ModelScorer, roll
 
 assert_exact = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12)
 TIME = 6

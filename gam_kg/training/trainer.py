@@ -30,13 +30,13 @@ from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import build_history
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.ops.counter_rng import CounterRNG
-from gam_kg.train.evaluate import validate
-from gam_kg.train.gradients import Gradients
-from gam_kg.train.optimizer import MOMENTS, RowAdamW, learning_rate
-from gam_kg.train.position import Position, Progress
-from gam_kg.train.step import ShardedModel, backward_step
-from gam_kg.train.step_batch import BatchCache, StepBatch, make_batch, queries_ahead, step_queries, to_device
-from gam_kg.train.stopwatch import Stopwatch
+from gam_kg.training.evaluate import validate
+from gam_kg.training.gradients import Gradients
+from gam_kg.training.optimizer import MOMENTS, RowAdamW, learning_rate
+from gam_kg.training.position import Position, Progress
+from gam_kg.training.step import ShardedModel, backward_step
+from gam_kg.training.step_batch import BatchCache, StepBatch, make_batch, queries_ahead, step_queries, to_device
+from gam_kg.training.stopwatch import Stopwatch
 
 
 class Trainer:

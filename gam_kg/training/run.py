@@ -21,10 +21,10 @@ from gam_kg.graph.name_words import NameWords
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.output import flush, remove
 from gam_kg.run_lock import require_lock
-from gam_kg.train import checkpoint
-from gam_kg.train.calibration import calibrate
-from gam_kg.train.position import Progress
-from gam_kg.train.trainer import Trainer
+from gam_kg.training import checkpoint
+from gam_kg.training.calibration import calibrate
+from gam_kg.training.position import Progress
+from gam_kg.training.trainer import Trainer
 
 WORDS = "words.json"
 

@@ -7,9 +7,9 @@ from graphs import NAMES, NUM_SNAPSHOTS, graph_of, random_facts, tiny_config
 
 from gam_kg.errors import ConfigError, EvaluationError
 from gam_kg.graph.name_words import NameWords
-from gam_kg.train.evaluate import ModelScorer, rank_split, roll
-from gam_kg.train.fine_tune import AFTER, BEFORE, fine_tune
-from gam_kg.train.trainer import Trainer
+from gam_kg.training.evaluate import ModelScorer, rank_split, roll
+from gam_kg.training.fine_tune import AFTER, BEFORE, fine_tune
+from gam_kg.training.trainer import Trainer
 
 MODEL = {"dropout": 0.2, "entity_dropout": 0.4, "relation_dropout": 0.4}
 TRAIN = {"epochs": 2, "answers_per_step": 8, "learning_rate": 0.01, "final_learning_rate": 0.2}

@@ -5,7 +5,7 @@ validation, checkpoints, name words, entity vectors and evaluation. A change of 
 training must leave them as they are. After a change that is meant to, record them again, and look at the differences
 that this prints, the largest first:
 
-    python tests/unit/train/test_golden.py
+    python tests/unit/training/test_golden.py
 
 A new release of torch or numpy may draw other random numbers, which is also a reason to record again.
 """
@@ -33,7 +33,7 @@ from gam_kg.config import Config
 from gam_kg.inference.embed import read_vectors, write_embeddings
 from gam_kg.inference.evaluation import evaluate_run
 from gam_kg.inference.trained_run import TrainedRun
-from gam_kg.train.position import Progress
+from gam_kg.training.position import Progress
 
 RECORDED = Path(__file__).with_name("golden.json")
 

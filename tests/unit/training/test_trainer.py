@@ -8,10 +8,10 @@ from graphs import NUM_RELATIONS, VALID_START, graph_of, periodic_facts, random_
 
 from gam_kg.errors import GamKGError
 from gam_kg.ops.counter_rng import CounterRNG
-from gam_kg.train import trainer as trainer_module
-from gam_kg.train.optimizer import learning_rate
-from gam_kg.train.step_batch import to_device
-from gam_kg.train.trainer import Trainer
+from gam_kg.training import trainer as trainer_module
+from gam_kg.training.optimizer import learning_rate
+from gam_kg.training.step_batch import to_device
+from gam_kg.training.trainer import Trainer
 
 
 def spied(trainer, monkeypatch):

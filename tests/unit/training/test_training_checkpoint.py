@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from gam_kg.errors import ArtifactError
 from gam_kg.graph.name_words import NameWords
 from gam_kg.graph.partition import Partition
-from gam_kg.train import checkpoint
-from gam_kg.train.trainer import Trainer
+from gam_kg.training import checkpoint
+from gam_kg.training.trainer import Trainer
 
 MODEL = {"dropout": 0.2, "entity_dropout": 0.4, "relation_dropout": 0.4}
 TRAIN = {"epochs": 3, "patience": 3, "answers_per_step": 8, "learning_rate": 0.01, "max_horizon": 3, "ahead_share": 0.5}

@@ -5,8 +5,8 @@ import pytest
 
 from gam_kg.config import Config, TrainConfig
 from gam_kg.errors import ArtifactError
-from gam_kg.train.position import Progress
-from gam_kg.train.training_log import TrainingLog
+from gam_kg.training.position import Progress
+from gam_kg.training.training_log import TrainingLog
 
 METRICS = {
     "epoch": 1,

@@ -13,10 +13,10 @@ from gam_kg.config import TrainConfig
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.ops.counter_rng import CounterRNG
 from gam_kg.ops.records import INT32, narrowed
-from gam_kg.train.step import backward_step
-from gam_kg.train.step_batch import CACHE_BYTES, BatchCache, QueryBlock, make_batch, query_block, to_device
-from gam_kg.train.stopwatch import Stopwatch
-from gam_kg.train.trainer import Trainer
+from gam_kg.training.step import backward_step
+from gam_kg.training.step_batch import CACHE_BYTES, BatchCache, QueryBlock, make_batch, query_block, to_device
+from gam_kg.training.stopwatch import Stopwatch
+from gam_kg.training.trainer import Trainer
 
 TIME = 4
 CPU, META = torch.device("cpu"), torch.device("meta")

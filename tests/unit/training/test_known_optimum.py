@@ -11,8 +11,8 @@ from gam_kg.history.index import HistoryIndex
 from gam_kg.metrics.all_baselines import build_baselines
 from gam_kg.synthetic.groups import SyntheticConfig
 from gam_kg.synthetic.optimum import Optimum
-from gam_kg.train.evaluate import ModelScorer, rank_split, roll
-from gam_kg.train.trainer import Trainer
+from gam_kg.training.evaluate import ModelScorer, rank_split, roll
+from gam_kg.training.trainer import Trainer
 
 WORLD = SyntheticConfig(entities=200, relations=10, facts=20_000, snapshots=100, noise=0.1, newcomers=0.1, seed=1)
 VALID_START, TEST_START = 80, 90

@@ -18,9 +18,9 @@ from gam_kg.graph.partition import Partition
 from gam_kg.graph.snapshot import Queries
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.metrics.horizons import HORIZONS, horizon_bin
-from gam_kg.train.evaluate import ModelScorer, draw_queries, roll
-from gam_kg.train.step_batch import divide_queries
-from gam_kg.train.trainer import Trainer
+from gam_kg.training.evaluate import ModelScorer, draw_queries, roll
+from gam_kg.training.step_batch import divide_queries
+from gam_kg.training.trainer import Trainer
 
 _TRIED = np.geomspace(0.25, 4, 19)
 _MOST_ANSWERS = 2000  # about how many are drawn of a bin; the error of its temperature is then about 2 %

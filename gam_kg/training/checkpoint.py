@@ -41,10 +41,10 @@ from gam_kg.nn.model import ENTITY, GAMLSTM
 from gam_kg.nn.recurrence import Memory
 from gam_kg.ops.finite import require_finite
 from gam_kg.output import flush
-from gam_kg.train.newest_weights import WEIGHTS, newest_weights
-from gam_kg.train.optimizer import MOMENTS
-from gam_kg.train.position import Position
-from gam_kg.train.trainer import Trainer
+from gam_kg.training.newest_weights import WEIGHTS, newest_weights
+from gam_kg.training.optimizer import MOMENTS
+from gam_kg.training.position import Position
+from gam_kg.training.trainer import Trainer
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.(safetensors|json)$")
 _DIGESTS = "digests"

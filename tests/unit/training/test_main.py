@@ -1,4 +1,4 @@
-"""`python -m gam_kg.train` ends with a status and a line, as `gam-kg` does."""
+"""`python -m gam_kg.training` ends with a status and a line, as `gam-kg` does."""
 
 import errno
 import runpy
@@ -19,8 +19,8 @@ def test_an_interrupt_and_a_full_disk_are_no_traceback(monkeypatch, capsys, erro
         raise error
 
     monkeypatch.setattr("gam_kg.config.load_config", fail)
-    monkeypatch.setattr(sys, "argv", ["gam_kg.train", "my.yaml"])
+    monkeypatch.setattr(sys, "argv", ["gam_kg.training", "my.yaml"])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module("gam_kg.train", run_name="__main__")
+        runpy.run_module("gam_kg.training", run_name="__main__")
     assert ended.value.code == status
     assert capsys.readouterr().err == shown

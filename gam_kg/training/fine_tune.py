@@ -31,12 +31,12 @@ from gam_kg.nn.grown_weights import grown_weights
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
 from gam_kg.schemas import FINE_TUNING
-from gam_kg.train.checkpoint import load_optimizer_state, require_finite_weights, save_optimizer_state, save_weights
-from gam_kg.train.evaluate import AnswerRanks, ModelScorer, Scorer, Tick, rank_split, roll
-from gam_kg.train.newest_weights import newest_weights
-from gam_kg.train.optimizer import MOMENTS
-from gam_kg.train.step import ShardedModel
-from gam_kg.train.trainer import Trainer
+from gam_kg.training.checkpoint import load_optimizer_state, require_finite_weights, save_optimizer_state, save_weights
+from gam_kg.training.evaluate import AnswerRanks, ModelScorer, Scorer, Tick, rank_split, roll
+from gam_kg.training.newest_weights import newest_weights
+from gam_kg.training.optimizer import MOMENTS
+from gam_kg.training.step import ShardedModel
+from gam_kg.training.trainer import Trainer
 
 BEFORE, AFTER = "before", "after"
 _PARTS = 4  # one of which is ranked

@@ -1,8 +1,8 @@
-"""Training without Ray: `python -m gam_kg.train CONFIG [a.b=value ...] [--take-over]`, alone or under torchrun.
+"""Training without Ray: `python -m gam_kg.training CONFIG [a.b=value ...] [--take-over]`, alone or under torchrun.
 
 It reads the run's `graph/` and writes its `checkpoint/`, both in a folder that all ranks see:
 
-    torchrun --nproc-per-node 2 --master-addr 127.0.0.1 -m gam_kg.train configs/icews14.yaml
+    torchrun --nproc-per-node 2 --master-addr 127.0.0.1 -m gam_kg.training configs/icews14.yaml
 """
 
 import sys
@@ -20,7 +20,7 @@ from gam_kg.run_folder import graph_to_train, place_to_write, settle
 from gam_kg.run_lock import run_lock
 from gam_kg.storage import is_remote
 from gam_kg.text import printable
-from gam_kg.train.run import (
+from gam_kg.training.run import (
     LocalCheckpoints,
     compute_device,
     describe_checkpoint,
@@ -28,7 +28,7 @@ from gam_kg.train.run import (
     train_graph,
     write_checkpoint,
 )
-from gam_kg.train.training_log import TrainingLog
+from gam_kg.training.training_log import TrainingLog
 
 
 def main(arguments: list[str]) -> None:
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
     take_over = "--take-over" in arguments
     arguments = [argument for argument in arguments if argument != "--take-over"]
     if not arguments:
-        raise ConfigError("give a configuration file: python -m gam_kg.train CONFIG [a.b=value ...]")
+        raise ConfigError("give a configuration file: python -m gam_kg.training CONFIG [a.b=value ...]")
     config = load_config(arguments[0], arguments[1:])
     torch.set_num_threads(threads(config))
     compute_device(config)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gam_kg.config import TrainConfig
 from gam_kg.ops.counter_rng import CounterRNG
-from gam_kg.train.step_batch import queries_ahead
+from gam_kg.training.step_batch import queries_ahead
 
 GRAPH = graph_of(random_facts(0, 200))
 NOW = 2

@@ -12,7 +12,7 @@ from torch.nn import functional
 from gam_kg.config import TrainConfig
 from gam_kg.nn.recurrence import Memory
 from gam_kg.ops.counter_rng import CounterRNG
-from gam_kg.train.step_batch import divide_queries, step_queries
+from gam_kg.training.step_batch import divide_queries, step_queries
 
 DIM = 4
 assert_exact = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
