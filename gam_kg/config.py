@@ -166,6 +166,11 @@ class TrainConfig(Section):
     )
     threads: Count = Field(0, description="CPU threads per worker; 0: its share of half the CPUs there are")
     max_failures: Count = Field(3, description="restarts of failed workers, each from the last checkpoint")
+    loggers: tuple[Literal["tensorboard", "mlflow"], ...] = Field(
+        ("tensorboard",),
+        description="where metrics of epochs also go: tensorboard (event files, where it is installed) and mlflow (the "
+        "server at MLFLOW_TRACKING_URI)",
+    )
 
     @property
     def step_answers(self) -> int:
