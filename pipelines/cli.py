@@ -20,8 +20,7 @@ from gam_kg.config import Config, load_config
 from gam_kg.config_file import validated
 from gam_kg.data_config import ColumnsConfig
 from gam_kg.errors import exit_status
-from gam_kg.mirror import readable_run
-from gam_kg.run_config import config_of_run
+from gam_kg.run_config import config_of_run, folder_of_run
 from gam_kg.storage import is_remote
 from gam_kg.synthetic.groups import SyntheticConfig
 from gam_kg.text import printable, user_path
@@ -37,12 +36,12 @@ app = typer.Typer(
     epilog="Exit status: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted; of submit and job logs also 3 "
     "the job was stopped, 4 the connection was lost and the job may go on.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 _QUERIED = ("graph", "checkpoint", "updates", "state")
-RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a finished run.")]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a finished run, or its YAML file.")]
 At = Annotated[
     str | None,
     typer.Option(
@@ -62,7 +61,7 @@ def run_command(
     config: ConfigFile, overrides: Overrides = None, force: Force = False, take_over: TakeOver = False
 ) -> None:
     """Do all stages: import, prepare, train, embed, evaluate, predict, report."""
-    resolved = load_config(config, overrides or ())  # before the slow imports: a mistake is reported at once
+    resolved = config_of_run(config, overrides or ())  # before the slow imports: a mistake is reported at once
     from .run import run
 
     run_path = run(resolved, force=force, take_over=take_over)
@@ -168,7 +167,7 @@ def plan_command(
 
     The exit status is 1 where the configured training does not fit.
     """
-    resolved = load_config(config, overrides or ())
+    resolved = config_of_run(config, overrides or ())
     from .plan import plan
 
     try:
@@ -191,7 +190,7 @@ def prepare_command(
     config: ConfigFile, overrides: Overrides = None, force: Force = False, take_over: TakeOver = False
 ) -> None:
     """Facts → graph/: import, validate, number, anchor and bucket the facts."""
-    resolved = load_config(config, overrides or ())
+    resolved = config_of_run(config, overrides or ())
     from .run import import_if_missing
     from .stages import owned
 
@@ -204,7 +203,7 @@ def _add_stage(verb: str, description: str) -> None:
     def command(
         config: ConfigFile, overrides: Overrides = None, force: Force = False, take_over: TakeOver = False
     ) -> None:
-        resolved = load_config(config, overrides or ())
+        resolved = config_of_run(config, overrides or ())
         _do(verb, resolved, force=force, take_over=take_over)
         if verb == "evaluate":
             import_module(".report", __package__).show_metrics(resolved)
@@ -231,7 +230,7 @@ def embed_command(
     RUN/embeddings/latest names the newest version.
     """
     flags = [f"embed.at={json.dumps(at)}"] if at is not None else []
-    _do("embed", load_config(config, [*(overrides or ()), *flags]), force=force, take_over=take_over)
+    _do("embed", config_of_run(config, [*(overrides or ()), *flags]), force=force, take_over=take_over)
 
 
 @app.command("predict")
@@ -245,7 +244,7 @@ def predict_command(
 ) -> None:
     """checkpoint/ → predictions/: the best answers to the queries of predict.queries."""
     flags = ["predict.strict=true"] * strict + ([f"predict.out={json.dumps(out)}"] if out is not None else [])
-    _do("predict", load_config(config, [*(overrides or ()), *flags]), force=force, take_over=take_over)
+    _do("predict", config_of_run(config, [*(overrides or ()), *flags]), force=force, take_over=take_over)
 
 
 _add_stage("report", "evaluation/ → report/: a page with tables and a picture.")
@@ -265,9 +264,9 @@ def search_command(
     if (like is None) == (query is None):
         raise typer.BadParameter("give either --like NAME or --query SUBJECT RELATION")
     if like is not None:
-        search_like(readable_run(run, "RUN", *_QUERIED), like, at, top_k)
+        search_like(folder_of_run(run, "RUN", *_QUERIED), like, at, top_k)
     elif query is not None:
-        search_answers(readable_run(run, "RUN", *_QUERIED), *query, at, top_k)
+        search_answers(folder_of_run(run, "RUN", *_QUERIED), *query, at, top_k)
 
 
 for _command in (submit_command, compare_command, ensemble_command, ablate_command, tune_command):
@@ -281,7 +280,7 @@ def main() -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     with exit_status(_refuse):
-        app()
+        app(prog_name="gam-kg")
 
 
 def _refuse(message: str) -> None:

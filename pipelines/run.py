@@ -1,7 +1,7 @@
 """All stages of a run in order, each skipped when its artifact is up to date."""
 
 import logging
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from gam_kg.config import Config
@@ -10,8 +10,9 @@ from gam_kg.importers.dispatch import import_facts, import_state
 from gam_kg.run_folder import remove_finished_training, waiting
 from gam_kg.text import is_uri, user_path
 from .prediction_file import write_out
+from .progress import stage_position
 from .report import show_metrics
-from .stages import confirm, owned
+from .stages import Stage, confirm, owned
 from .workflow import PREDICTIONS, finished
 
 logger = logging.getLogger("gam_kg")
@@ -35,7 +36,9 @@ def run(config: Config, *, force: bool = False, take_over: bool = False) -> Path
     """
     PREDICTIONS.files(config)  # a mistake in what is read last is refused before the work of hours
     with owned(config, "run", take_over=take_over):
-        import_if_missing(config, force=force)
+        if facts := facts_to_import(config, force=force):
+            with _numbered(config, "import"):
+                _import(config, facts)
         if not force and (found := finished(config)):
             for path, situation in found.items():
                 confirm(path, situation)
@@ -57,30 +60,54 @@ def _run_stages(config: Config, *, force: bool) -> None:
     from .report import report
     from .train import train
 
+    def do(stage: Stage) -> None:
+        with _numbered(config, stage.about.verb):
+            stage(config, force=force)
+
     limited = config.prepare.memory_gib is not None
     if limited:  # in a Ray of its own, started with the limit
-        prepare(config, force=force)
+        do(prepare)
     with ExitStack() as stack:
         if config.train.most_workers > 1:  # every stage needs Ray: one for all of them
             stack.enter_context(ray_session())
         with ray_session():
             if not limited:
-                prepare(config, force=force)
-            train(config, force=force)
+                do(prepare)
+            do(train)
         for stage in (evaluate, embed, predict, report):  # evaluation leaves the state from which the others go on
-            stage(config, force=force)
+            do(stage)
 
 
-def import_if_missing(config: Config, *, force: bool = False) -> None:
+def _numbered(config: Config, verb: str) -> AbstractContextManager[None]:
+    imported = ("import",) if config.data.import_from is not None else ()
+    verbs = (*imported, "prepare", "train", "evaluate", "embed", "predict", "report")
+    return stage_position(verbs.index(verb) + 1, len(verbs), verb)
+
+
+def import_if_missing(config: Config) -> None:
     """Import `data.import_from` to `data.facts` where that is not there yet, or is not of what the source has now.
 
     Raises:
-        ConfigError: `data.facts` is not set, a URI, or a file that is no import.
+        ConfigError: See `facts_to_import`.
         DataError: The source cannot be imported.
+    """
+    if facts := facts_to_import(config):
+        _import(config, facts)
+
+
+def facts_to_import(config: Config, *, force: bool = False) -> Path | None:
+    """The file to which `data.import_from` is to be imported; None where there is nothing to import.
+
+    Args:
+        config: The run's configuration.
+        force: Import also what is up to date.
+
+    Raises:
+        ConfigError: `data.facts` is not set, a URI, or a file that is no import.
     """
     data = config.data
     if data.import_from is None:
-        return
+        return None
     if data.facts is None or is_uri(data.facts):
         raise ConfigError(f"data.facts={data.facts}: data.import_from needs a local file to write the facts to")
     facts = user_path(data.facts, "data.facts")
@@ -92,11 +119,14 @@ def import_if_missing(config: Config, *, force: bool = False) -> None:
         )
     if state == "gone":
         logger.warning("warning: %s is gone; %s, imported from it, is used", data.import_from, data.facts)
-        return
-    if state == "current" and not force:
-        return
-    summary = import_facts(data.import_from, facts, data)
-    for line in summary.lines():
+        return None
+    return None if state == "current" and not force else facts
+
+
+def _import(config: Config, facts: Path) -> None:
+    data = config.data
+    assert data.import_from is not None
+    for line in import_facts(data.import_from, facts, data).lines():
         logger.info(line)
 
 
