@@ -1,25 +1,20 @@
 """Answers to "(subject, relation, ?) at a time": the best candidates with scores, from the facts before it."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
-from gam_kg.graph.snapshot import Queries
 from gam_kg.inference.queries import EncodedQueries, QueryRows
+from gam_kg.inference.query_blocks import query_blocks
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.ops.finite import require_finite
 from gam_kg.schemas import PREDICTIONS, STATUSES
-from gam_kg.training.evaluate import Tick, roll
-from gam_kg.training.step_batch import divide_queries
+from gam_kg.training.evaluate import Tick
 
 logger = logging.getLogger("gam_kg")
-
-_MAX_SCORES = 32_000_000
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,8 @@ def answer_queries(run: TrainedRun, queries: EncodedQueries, top_k: int, tick: T
     _warn_beyond_training(run, queries)
     shape = len(queries), min(top_k, len(run.entities))
     answers = Answers(*(np.zeros(shape, kind) for kind in (np.int64, np.float32, np.float32, np.int64, np.int64)))
-    for rows, block, scores in _scores(run, queries, tick):
+    for rows, block, scorer in query_blocks(run, queries, tick):
+        scores = scorer.table(block)
         require_finite(scores, "scores of the answers")
         best = torch.topk(scores, shape[1], dim=1)
         temperature = run.temperature(block.horizon)
@@ -134,25 +130,3 @@ def _int64(name: str) -> int | None:
     except ValueError:
         return None
     return number if str(number) == name and -(2**63) <= number < 2**63 else None
-
-
-def _scores(run: TrainedRun, queries: EncodedQueries, tick: Tick) -> Iterator[tuple[np.ndarray, Queries, Tensor]]:
-    """Positions of some queries, these queries, and their scores of all candidates, until all queries are scored."""
-    times = np.unique(queries.snapshot).tolist()
-    if not times:
-        return
-    scorer = run.scorer_before(times[0], tick)
-    snapshots = run.snapshots(times[0], times[-1])
-    following = next(snapshots, None)
-    for time in times:
-        while following is not None and following.time < time:
-            roll([scorer], run.history, [following], tick)
-            following = next(snapshots, None)
-        rows = np.flatnonzero(queries.snapshot == time)
-        subject, relation = (torch.from_numpy(column[rows]) for column in (queries.subject, queries.relation))
-        nothing = torch.zeros(0, dtype=torch.int64)
-        of_time = Queries(time, subject, relation, nothing, nothing).seen_from(min(time, run.graph.end))
-        for block in divide_queries(of_time, len(run.entities), _MAX_SCORES):
-            yield rows[: len(block)], block, scorer.table(block)
-            rows = rows[len(block) :]
-        tick()
