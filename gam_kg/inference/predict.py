@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from gam_kg.graph.snapshot import Queries
+from gam_kg.history.novelty import novelty_of
 from gam_kg.inference.queries import EncodedQueries, QueryRows
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.ops.finite import require_finite
-from gam_kg.schemas import PREDICTIONS, STATUSES
+from gam_kg.schemas import PREDICTIONS, STATUSES, STRATA
 from gam_kg.training.evaluate import Tick, roll
 from gam_kg.training.step_batch import divide_queries
 
@@ -31,6 +32,7 @@ class Answers:
         score, probability: float32; the probability is a softmax over all candidates, calibrated by horizon.
         times_seen: In how many snapshots before the query the answer was a fact, int64.
         last_seen: In which of them last, int64; -1: never.
+        novelty: Index into `schemas.STRATA`, int64.
     """
 
     entity: np.ndarray
@@ -38,6 +40,11 @@ class Answers:
     probability: np.ndarray
     times_seen: np.ndarray
     last_seen: np.ndarray
+    novelty: np.ndarray
+
+    def slice(self, start: int, stop: int) -> "Answers":
+        """The answers to the queries in `[start, stop)`."""
+        return Answers(*(column[start:stop] for column in vars(self).values()))
 
 
 def answer_queries(run: TrainedRun, queries: EncodedQueries, top_k: int, tick: Tick = lambda: None) -> Answers:
@@ -54,15 +61,17 @@ def answer_queries(run: TrainedRun, queries: EncodedQueries, top_k: int, tick: T
     """
     _warn_beyond_training(run, queries)
     shape = len(queries), min(top_k, len(run.entities))
-    answers = Answers(*(np.zeros(shape, kind) for kind in (np.int64, np.float32, np.float32, np.int64, np.int64)))
+    answers = Answers(*(np.zeros(shape, kind) for kind in (np.int64, np.float32, np.float32, np.int64, np.int64, np.int64)))
     for rows, block, scores in _scores(run, queries, tick):
         require_finite(scores, "scores of the answers")
         best = torch.topk(scores, shape[1], dim=1)
         temperature = run.temperature(block.horizon)
         normaliser = torch.logsumexp(scores.div_(temperature), 1, keepdim=True)
         probability = (best.values / temperature - normaliser).exp()
-        known = (column.repeat_interleave(shape[1]) for column in (block.subject, block.relation))
-        seen = run.history.times_seen(*known, run.graph.partition.rows(best.indices.cpu().flatten()))
+        known = [column.repeat_interleave(shape[1]) for column in (block.subject, block.relation)]
+        row = run.graph.partition.rows(best.indices.cpu().flatten())
+        seen = run.history.times_seen(*known, row)
+        seen = *seen, novelty_of(run.history, known[0], row, seen[0])
         found = best.indices, best.values, probability, *(column.view(-1, shape[1]) for column in seen)
         for column, values in zip(vars(answers).values(), found, strict=True):
             column[rows] = values.cpu().numpy()
@@ -80,13 +89,33 @@ def _warn_beyond_training(run: TrainedRun, queries: EncodedQueries) -> None:
         )
 
 
-def prediction_table(run: TrainedRun, rows: QueryRows, answers: Answers) -> pa.Table:
+def prediction_tables(
+    run: TrainedRun, rows: QueryRows, answers: Answers, first: int = 0, at_once: int = 10_000
+) -> Iterator[pa.Table]:
+    """`prediction_table` in pieces, so that the names of all answers are never in memory together.
+
+    Args:
+        run: The run that answered.
+        rows: The queries.
+        answers: Answers to those that could be answered, in their order.
+        first: Number of the first query.
+        at_once: Queries of a piece; one piece at least is made.
+    """
+    place = np.concatenate([[0], np.cumsum(rows.answered)])
+    for start in range(0, max(1, len(rows)), at_once):
+        stop = min(start + at_once, len(rows))
+        piece = answers.slice(int(place[start]), int(place[stop]))
+        yield prediction_table(run, rows.slice(start, stop), piece, first + start)
+
+
+def prediction_table(run: TrainedRun, rows: QueryRows, answers: Answers, first: int = 0) -> pa.Table:
     """Queries and answers as `schemas.PREDICTIONS`, followed by the extra columns of the queries.
 
     Args:
         run: The run that answered.
         rows: The queries.
         answers: Answers to those that could be answered, in their order.
+        first: Number of the first query.
 
     Returns:
         One row per answer, query by query and best first; a query that could not be answered has one row.
@@ -105,9 +134,10 @@ def prediction_table(run: TrainedRun, rows: QueryRows, answers: Answers) -> pa.T
         "probability": answers.probability.ravel(),
         "times_seen": answers.times_seen.ravel(),
         "last_seen": run.labels(answers.last_seen.ravel()),
+        "novelty": pa.array(STRATA).take(pa.array(answers.novelty.ravel())),
     }
     of_query = {**rows.columns, "status": pa.array(STATUSES).take(pa.array(rows.status)), "reason": rows.reason}
-    repeated = {"query_id": query} | {name: column.take(pa.array(query)) for name, column in of_query.items()}
+    repeated = {"query_id": query + first} | {name: column.take(pa.array(query)) for name, column in of_query.items()}
     answered = pa.table(flat).take(pa.array(place, mask=~is_answer))
     table = pa.Table.from_pydict(repeated | dict(zip(flat, answered.columns, strict=True)), schema=PREDICTIONS)
     table = _as_given(run, table).replace_schema_metadata(run.provenance(run.graph.end - 1))
