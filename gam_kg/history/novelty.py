@@ -10,7 +10,7 @@ from gam_kg.schemas import STRATA
 
 
 def novelty_of(history: HistoryIndex, subject: Tensor, row: Tensor, times_seen: Tensor) -> Tensor:
-    """The stratum that each answer would have in an evaluation, as an index into `schemas.STRATA`, int64 (num_answers,).
+    """The stratum that an evaluation would give each answer, index into `schemas.STRATA`, int64 (num_answers,).
 
     Args:
         history: The past before the queries, undivided.

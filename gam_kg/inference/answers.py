@@ -56,6 +56,7 @@ def answer_queries(
     *,
     among: np.ndarray | None = None,
     tick: Tick = lambda: None,
+    warn: bool = True,
 ) -> Answers:
     """Score all candidates of each query and return the best.
 
@@ -65,14 +66,18 @@ def answer_queries(
         top_k: Answers to each query; fewer where there are fewer candidates.
         among: The candidates, ascending distinct entity ids, int64 (num_candidates,); None: all entities.
         tick: Called after each snapshot.
+        warn: Whether to `warn_beyond_training`.
 
     Raises:
         EvaluationError: A score is NaN or infinite.
     """
-    _warn_beyond_training(run, queries)
+    if warn:
+        warn_beyond_training(run, *np.unique(queries.snapshot, return_counts=True))
     among = np.arange(len(run.entities)) if among is None else among
     shape = len(queries), min(top_k, len(among))
-    answers = Answers(*(np.zeros(shape, kind) for kind in (np.int64, np.float32, np.float32, np.int64, np.int64, np.int64)))
+    answers = Answers(
+        *(np.zeros(shape, kind) for kind in (np.int64, np.float32, np.float32, np.int64, np.int64, np.int64))
+    )
     for rows, block, scores in _scores(run, queries, tick):
         scores = scores[:, torch.from_numpy(among)]
         require_finite(scores, "scores of the answers")
@@ -135,14 +140,21 @@ def find_name(run: TrainedRun, vocabulary: Vocabulary, name: str | int) -> int:
     return alike[0]
 
 
-def _warn_beyond_training(run: TrainedRun, queries: EncodedQueries) -> None:
-    horizon = queries.snapshot - (run.graph.end - 1)
-    far, last = horizon > run.trained_horizon, run.axis.label(run.graph.end - 1)
-    if far.any():
+def warn_beyond_training(run: TrainedRun, snapshots: np.ndarray, counts: np.ndarray) -> None:
+    """Say in the log how many queries are farther ahead than training looked.
+
+    Args:
+        run: The run that answers.
+        snapshots: Snapshots of the queries, int64 (num_snapshots,).
+        counts: Queries of each, int64 (num_snapshots,).
+    """
+    horizon = snapshots - (run.graph.end - 1)
+    far, last = counts[horizon > run.trained_horizon].sum(), run.axis.label(run.graph.end - 1)
+    if far:
         logger.warning(
             "warning: training looked ahead %s snapshots at most (train.max_horizon); answers to %s of %s queries lie "
             "beyond that, up to %s snapshots after the last fact (%s), and extrapolate",
-            *(f"{run.trained_horizon:,}", f"{far.sum():,}", f"{len(far):,}", f"{horizon.max():,}", last),
+            *(f"{run.trained_horizon:,}", f"{far:,}", f"{counts.sum():,}", f"{horizon.max():,}", last),
         )
 
 

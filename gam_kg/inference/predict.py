@@ -12,7 +12,7 @@ from gam_kg.schemas import PREDICTIONS, STATUSES, STRATA
 
 
 def prediction_tables(
-    run: TrainedRun, rows: QueryRows, answers: Answers, first: int = 0, at_once: int = 10_000
+    run: TrainedRun, rows: QueryRows, answers: Answers, first: int = 0, most_rows: int = 100_000
 ) -> Iterator[pa.Table]:
     """`prediction_table` in pieces, so that the names of all answers are never in memory together.
 
@@ -21,8 +21,9 @@ def prediction_tables(
         rows: The queries.
         answers: Answers to those that could be answered, in their order.
         first: Number of the first query.
-        at_once: Queries of a piece; one piece at least is made.
+        most_rows: Rows of a piece, at most, where a query has not more; one piece at least is made.
     """
+    at_once = max(1, most_rows // answers.entity.shape[1])
     place = np.concatenate([[0], np.cumsum(rows.answered)])
     for start in range(0, max(1, len(rows)), at_once):
         stop = min(start + at_once, len(rows))
