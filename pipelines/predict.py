@@ -14,12 +14,12 @@ from gam_kg.inference.queries import EncodedQueries, QueryRows, read_queries
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.parquet import write_table
 from gam_kg.schemas import STATUSES
-from .prediction_file import NAME, write_out
+from gam_kg.workflow.prediction_file import NAME, write_out
+from gam_kg.workflow.situation import PREDICTIONS
+from gam_kg.workflow.stage import Stage, Task
 from .progress import counted, progress
 from .query_files import read_query_files
 from .ranks import open_run
-from .stages import Stage, Task
-from .workflow import PREDICTIONS
 
 logger = logging.getLogger("gam_kg")
 

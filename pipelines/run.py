@@ -9,10 +9,10 @@ from gam_kg.errors import ArtifactError, ConfigError
 from gam_kg.importers.dispatch import import_facts, import_state
 from gam_kg.run_folder import remove_finished_training, waiting
 from gam_kg.text import is_uri, user_path
-from .prediction_file import write_out
+from gam_kg.workflow.prediction_file import write_out
+from gam_kg.workflow.situation import PREDICTIONS, finished
+from gam_kg.workflow.stage import confirm, owned
 from .report import show_metrics
-from .stages import confirm, owned
-from .workflow import PREDICTIONS, finished
 
 logger = logging.getLogger("gam_kg")
 

@@ -27,12 +27,12 @@ from gam_kg.training.run import (
     write_checkpoint,
 )
 from gam_kg.training.training_log import TrainingLog
+from gam_kg.workflow.situation import CHECKPOINT
+from gam_kg.workflow.stage import Stage, Task
 from .metrics import record
 from .progress import print_line, progress
 from .ranks import OnEvent
-from .stages import Stage, Task
 from .workers import Worker, enter, run_workers
-from .workflow import CHECKPOINT
 
 logger = logging.getLogger("gam_kg")
 

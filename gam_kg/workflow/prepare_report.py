@@ -5,7 +5,7 @@ from typing import Any
 
 from gam_kg.artifacts import Content
 from gam_kg.ingest.time_axis import TimeAxis
-from .inputs import quarantine_notice
+from gam_kg.workflow.inputs import quarantine_notice
 
 logger = logging.getLogger("gam_kg")
 
