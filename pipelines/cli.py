@@ -192,8 +192,8 @@ def prepare_command(
 ) -> None:
     """Facts → graph/: import, validate, number, anchor and bucket the facts."""
     resolved = load_config(config, overrides or ())
+    from gam_kg.workflow.imports import import_if_missing
     from gam_kg.workflow.stage import owned
-    from .run import import_if_missing
 
     with owned(resolved, "prepare", take_over=take_over):
         import_if_missing(resolved)

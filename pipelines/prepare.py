@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,11 +21,8 @@ from gam_kg.ingest import prepare as ingest
 from gam_kg.ingest.blocks import Step, Summary
 from gam_kg.ingest.merged_blocks import tally_block
 from gam_kg.ingest.prepare import FactsInput, make_graph
-from gam_kg.ingest.quarantine import Quarantine
 from gam_kg.ingest.vocabulary import merge_tallies
-from gam_kg.workflow.prepare_report import summarise, warn_of_quality
-from gam_kg.workflow.situation import GRAPH
-from gam_kg.workflow.stage import Stage, Task
+from gam_kg.workflow.prepare import prepare_stage
 from .memory import Room
 from .ray_session import ray_session, starts_here
 
@@ -99,28 +97,14 @@ def _merge_parts(*parts: pa.Table) -> pa.Table:
     return merge_tallies(parts)
 
 
-def _write(task: Task) -> Content:
-    """Vocabularies, features of entities, anchored facts in buckets, and the rows that were quarantined.
-
-    Raises:
-        ConfigError: Settings that do not fit the data.
-        DataError: The input cannot be read, too many rows are bad, or a split would be empty.
-    """
-    found = FactsInput.check(task.config, task.sources)
-    limit = task.config.prepare.memory_gib
+def _make(found: FactsInput, folder: Path) -> Content:
+    limit = found.config.prepare.memory_gib
     if limit is not None and not starts_here():
         logger.warning("prepare.memory_gib=%g limits a Ray that is started here; one runs already and is used", limit)
         limit = None
     room = Room.of(limit)
     with ray_session(num_cpus=room.tasks, object_store_memory=room.store):
-        content = make_graph(found, RayBlocks.of(found, room), task.folder)
-    warn_of_quality(content)
-    return content
+        return make_graph(found, RayBlocks.of(found, room), folder)
 
 
-prepare = Stage(
-    GRAPH,
-    write=_write,
-    summary=lambda _, content: summarise(content),
-    finish=lambda config: (config.run_path / Quarantine.NAME).unlink(missing_ok=True),
-)
+prepare = prepare_stage(_make)

@@ -16,13 +16,14 @@ from gam_kg.artifacts import read_manifest
 from gam_kg.config import load_config
 from gam_kg.errors import ConfigError, DataError
 from gam_kg.versions import artifact_folder
+from gam_kg.workflow.imports import import_if_missing
 from gam_kg.workflow.situation import finished
 from pipelines.embed import embed
 from pipelines.evaluate import evaluate
 from pipelines.predict import predict
 from pipelines.prepare import prepare
 from pipelines.report import report
-from pipelines.run import import_if_missing, run
+from pipelines.run import run
 from pipelines.search import search_like
 from pipelines.train import train
 
