@@ -9,7 +9,8 @@ import pyarrow as pa
 from gam_kg.artifacts import Content
 from gam_kg.config import Config
 from gam_kg.errors import DataError
-from gam_kg.inference.predict import answer_queries, prediction_table
+from gam_kg.inference.answers import answer_queries
+from gam_kg.inference.predict import prediction_table
 from gam_kg.inference.queries import EncodedQueries, QueryRows, read_queries
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.parquet import write_table
@@ -47,7 +48,7 @@ def _write(task: Task) -> Content:
     _log_beyond(run, queries)
     steps = len(run.graph.times) + len(np.unique(queries.snapshot))
     with progress("predict", steps) as advance:
-        answers = answer_queries(run, queries, config.predict.top_k, counted(advance))
+        answers = answer_queries(run, queries, config.predict.top_k, tick=counted(advance))
     write_table(prediction_table(run, rows, answers), task.folder / NAME)
     return {"num_queries": len(rows), "status": rows.counts}
 

@@ -14,8 +14,9 @@ from runs import train_run
 from gam_kg.config import EvaluateConfig
 from gam_kg.data_config import ColumnsConfig
 from gam_kg.errors import DataError, EvaluationError
+from gam_kg.inference.answers import answer_queries
 from gam_kg.inference.evaluation import evaluate_run
-from gam_kg.inference.predict import answer_queries, prediction_table
+from gam_kg.inference.predict import prediction_table
 from gam_kg.inference.queries import EncodedQueries, QueryRows, read_queries
 from gam_kg.inference.search import nearest_entities, query_answers
 from gam_kg.inference.trained_run import TrainedRun
@@ -238,7 +239,7 @@ def test_names_are_folded_as_those_of_the_graph(run):
     assert query_answers(folded, "Entity 1 ", "RELATION 0").num_rows == 10
     assert nearest_entities(folded, "Entity 1").equals(nearest_entities(run, "entity 1"))
     with pytest.raises(DataError, match="did you mean 'entity 1'"):
-        nearest_entities(run, "Entity 1")
+        nearest_entities(run, "Entities 1")
 
 
 def test_names_that_are_no_utf8_are_unknown(run):
