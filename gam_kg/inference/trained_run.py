@@ -184,9 +184,9 @@ class TrainedRun:
             tick: Called after each snapshot.
             anew: Start from the first fact, not from a stored memory.
         """
-        if not anew and self._scorers and (end := self._scorers[-1].end) <= snapshot:
-            if not any(end <= time < snapshot for time in self.graph.times):
-                return self._scorers[-1].memory
+        observed = self._scorers[-1].end if self._scorers and not anew else snapshot + 1
+        if observed <= snapshot and not any(observed <= time < snapshot for time in self.graph.times):
+            return self._scorers[-1].memory
         found = None if anew else self._restored(self._memory_of, snapshot)
         after, memory = (-1, self.model.empty_memory()) if found is None else (found[0].after, found[1])
         for facts in self.graph.read([time for time in self.graph.times if after < time < snapshot]):
