@@ -1,17 +1,17 @@
-"""Files of queries as whole tables with all of their columns."""
+"""Files of queries with all of their columns, read a range of rows at a time."""
 
-import pyarrow as pa
+from pathlib import Path
 
 from gam_kg.data_config import DataConfig
 from gam_kg.inference.queries import find_columns
 from gam_kg.ingest.sources import Sources
-from gam_kg.ingest.whole_files import read_whole_files
+from gam_kg.ingest.whole_files import WholeFiles
 
 
-def read_query_files(sources: Sources, data: DataConfig) -> list[pa.Table]:
-    """`read_whole_files`, whose columns are those of queries.
+def open_query_files(sources: Sources, data: DataConfig, folder: Path) -> WholeFiles:
+    """`WholeFiles.open`, whose columns are those of queries.
 
     Raises:
         DataError: As there; or the columns are refused by `find_columns`.
     """
-    return read_whole_files(sources, data, lambda names: find_columns(names, data.columns))
+    return WholeFiles.open(sources, data, lambda names: find_columns(names, data.columns), folder)

@@ -8,7 +8,7 @@ from gam_kg.config import Config
 from gam_kg.errors import ArtifactError
 from gam_kg.run_folder import remove_finished_training, waiting
 from gam_kg.workflow.imports import import_if_missing
-from gam_kg.workflow.prediction_file import write_out
+from gam_kg.workflow.prediction_file import deliver_predictions
 from gam_kg.workflow.situation import PREDICTIONS, finished
 from gam_kg.workflow.stage import confirm, owned
 from .report import show_metrics
@@ -40,7 +40,7 @@ def run(config: Config, *, force: bool = False, take_over: bool = False) -> Path
                 confirm(path, situation)
             logger.info("finished: up to date (--force redoes every stage)")
             remove_finished_training(config.run_path)
-            write_out(config)
+            deliver_predictions(config)
         else:
             _run_stages(config, force=force)
         show_metrics(config)
