@@ -28,7 +28,7 @@ Kind = Literal["entity", "relation"]
 Vector = Literal["embedding", "search_vector"]
 
 _NEEDED = ("graph", "checkpoint", "updates", "state")
-_OF_THE_QUERY = ("query_id", "subject", "relation", "object", "timestamp", "status", "reason")
+_OF_THE_QUESTION = ["subject", "relation", "object", "timestamp", "snapshots_beyond_last_fact"]
 
 
 def load(run: str | PathLike[str]) -> "Run":
@@ -105,13 +105,14 @@ class Run(OpenedRun):
         run, k = self.trained_run, positive(k)
         query = encode_query(run, subject, relation_of(relation), object, plain_time(at))
         candidates = None if among is None else self._ids(among)
-        with self._lock:
+        with self._working():
             opened = self._moments.before(int(query.snapshot[0]))
-            answers = answer_queries(opened, query, k, among=candidates)
-        found = frame(prediction_table(opened, QueryRows.of(opened, query), answers))
-        question = found.loc[0, ["subject", "relation", "object", "timestamp", "snapshots_beyond_last_fact"]].to_dict()
-        found.attrs = {name: None if pd.isna(value) else value for name, value in question.items()}
-        return found.drop(columns=[*_OF_THE_QUERY, "snapshots_beyond_last_fact"])
+            table = prediction_table(
+                opened, QueryRows.of(opened, query), answer_queries(opened, query, k, among=candidates)
+            )
+        found = frame(table.drop_columns([*_OF_THE_QUESTION, "query_id", "status", "reason"]))
+        found.attrs = table.select(_OF_THE_QUESTION).slice(0, 1).to_pylist()[0]
+        return found
 
     def ask_many(self, questions: pd.DataFrame, *, k: int = 10) -> pd.DataFrame:
         """Answer a table of questions, as `gam-kg predict` does.
@@ -133,7 +134,7 @@ class Run(OpenedRun):
             >>> run.ask_many(pd.DataFrame({"subject": ["Mike Trout"], "relation": ["plays_center_field_for"]}), k=3)
         """
         k, table = positive(k), arrow_table(questions, "ask_many")
-        with self._lock, named("ask_many"):
+        with self._working(), named("ask_many"):
             rows = read_queries(self.trained_run, table, self._columns)
             opened = self._across(rows.encoded.snapshot)
             return frame(prediction_table(opened, rows, answer_queries(opened, rows.encoded, k)))
@@ -158,7 +159,7 @@ class Run(OpenedRun):
         """
         run, k = self.trained_run, positive(k)
         find_name(run, run.entities, name)
-        with self._lock:
+        with self._working():
             opened = self._moments.before(self._last_of(at) + 1)
             return frame(nearest_entities(opened, name, plain_time(at), k))
 
@@ -197,7 +198,7 @@ class Run(OpenedRun):
         run, k = self.trained_run, positive(k)
         query = encode_query(run, subject, relation_of(relation), object, plain_time(at))
         wanted = None if answer is None else np.array([find_name(run, run.entities, answer)])
-        with self._lock:
+        with self._working():
             opened = self._moments.before(int(query.snapshot[0]))
             entity = answer_queries(opened, query, 1).entity[:, 0] if wanted is None else wanted
             (found,) = explain(opened, query, entity, top=k)
@@ -241,7 +242,7 @@ class Run(OpenedRun):
         one_of(kind, "kind", "entity", "relation")
         one_of(form, "form", "pandas", "arrow", "torch")
         one_of(vector, "vector", *(("embedding", "search_vector") if kind == "entity" else ("embedding",)))
-        with self._lock:
+        with self._working():
             last = self._last_of(at)
             table = embedding_table(self._moments.before(last + 1), last, kind)
         if form == "arrow":
@@ -273,6 +274,6 @@ class Run(OpenedRun):
             >>> found.metrics["both"]["mrr"]
         """
         table = arrow_table(facts, "evaluate")
-        with self._lock, named("evaluate"):
+        with self._working(), named("evaluate"):
             found = FactTable.of(self.trained_run, table, self._columns)
             return rank_table(self._across(found.facts[:, 3]), found)

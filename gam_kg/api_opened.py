@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import torch
 
+from gam_kg.config import Config
 from gam_kg.data_config import ColumnsConfig
 from gam_kg.errors import ConfigError, DataError
 from gam_kg.inference.answers import find_name
 from gam_kg.inference.frames import frame
 from gam_kg.inference.moments import Moments
 from gam_kg.inference.trained_run import TrainedRun
+from gam_kg.training.run import threads
 
 Name = str | int
 At = str | int | date | None
@@ -35,7 +38,8 @@ class OpenedRun:
     def __init__(self, trained_run: TrainedRun) -> None:
         self.trained_run = trained_run
         self._moments = Moments(trained_run)
-        self._lock = threading.RLock()  # a moment answers one question after another
+        self._lock = threading.RLock()
+        self._num_threads = threads(Config())
 
     def __repr__(self) -> str:
         run, graph = self.trained_run, self.trained_run.graph
@@ -72,6 +76,17 @@ class OpenedRun:
     def relations(self) -> pd.Series:
         """Names of the relations by id."""
         return self._names("relation")
+
+    @contextmanager
+    def _working(self) -> Generator[None]:
+        """One question at a time may use a moment, on as many CPU threads as the commands use."""
+        with self._lock:
+            before = torch.get_num_threads()
+            torch.set_num_threads(self._num_threads)
+            try:
+                yield
+            finally:
+                torch.set_num_threads(before)
 
     def _across(self, snapshots: np.ndarray) -> TrainedRun:
         """The run, which may be taken from the first to the last of some snapshots."""
