@@ -61,7 +61,7 @@ class Manifest:
         config: The settings that it was made with.
         content: Counts and facts about the contents, by kind.
         files: Size and digest of each file but the manifest.
-        sources: Configuration key → where the input files were and what they looked like, see `pipelines.inputs`.
+        sources: Configuration key → where the input files were and what they looked like, see `gam_kg.workflow.inputs`.
         schema_version: Version of the layout of artifacts.
         versions: Package → the version that wrote it.
     """

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from gam_kg.config_file import Section, apply_override, base_file, find_config, read_yaml, require_own_folder, validated
 from gam_kg.config_types import Boundary, Count, LocalPath, Place, Positive, Probability, RunName, Share
 from gam_kg.data_config import DataConfig
+from gam_kg.errors import ConfigError
 from gam_kg.storage import local_folder
 
 NumWorkers = Count | tuple[Positive, Positive]
@@ -307,6 +308,8 @@ class Config(Section):
             section = values
             for parent in parents:
                 section = section.setdefault(parent, {})
+                if not isinstance(section, dict):
+                    raise ConfigError(f"{source}: {key}: {parent!r} has a value, and no keys of its own")
             section[last] = value
         return validated(Config, values, source)
 

@@ -24,10 +24,10 @@ from gam_kg.run_config import config_of_run, folder_of_run
 from gam_kg.storage import is_remote
 from gam_kg.synthetic.groups import SyntheticConfig
 from gam_kg.text import printable, user_path
+from gam_kg.workflow.logs import set_up_logging
 from .cli_arguments import ConfigFile, Force, Overrides, TakeOver, Version
 from .cli_experiments import ablate_command, compare_command, ensemble_command, tune_command
 from .cli_jobs import job_app, submit_command
-from .logs import set_up_logging
 from .progress import console, results
 
 logger = logging.getLogger("gam_kg")
@@ -191,8 +191,8 @@ def prepare_command(
 ) -> None:
     """Facts → graph/: import, validate, number, anchor and bucket the facts."""
     resolved = config_of_run(config, overrides or ())
-    from .run import import_if_missing
-    from .stages import owned
+    from gam_kg.workflow.imports import import_if_missing
+    from gam_kg.workflow.stage import owned
 
     with owned(resolved, "prepare", take_over=take_over):
         import_if_missing(resolved)

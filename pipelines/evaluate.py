@@ -15,10 +15,10 @@ from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.inference.update import write_over_time
 from gam_kg.parquet import write_table
 from gam_kg.training.loggers import log_evaluation
+from gam_kg.workflow.situation import EVALUATION
+from gam_kg.workflow.stage import Stage, Task
 from .progress import counted
 from .ranks import OnEvent, on_ranks
-from .stages import Stage, Task
-from .workflow import EVALUATION
 
 
 def _write(task: Task) -> Content:

@@ -22,7 +22,7 @@ from gam_kg.output import remove, replacing
 from gam_kg.parquet import open_writer
 from gam_kg.schemas import STATUSES
 from gam_kg.training.evaluate import Tick
-from .prediction_file import PARTS, UNFINISHED
+from gam_kg.workflow.prediction_file import PARTS, UNFINISHED
 
 _MOST_ANSWERS = 5_000_000
 _SHOWN = 5

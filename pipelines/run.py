@@ -5,15 +5,14 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from gam_kg.config import Config
-from gam_kg.errors import ArtifactError, ConfigError
-from gam_kg.importers.dispatch import import_facts, import_state
+from gam_kg.errors import ArtifactError
 from gam_kg.run_folder import remove_finished_training, waiting
-from gam_kg.text import is_uri, user_path
-from .prediction_file import deliver_predictions
+from gam_kg.workflow.imports import facts_to_import, import_if_missing, import_to
+from gam_kg.workflow.prediction_file import deliver_predictions
+from gam_kg.workflow.situation import PREDICTIONS, finished
+from gam_kg.workflow.stage import Stage, confirm, owned
 from .progress import stage_position
 from .report import show_metrics
-from .stages import Stage, confirm, owned
-from .workflow import PREDICTIONS, finished
 
 logger = logging.getLogger("gam_kg")
 
@@ -38,7 +37,7 @@ def run(config: Config, *, force: bool = False, take_over: bool = False) -> Path
     with owned(config, "run", take_over=take_over):
         if facts := facts_to_import(config, force=force):
             with _numbered(config, "import"):
-                _import(config, facts)
+                import_to(facts, config)
         if not force and (found := finished(config)):
             for path, situation in found.items():
                 confirm(path, situation)
@@ -82,52 +81,6 @@ def _numbered(config: Config, verb: str) -> AbstractContextManager[None]:
     imported = ("import",) if config.data.import_from is not None else ()
     verbs = (*imported, "prepare", "train", "evaluate", "embed", "predict", "report")
     return stage_position(verbs.index(verb) + 1, len(verbs), verb)
-
-
-def import_if_missing(config: Config) -> None:
-    """Import `data.import_from` to `data.facts` where that is not there yet, or is not of what the source has now.
-
-    Raises:
-        ConfigError: See `facts_to_import`.
-        DataError: The source cannot be imported.
-    """
-    if facts := facts_to_import(config):
-        _import(config, facts)
-
-
-def facts_to_import(config: Config, *, force: bool = False) -> Path | None:
-    """The file to which `data.import_from` is to be imported; None where there is nothing to import.
-
-    Args:
-        config: The run's configuration.
-        force: Import also what is up to date.
-
-    Raises:
-        ConfigError: `data.facts` is not set, a URI, or a file that is no import.
-    """
-    data = config.data
-    if data.import_from is None:
-        return None
-    if data.facts is None or is_uri(data.facts):
-        raise ConfigError(f"data.facts={data.facts}: data.import_from needs a local file to write the facts to")
-    facts = user_path(data.facts, "data.facts")
-    state = import_state(facts, data.import_from, data)
-    if state == "foreign":
-        raise ConfigError(
-            f"data.facts={data.facts} exists and was not imported from anything; an import of {data.import_from} would "
-            "replace it: name another file, or drop data.import_from"
-        )
-    if state == "gone":
-        logger.warning("warning: %s is gone; %s, imported from it, is used", data.import_from, data.facts)
-        return None
-    return None if state == "current" and not force else facts
-
-
-def _import(config: Config, facts: Path) -> None:
-    data = config.data
-    assert data.import_from is not None
-    for line in import_facts(data.import_from, facts, data).lines():
-        logger.info(line)
 
 
 def graph_for_trainings(config: Config) -> Path:

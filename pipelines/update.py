@@ -24,16 +24,16 @@ from gam_kg.ingest.sources import Sources
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.training.fine_tune import require_snapshots
 from gam_kg.versions import VERSIONED
+from gam_kg.workflow.inputs import record
+from gam_kg.workflow.situation import PREDICTIONS
+from gam_kg.workflow.stage import owned
 from .embed import embed
 from .fine_tune import fine_tune_run, fine_tune_settings
-from .inputs import record
 from .predict import predict
 from .progress import counted
 from .ranks import OnEvent, on_ranks, open_run
 from .report import show_table
 from .run_before import RunBefore
-from .stages import owned
-from .workflow import PREDICTIONS
 
 SCORES = "scores.json"
 _SHOWN = 10

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
 import pyarrow as pa
@@ -90,7 +91,11 @@ def answer_queries(
 
 
 def encode_query(
-    run: TrainedRun, subject: str | int | None, relation: str | int, object: str | int | None, at: str | int | None
+    run: TrainedRun,
+    subject: str | int | None,
+    relation: str | int,
+    object: str | int | None,
+    at: str | int | date | None,
 ) -> EncodedQueries:
     """One query by name: exactly one of subject and object is given, and the other is to be found.
 

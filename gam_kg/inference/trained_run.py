@@ -20,7 +20,7 @@ from gam_kg.graph.snapshot import Snapshot
 from gam_kg.graph.temporal_graph import TemporalGraph, read_names
 from gam_kg.graph.update_chain import Update, read_updates
 from gam_kg.history.index import HistoryIndex
-from gam_kg.history.sharded import build_history
+from gam_kg.history.sharded import build_history, copy_history
 from gam_kg.history.stored import StoredHistory
 from gam_kg.inference.state import State, read_states
 from gam_kg.ingest.names import as_integers, clean_names
@@ -142,6 +142,17 @@ class TrainedRun:
                 vars(run)[name] = vars(self)[name]
         return run
 
+    def copy(self) -> "TrainedRun":
+        """The same run with a history and a memory that go on by themselves; what does not change is shared."""
+        run = replace(self)
+        for name in ("states", "given_names", "as_prepared"):
+            if name in vars(self):
+                vars(run)[name] = vars(self)[name]
+        if "history" in vars(self):
+            vars(run)["history"] = copy_history(self.history)
+            vars(run)["_scorers"] = [scorer.copy(run.history) for scorer in self._scorers]
+        return run
+
     @cached_property
     def states(self) -> list[State]:
         """The stored states, the latest first."""
@@ -173,7 +184,8 @@ class TrainedRun:
             tick: Called after each snapshot.
             anew: Start from the first fact, not from a stored memory.
         """
-        if not anew and self._scorers and self._scorers[-1].end == snapshot:
+        observed = self._scorers[-1].end if self._scorers and not anew else snapshot + 1
+        if observed <= snapshot and not any(observed <= time < snapshot for time in self.graph.times):
             return self._scorers[-1].memory
         found = None if anew else self._restored(self._memory_of, snapshot)
         after, memory = (-1, self.model.empty_memory()) if found is None else (found[0].after, found[1])

@@ -70,6 +70,13 @@ class ModelScorer:
         self.end = history.end
         self._vectors: Tensor | None = None
 
+    def copy(self, history: HistoryIndex) -> "ModelScorer":
+        """A scorer that has observed the same and goes on by itself, with a history of its own."""
+        scorer = ModelScorer(self.sharded, history, self.memory.copy())
+        scorer.end = self.end
+        scorer._vectors = None if self._vectors is None else self._vectors.clone()
+        return scorer
+
     def scores(self, queries: Queries) -> Tensor | Scores:
         """Scores of the rank's candidates, from what was observed; a table where candidates are not too many."""
         few = self.model.partition.most_rows <= MOST_WRITTEN_OUT
