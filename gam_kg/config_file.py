@@ -267,20 +267,8 @@ def _dotted_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _allowed_keys(location: tuple[int | str, ...], section: type[BaseModel]) -> str:
-    """The key that was probably meant, one of the same name elsewhere first, and all keys of the section."""
-    keys = list(_dotted_keys(section))
-    same_name = [key for key in keys if key.rpartition(".")[2] == location[-1]]
-    meant = [*same_name, *difflib.get_close_matches(".".join(map(str, location)), keys, n=1, cutoff=0.7)]
-    hint = f"did you mean {meant[0]}? " if meant else ""
     for part in location[:-1]:
         annotation = section.model_fields[str(part)].annotation
         assert isinstance(annotation, type)
         section = annotation
-    return f"{hint}allowed here: {', '.join(section.model_fields)}"
-
-
-def _dotted_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in section.model_fields.items():
-        yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _dotted_keys(field.annotation, f"{prefix}{name}.")
+    return f"allowed here: {', '.join(section.model_fields)}"
