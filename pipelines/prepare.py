@@ -18,13 +18,14 @@ from ray.data import Dataset
 
 from gam_kg.artifacts import Content
 from gam_kg.ingest import prepare as ingest
-from gam_kg.ingest.blocks import Step, Summary
+from gam_kg.ingest.blocks import Step, Summary, tables_of
 from gam_kg.ingest.merged_blocks import tally_block
 from gam_kg.ingest.prepare import FactsInput, make_graph
 from gam_kg.ingest.vocabulary import merge_tallies
 from gam_kg.workflow.prepare import prepare_stage
 from .memory import Room
 from .ray_session import ray_session, starts_here
+from .row_counter import counted, counted_rows
 
 _ROWS_A_BLOCK = 250_000
 _MOST_TALLIES = 32
@@ -34,25 +35,27 @@ logger = logging.getLogger("gam_kg")
 
 @dataclass(frozen=True)
 class RayBlocks:
-    """`gam_kg.ingest.blocks.Blocks` in a Ray Data set, on which tasks work; see there."""
+    """`gam_kg.ingest.blocks.Blocks` in a Ray Data set, on which tasks work; see there. `rows` counts what they do."""
 
     dataset: Dataset
     room: Room
+    rows: Any
 
     @classmethod
-    def of(cls, found: FactsInput, room: Room) -> "RayBlocks":
+    def of(cls, found: FactsInput, room: Room, rows: Any) -> "RayBlocks":
         """The row groups of the input, divided among tasks."""
         blocks = min(len(found.groups), -(-found.num_rows // _ROWS_A_BLOCK))
-        rows = [asdict(group) for group in found.groups]
-        return cls(ray.data.from_items(rows, override_num_blocks=max(blocks, 1)), room)
+        groups = [asdict(group) for group in found.groups]
+        return cls(ray.data.from_items(groups, override_num_blocks=max(blocks, 1)), room, rows)
 
     def map(self, step: Step, **shared: Any) -> "RayBlocks":
+        step = counted(step, self.rows)
         if shared:
             step = partial(_with_shared, step=step, shared={name: ray.put(value) for name, value in shared.items()})
         return self._of(self.dataset.map_batches(step, batch_size=None, batch_format="pyarrow"))
 
     def by(self, column: str, step: Step) -> "RayBlocks":
-        return self._of(self.dataset.groupby(column).map_groups(step, batch_format="pyarrow"))
+        return self._of(self.dataset.groupby(column).map_groups(counted(step, self.rows), batch_format="pyarrow"))
 
     def computed(self) -> "RayBlocks":
         return self._of(self.dataset.materialize())
@@ -79,13 +82,12 @@ class RayBlocks:
         return pa.concat_tables(tallies)
 
     def _of(self, dataset: Dataset) -> "RayBlocks":
-        return RayBlocks(dataset, self.room)
+        return RayBlocks(dataset, self.room, self.rows)
 
 
 def _with_shared(table: pa.Table, step: Step, shared: dict[str, ray.ObjectRef]) -> Iterator[pa.Table]:
     """A step whose large values come through the object store, one copy a machine."""
-    made = step(table, **{name: ray.get(value) for name, value in shared.items()})
-    yield from [made] if isinstance(made, pa.Table) else made
+    yield from tables_of(step(table, **{name: ray.get(value) for name, value in shared.items()}))
 
 
 def _tally_block(merged: pa.Table, partitions: int) -> tuple[pa.Table, ...] | pa.Table:
@@ -103,8 +105,8 @@ def _make(found: FactsInput, folder: Path) -> Content:
         logger.warning("prepare.memory_gib=%g limits a Ray that is started here; one runs already and is used", limit)
         limit = None
     room = Room.of(limit)
-    with ray_session(num_cpus=room.tasks, object_store_memory=room.store):
-        return make_graph(found, RayBlocks.of(found, room), folder)
+    with ray_session(num_cpus=room.tasks, object_store_memory=room.store), counted_rows(found.num_rows) as rows:
+        return make_graph(found, RayBlocks.of(found, room, rows), folder)
 
 
 prepare = prepare_stage(_make)

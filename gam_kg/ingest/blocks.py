@@ -54,12 +54,12 @@ class LocalBlocks:
     parts: list[pa.Table]
 
     def map(self, step: Step, **shared: Any) -> "LocalBlocks":
-        return LocalBlocks([made for part in self.parts for made in _tables(step(part, **shared))])
+        return LocalBlocks([made for part in self.parts for made in tables_of(step(part, **shared))])
 
     def by(self, column: str, step: Step) -> "LocalBlocks":
         if not self.parts:
             return self
-        together = pa.concat_tables(self.parts).combine_chunks()
+        together = pa.concattables_of(self.parts).combine_chunks()
         values = together[column].to_numpy()
         order = np.argsort(values, kind="stable")
         starts = np.flatnonzero(np.diff(values[order], prepend=-1))
@@ -79,7 +79,8 @@ class LocalBlocks:
         return merge_tallies(tally_entities(stored(part)) for part in self.parts)
 
 
-def _tables(made: pa.Table | Iterator[pa.Table]) -> Iterator[pa.Table]:
+def tables_of(made: pa.Table | Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """What a step has made of a table, a table or several."""
     if isinstance(made, pa.Table):
         yield made
     else:
