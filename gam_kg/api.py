@@ -100,7 +100,7 @@ class Run(OpenedRun):
 
         Example:
             >>> run.ask("Mike Trout", "plays_center_field_for", at="2018", k=3)
-            >>> run.ask(object="Los Angeles Angels", relation="plays_center_field_for")
+            >>> run.ask(object="Los Angeles Angels of Anaheim", relation="plays_center_field_for")
         """
         run, k = self.trained_run, positive(k)
         query = encode_query(run, subject, relation_of(relation), object, plain_time(at))
