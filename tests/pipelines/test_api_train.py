@@ -80,7 +80,7 @@ def test_prepare_of_the_command_makes_the_same_graph(facts, trained, tmp_path, l
     from pipelines.prepare import prepare
 
     config = load_config(trained.path / "config.yaml").changed(
-        {"run_dir": str(tmp_path / "run"), "data.facts": str(trained.path / "facts.parquet")}
+        {"run_dir": str(tmp_path / "run"), "data.facts": str(trained.path / "given_facts.parquet")}
     )
     assert read_manifest(prepare(config), "graph").id == ids(trained)[0]
 
@@ -101,6 +101,15 @@ def test_what_is_finished_is_not_made_again(facts, tmp_path, monkeypatch):
     other = gam_kg.train(facts[1], run_dir=place, progress=False, **SETTINGS | {"seed": 3})
     assert ids(other)[0] == first[0]
     assert ids(other)[1] != first[1]
+
+
+def test_a_folder_may_get_facts_of_another_form(facts, tmp_path):
+    """And a file of the user's beside the run stays as it is."""
+    (tmp_path / "facts.parquet").write_text("mine")
+    for given in (facts[1], str(facts[0] / "facts.csv"), facts[1]):
+        run = gam_kg.train(given, run_dir=tmp_path, progress=False, **SETTINGS)
+        assert run.ask("person 1", "visits", k=1)["answer"][0]
+    assert (tmp_path / "facts.parquet").read_text() == "mine"
 
 
 def test_bad_rows_are_in_quarantine_or_refused(facts, tmp_path):

