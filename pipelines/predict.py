@@ -62,7 +62,7 @@ def _write(task: Task) -> Content:
         if len(parts) == 1:
             steps = len(run.graph.times) + len(total.snapshots)
             with progress("predict", steps) as advance:
-                write_part(run, read(parts[0]), parts[0], task.folder, config.predict.top_k, counted(advance))
+                write_part(run, read(parts[0]), parts[0], task.folder, config.predict, counted(advance))
         else:
             num_rows = [survey.num_rows(num_answers) for survey in surveys]
             left = [
@@ -111,7 +111,7 @@ def _write_parts(
             answer_on_actors(config, files, parts, folder, on_part)
             return
         for part in parts:
-            write_part(run, read(part), part, folder, config.predict.top_k)
+            write_part(run, read(part), part, folder, config.predict)
             on_part(part)
 
 

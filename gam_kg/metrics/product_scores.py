@@ -1,14 +1,14 @@
 """Scores that are inner products of a query and a candidate, plus what some pairs add: those of a model.
 
 The products of queries with many candidates fit neither cache nor memory, and moving them takes longer than computing
-them. So they are compared tile by tile as they are computed.
+them. So they are compared, or the best are found, tile by tile as they are computed.
 
 The rounding of a product depends on its shape, the column and the processor. So a target is computed once, before the
 tiles, and written into its tile: an answer equals itself without a second product.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from gam_kg.metrics.ranks import not_finite, rivals_of
-from gam_kg.ops.ragged import unique_inverse
+from gam_kg.ops.ragged import select, unique_inverse
+from gam_kg.ops.top_k import TopK
 
 _SCORES_IN_CACHE = 2**18
 _SCORES_AT_ONCE = 2**24
@@ -66,29 +67,89 @@ class ProductScores:
             table = self._queries @ self.candidates[torch.cat([some, some.new_zeros(width - len(some))])].T
             here = torch.nonzero((index >= start) & (index < start + width))[:, 0]
             scores[here] = table[query[here], index[here] - start]
+        return scores + self._added_to(query, row)
+
+    def among(self, rows: Tensor) -> "ProductScores":
+        """The scores of some candidates only, `rows`, ascending, int64 (num_rows,)."""
+        place = torch.searchsorted(rows, self.pair_row).clamp(max=max(0, len(rows) - 1))
+        pairs = select(rows[place] == self.pair_row, self.pair_query, place, self.pair_score)
+        return replace(
+            self,
+            **dict(zip(("pair_query", "pair_row", "pair_score"), pairs, strict=True)),
+            candidates=self.candidates[rows],
+        )
+
+    def best(self, k: int, temperature: float = 1.0, longest: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+        """The k best candidates of each query by their exact scores, of equal ones those of the smallest rows.
+
+        A score is exact if its product is summed in double precision, so that it does not depend on tiles or queries.
+
+        Args:
+            k: How many, at most the number of candidates.
+            temperature: What scores are divided by before the exponential.
+            longest: The length of the longest candidate, at least.
+
+        Returns:
+            Rows, int64 (num_queries, k), and exact scores (num_queries, k), best first; and the logarithm of the sum of
+            exponentials of all scores, float64 (num_queries,).
+
+        Raises:
+            EvaluationError: A score is NaN or infinite.
+        """
+        best, total = (
+            TopK(k, self.exact, self._error(longest)),
+            self.query.new_full((len(self.query),), -torch.inf).double(),
+        )
+        for start, tile in self._tiles():
+            best.add(start, tile)
+            total = torch.logaddexp(total, torch.logsumexp(tile.div_(temperature), 1).double())
+        return *best.best(), total
+
+    def exact(self, query: Tensor, row: Tensor) -> Tensor:
+        """The scores of pairs, int64 (num_pairs,) each, rounded once: equal whatever else is scored."""
+        size = max(1, _SCORES_IN_CACHE // max(1, self.query.shape[1]))
+        products = [
+            (self.query[one].double() * self.candidates[other].double()).sum(1)
+            for one, other in zip(query.split(size), row.split(size), strict=True)
+        ]
+        return (torch.cat(products) + self._added_to(query, row)).to(self.query.dtype)
+
+    def _error(self, longest: float) -> Tensor:
+        """What a score in a tile differs from the exact one at most, in whatever order it is summed, (num_queries,)."""
         pairs, added = self._added
-        if len(pairs):
-            pair = row * max(1, len(self.query)) + query
-            place = torch.searchsorted(pairs, pair).clamp(max=len(pairs) - 1)
-            scores = torch.where(pairs[place] == pair, scores + added[place], scores)
-        return scores
+        size = torch.linalg.vector_norm(self.query, dim=1) * longest
+        size = size.scatter_reduce(0, pairs % max(1, len(self.query)), added.abs() + 0, "sum")
+        # Each of the `dim` products and sums is rounded, then the sum with what is added, then the exact score.
+        return size * (self.query.shape[1] + 4) * (torch.finfo(size.dtype).eps / 2)
+
+    def _added_to(self, query: Tensor, row: Tensor) -> Tensor:
+        """What is added to the products of pairs, (num_pairs,)."""
+        pairs, added = self._added
+        if not len(pairs):
+            return self.query.new_zeros(len(row))
+        pair = row * max(1, len(self.query)) + query
+        place = torch.searchsorted(pairs, pair).clamp(max=len(pairs) - 1)
+        return torch.where(pairs[place] == pair, added[place], 0.0)
 
     def compare(self, query: Tensor, target: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
         own = torch.nonzero(row >= 0)[:, 0]
         targets = self._cells(query[own], row[own], target[own])
         counts, total = _Counts(query, target, len(self.query), self._width), self.query.new_zeros(len(self.query))
-        for tile in self._tiles(targets):
+        for _, tile in self._tiles(targets):
             total += tile.sum(1)
             counts.add(tile)
         bad = ~torch.isfinite(total)
         if bool(bad.any()):  # a sum may also overflow
-            bad = torch.stack([not_finite(tile) for tile in self._tiles(targets)]).any(0)
+            bad = torch.stack([not_finite(tile) for _, tile in self._tiles(targets)]).any(0)
         return counts.total(), bad
 
-    def _tiles(self, targets: _Cells) -> Iterator[Tensor]:
-        """The scores of all candidates, some columns at a time; (num_queries, num_columns), overwritten by the next.
+    def _tiles(self, targets: _Cells | None = None) -> Iterator[tuple[int, Tensor]]:
+        """The scores of all candidates, some columns at a time.
 
-        The targets replace the scores in their cells, so that answers equal themselves and compare with the other
+        Yields:
+            The first column, and the scores (num_queries, num_columns), overwritten by the next.
+
+        Targets replace the scores in their cells, so that answers equal themselves and compare with the other
         answers of their query as the targets do.
         """
         num_rows, width, (pairs, added) = len(self.candidates), self._width, self._added
@@ -99,8 +160,9 @@ class ProductScores:
             at = min(start, num_rows - width)
             torch.mm(self._queries, self.candidates[at : at + width].T, out=table)
             table.view(-1).index_add_(0, *cells[number])
-            table.view(-1).index_copy_(0, *targets[number])
-            yield table[: len(self.query), start - at :]
+            if targets is not None:
+                table.view(-1).index_copy_(0, *targets[number])
+            yield start, table[: len(self.query), start - at :]
 
     def _cells(self, query: Tensor, row: Tensor, value: Tensor) -> _Cells:
         """The cells of pairs (query, row) and their values, (num_cells,) each."""
