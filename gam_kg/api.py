@@ -160,8 +160,8 @@ class Run(OpenedRun):
         run, k = self.trained_run, positive(k)
         find_name(run, run.entities, name)
         with self._working():
-            opened = self._moments.before(self._last_of(at) + 1)
-            return frame(nearest_entities(opened, name, plain_time(at), k))
+            last = self._last_of(at)
+            return frame(nearest_entities(self._moments.before(last + 1), str(name), run.axis.label(last), k))
 
     def explain(
         self,
