@@ -100,7 +100,7 @@ class Run(OpenedRun):
 
         Example:
             >>> run.ask("Mike Trout", "plays_center_field_for", at="2018", k=3)
-            >>> run.ask(object="Los Angeles Angels", relation="plays_center_field_for")
+            >>> run.ask(object="Los Angeles Angels of Anaheim", relation="plays_center_field_for")
         """
         run, k = self.trained_run, positive(k)
         query = encode_query(run, subject, relation_of(relation), object, plain_time(at))
@@ -160,8 +160,8 @@ class Run(OpenedRun):
         run, k = self.trained_run, positive(k)
         find_name(run, run.entities, name)
         with self._working():
-            opened = self._moments.before(self._last_of(at) + 1)
-            return frame(nearest_entities(opened, name, plain_time(at), k))
+            last = self._last_of(at)
+            return frame(nearest_entities(self._moments.before(last + 1), str(name), run.axis.label(last), k))
 
     def explain(
         self,

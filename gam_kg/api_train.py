@@ -1,5 +1,6 @@
 """`gam_kg.train`: from a table of facts to a finished run, in this process and without Ray."""
 
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from gam_kg.api import Run, load
+from gam_kg.artifacts import read_manifest
 from gam_kg.config import Config
 from gam_kg.errors import ConfigError, DataError
 from gam_kg.inference.frames import arrow_table
@@ -22,12 +24,12 @@ from gam_kg.run_config import flat
 from gam_kg.text import is_uri, printable
 from gam_kg.training.training_log import TrainingLog
 from gam_kg.workflow.imports import import_if_missing
-from gam_kg.workflow.prepare import prepare_here
+from gam_kg.workflow.prepare import describe_graph, prepare_here
 from gam_kg.workflow.stage import owned
 from gam_kg.workflow.train import OpenLog, train_here, train_stage
 
-FACTS = "facts.parquet"
-"""The file of a run that has the facts of a DataFrame, or of text that was imported."""
+GIVEN, IMPORTED = "given_facts.parquet", "imported_facts.parquet"
+"""The files of a run that have the facts of a DataFrame, and those that were imported."""
 
 _FOLDER = "train.txt"
 _GIVEN_ELSEWHERE = {
@@ -70,18 +72,21 @@ def train(
         ... )
         >>> run = gam_kg.train(facts, run_dir="runs/mine", train={"epochs": 2}, prepare={"max_bad_fraction": 0.01})
     """
-    place = tempfile.mkdtemp(prefix="gam-kg-") if run_dir is None else fspath(run_dir)
+    place = "run" if run_dir is None else fspath(run_dir)
     config = _config(facts, place, settings)
     show = _print if progress else lambda _: None
-    if run_dir is None:
+    if run_dir is None:  # not before the settings are known to be good
+        place = tempfile.mkdtemp(prefix="gam-kg-")
+        config = _config(facts, place, settings)
         show(f"the run is in {place}, a temporary folder; give run_dir to have it elsewhere")
     with owned(config, "train"):
         if isinstance(facts, pd.DataFrame):
             table = arrow_table(facts, "facts")
-            with replacing(config.run_path / FACTS) as staging:
+            with replacing(config.run_path / GIVEN) as staging:
                 write_table(table, staging)
         import_if_missing(config)
-        prepare_here(config)
+        graph = prepare_here(config)
+        show(f"graph: {describe_graph(read_manifest(graph, 'graph').content)}")
         train_stage(train_here, _log(show))(config)
     return load(place)
 
@@ -97,16 +102,19 @@ def _config(facts: pd.DataFrame | str | PathLike[str], place: str, settings: dic
     for key, advice in _GIVEN_ELSEWHERE.items():
         if key in values:
             raise ConfigError(f"gam_kg.train: {key}={values[key]!r} is not taken here; {advice}")
-    given = {"run_dir": place, "name": Path(place).name or "run", "train.num_workers": 0} | values
+    given = {
+        "run_dir": place,
+        "name": os.path.basename(os.path.abspath(place)) or "run",
+        "train.num_workers": 0,
+    } | values
     config = Config().changed(given, "gam_kg.train")
-    kept = str(config.run_path / FACTS)
     if isinstance(facts, pd.DataFrame):
-        return config.changed({"data.facts": kept})
+        return config.changed({"data.facts": str(config.run_path / GIVEN)})
     if not isinstance(facts, (str, PathLike)):
         raise DataError(f"facts: expected a DataFrame or a path, found {type(facts).__name__}")
     source = fspath(facts)
     if _is_text(source):
-        return config.changed({"data.facts": kept, "data.import_from": source})
+        return config.changed({"data.facts": str(config.run_path / IMPORTED), "data.import_from": source})
     return config.changed({"data.facts": source})
 
 

@@ -27,6 +27,7 @@ from gam_kg.text import printable, user_path
 from gam_kg.workflow.logs import set_up_logging
 from .cli_arguments import ConfigFile, Force, Overrides, TakeOver, Version
 from .cli_experiments import ablate_command, compare_command, ensemble_command, tune_command
+from .cli_explain import explain_command
 from .cli_jobs import job_app, submit_command
 from .progress import console, results
 
@@ -269,7 +270,7 @@ def search_command(
         search_answers(folder_of_run(run, "RUN", *_QUERIED), *query, at, top_k)
 
 
-for _command in (submit_command, compare_command, ensemble_command, ablate_command, tune_command):
+for _command in (explain_command, submit_command, compare_command, ensemble_command, ablate_command, tune_command):
     app.command(_command.__name__.removesuffix("_command"))(_command)
 app.add_typer(job_app, name="job")
 

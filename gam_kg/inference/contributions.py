@@ -24,13 +24,13 @@ from gam_kg.training.evaluate import ModelScorer
 from gam_kg.training.step_batch import to_device
 
 PARTS = {
-    "vector": "how well the vector of the answer (what it is, and its memory) fits the query",
-    "facts": "past facts between the two, with any relation",
-    "pattern": "how often, how recently and how regularly the two had such facts",
-    "paths": "paths of two past facts that lead to the answer",
-    "rules": "rules that start from past facts of the one that the query names, and lead to the answer",
-    "confidence": "how likely it is, by all counted rules together",
-    "popularity": "how often and how recently the answer had the relation of the query, with anyone",
+    "vector": "what the answer is, and its memory, fit the query",
+    "facts": "past facts of the two",
+    "pattern": "how often, recently and regularly they had them",
+    "paths": "paths of two past facts to the answer",
+    "rules": "past facts that often led to such an answer",
+    "confidence": "how likely all counted rules make it",
+    "popularity": "how often and recently anyone had this answer",
 }
 """What adds to a score, in plain words."""
 

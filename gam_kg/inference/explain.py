@@ -131,17 +131,17 @@ def explanation_column(
         tick: Called after each snapshot.
     """
     repeated = EncodedQueries(*(column.repeat(answers.shape[1]) for column in vars(queries).values()))
-    places, columns = [torch.zeros(0, dtype=torch.int64)], [pa.array([], EXPLANATION)]
+    places, columns = [np.zeros(0, np.int64)], [pa.array([], EXPLANATION)]
     for some, explanations in _in_blocks(run, repeated, answers.ravel(), top, tick):
         rows = [[{**vars(reason), "percent": one.percent_of(reason)} for reason in one.reasons] for one in explanations]
         places.append(some)
         columns.append(pa.array(rows, EXPLANATION))
-    return pa.concat_arrays(columns).take(pa.array(torch.argsort(torch.cat(places)).numpy()))
+    return pa.concat_arrays(columns).take(pa.array(np.argsort(np.concatenate(places))))
 
 
 def _in_blocks(
     run: TrainedRun, queries: EncodedQueries, answers: np.ndarray, top: int | None, tick: Tick
-) -> Iterator[tuple[Tensor, list[Explanation]]]:
+) -> Iterator[tuple[np.ndarray, list[Explanation]]]:
     """Places of some answers, and their explanations, until there were all; a query is scored once."""
     columns = np.stack([queries.subject, queries.relation, queries.snapshot])
     distinct, query = np.unique(columns, axis=1, return_inverse=True)
@@ -152,7 +152,7 @@ def _in_blocks(
         for some in torch.arange(len(block)).split(at_once):
             here = torch.from_numpy(rows)[some]
             of_query, place = ragged_ranges(start[here], length[here])
-            places = order[place]
+            places = order[place].numpy()
             yield places, explain_block(run, scorer, block.select(some), of_query.numpy(), answers[places], top)
 
 

@@ -1,5 +1,7 @@
 """A model that is measured, while it is ranked, by how honest its probabilities are."""
 
+from typing import Any
+
 import numpy as np
 from torch import Tensor
 
@@ -41,7 +43,7 @@ class MeasuredModel:
     def observe(self, snapshot: Snapshot) -> None:
         self._scorer.observe(snapshot)
 
-    def compute(self) -> dict[str, dict[str, float]]:
+    def compute(self) -> dict[str, dict[str, Any]]:
         """See `Reliability.compute`, with the temperature of each bin."""
         found = self._reliability.compute()
         return {name: {"temperature": self._run.temperature(HORIZONS[name]), **tree} for name, tree in found.items()}

@@ -1,7 +1,5 @@
 """Look-ups in a finished run, exact: the entities nearest to one, and the answers to one query, as tables."""
 
-from datetime import date
-
 import pyarrow as pa
 import torch
 
@@ -12,7 +10,7 @@ from gam_kg.inference.similarity import SearchSpace, vector_groups
 from gam_kg.inference.trained_run import TrainedRun
 
 
-def nearest_entities(run: TrainedRun, name: str | int, at: str | int | date | None = None, top_k: int = 10) -> pa.Table:
+def nearest_entities(run: TrainedRun, name: str, at: str | int | None = None, top_k: int = 10) -> pa.Table:
     """The entities whose search vectors have the highest cosine with that of an entity, itself left out.
 
     Args:

@@ -1,6 +1,7 @@
 """How honest probabilities are: expected calibration error and log-likelihood, by horizon."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -47,16 +48,17 @@ class Reliability:
         self.answers[at] += len(log_answer)
         self.log_answer[at] += log_answer.sum(0)
 
-    def compute(self) -> dict[str, dict[str, float]]:
+    def compute(self) -> dict[str, dict[str, Any]]:
         """By bin of the horizon that has queries: `count` of them; for each kind `ece_...` and `log_likelihood_...`.
 
         `ece`, the expected calibration error, is how far the probability of the best candidate is from the share of
         queries that it answers, over tenths of the probability and weighted by their queries. `log_likelihood` is the
-        mean over answers.
+        mean over answers. `bins_...` has what the error is from, a row for each tenth that has queries: mean
+        `probability` of the best candidate, `share` of queries that it answers, and `count` of queries.
 
         Source: Naeini et al. 2015, "Obtaining well calibrated probabilities using Bayesian binning".
         """
-        tree: dict[str, dict[str, float]] = {}
+        tree: dict[str, dict[str, Any]] = {}
         for at, name in enumerate(HORIZONS):
             number = self.queries[at, 0].sum()
             if number:
@@ -65,4 +67,10 @@ class Reliability:
                 for kind, of_kind, log_answer in zip(KINDS, error, self.log_answer[at], strict=True):
                     tree[name][f"ece_{kind}"] = float(of_kind)
                     tree[name][f"log_likelihood_{kind}"] = float(log_answer / self.answers[at])
+                for kind, *columns in zip(KINDS, self.best[at], self.hits[at], self.queries[at], strict=True):
+                    tree[name][f"bins_{kind}"] = [
+                        {"probability": best / count, "share": hits / count, "count": int(count)}
+                        for best, hits, count in np.stack(columns, 1).tolist()
+                        if count
+                    ]
         return tree

@@ -32,7 +32,7 @@ def prepare_stage(make: Callable[[FactsInput, Path], Content]) -> Stage:
     return Stage(
         GRAPH,
         write=write,
-        summary=lambda _, content: _summarise(content),
+        summary=lambda _, content: describe_graph(content),
         finish=lambda config: (config.run_path / Quarantine.NAME).unlink(missing_ok=True),
     )
 
@@ -55,7 +55,7 @@ def _warn_of_quality(content: Content) -> None:
         )
 
 
-def _summarise(content: Content) -> str:
+def describe_graph(content: Content) -> str:
     """Where the rows went, what a snapshot is, and how time is divided."""
     axis = TimeAxis(**content["time"])
     counts = ", ".join(f"{content[f'num_{name}']} {name}" for name in ("facts", "entities", "relations", "snapshots"))
