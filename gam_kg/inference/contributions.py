@@ -111,7 +111,7 @@ def contributions(
         queries: The queries, at most as many as are scored together.
         query: Place of each pair's query among the queries, int64 (num_pairs,).
         candidate: Its entity, int64 (num_pairs,); the pairs are distinct and ascending.
-        top: Carriers of each pair, those with the largest shares; None: all.
+        top: Carriers of each pair, those with the largest shares, for or against it; None: all.
     """
     history = scorer.history
     joined = join(history, history.find(queries))
@@ -127,11 +127,11 @@ def contributions(
 
 
 def _largest(carriers: list[Carriers], num_pairs: int, top: int) -> list[Carriers]:
-    """Those of each pair that have the largest shares, whatever the part."""
+    """Those of each pair that have the largest shares, for or against it, whatever the part."""
     if not carriers:
         return []
     pair, share = (torch.cat([getattr(one, name) for one in carriers]) for name in ("pair", "share"))
-    order = _by_pair(pair, share)
+    order = _by_pair(pair, share.abs())
     among = torch.zeros(len(pair), dtype=torch.bool)
     among[order] = last_of_each(pair[order], num_pairs, top)
     return [one.where(few) for one, few in zip(carriers, among.split([len(one.pair) for one in carriers]), strict=True)]

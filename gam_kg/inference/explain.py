@@ -61,7 +61,7 @@ class Explanation:
         score: The score, the sum of `parts`.
         parts: What each of `PARTS` adds to the score.
         mean: What each adds on average over all candidates.
-        reasons: What carries the parts, the largest share first.
+        reasons: What carries the parts, the largest share first, for or against the answer.
     """
 
     subject: str | None
@@ -238,9 +238,9 @@ def _lists(columns: dict[str, Tensor]) -> dict[str, list[Any]]:
 
 
 def _reasons(names: _Names, found: Contributions, top: int | None) -> list[list[Reason]]:
-    """The reasons of each pair, the largest share first."""
+    """The reasons of each pair, the largest share first, for or against it."""
     reasons: list[list[Reason]] = [[] for _ in found.parts]
     for carriers in found.carriers:
         for pair, reason in zip(carriers.pair.tolist(), names.reasons(carriers), strict=True):
             reasons[pair].append(reason)
-    return [sorted(some, key=lambda reason: -reason.share)[:top] for some in reasons]
+    return [sorted(some, key=lambda reason: -abs(reason.share))[:top] for some in reasons]
