@@ -202,6 +202,8 @@ def redo(kind: str) -> str:
     """What to do about a damaged artifact of a kind."""
     if kind == "update":
         return f"remove it and all updates after it, and add their facts again: {command(kind)}"
+    if kind == "folded":
+        return f"{command('update')} writes it anew"
     return f"redo it: {command(kind)} --force"
 
 

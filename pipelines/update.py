@@ -14,6 +14,7 @@ from gam_kg.artifacts import Content
 from gam_kg.config import Config
 from gam_kg.delivery import deliver, require_place
 from gam_kg.errors import ConfigError, DataError
+from gam_kg.graph.folded_updates import fold_updates
 from gam_kg.graph.update_chain import Update, last_snapshot, read_updates, write_update
 from gam_kg.inference.state import publish_state, read_states, start_before, state_parts, write_state_part
 from gam_kg.inference.trained_run import TrainedRun
@@ -94,6 +95,7 @@ def update(
         if fine_tune_on and (is_new or not _is_fine_tuned(before, fine_tune_on)):
             opened = None
             fine_tune_run(RunBefore.of(config), fine_tune_on)
+        fold_updates(config.run_path, read_updates(config.run_path, before.graph))
         if opened is None and config.train.most_workers <= 1:
             opened = open_run(config)
         version = embed(before.settings, opened=opened)

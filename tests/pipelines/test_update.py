@@ -18,6 +18,7 @@ from gam_kg import output
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import Config, PublishConfig
 from gam_kg.errors import ArtifactError, ConfigError, DataError, GamKGError
+from gam_kg.graph import folded_updates, stored_update
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.graph.update_chain import read_updates
 from gam_kg.inference.embed import read_vectors
@@ -259,6 +260,7 @@ def test_late_facts_are_quarantined(make, tmp_path, caplog):
 
 def test_a_kill_leaves_the_state_before_or_the_state_after(make, tmp_path, monkeypatch):
     """The update is stopped before each rename of a finished file or folder; the next update finishes it."""
+    monkeypatch.setattr(folded_updates, "_MOST_APART", 0)
     expected = make("expected")
     first, second = (write_days(tmp_path / f"{day}.parquet", at(day)) for day in (BEFORE, BEFORE + 1))
     for facts in (first, second):
@@ -282,10 +284,12 @@ def test_a_kill_leaves_the_state_before_or_the_state_after(make, tmp_path, monke
         except KeyboardInterrupt:
             pass
         monkeypatch.setattr(output, "put_in_place", put_in_place)
+        monkeypatch.setattr(stored_update, "_SEEN", {})  # as in a new process
         assert len(chain(config)) in (1, 2)
         TrainedRun.load(config.run_path).scorer_before(BEFORE + 1)
         update(config, second)
         assert_same(config, expected)
+        assert len(folded_updates.read_folded(config.run_path)) == 2
         number += 1
     assert number > 6
 
