@@ -152,7 +152,9 @@ def _relation_columns(run: TrainedRun) -> list[pa.Array]:
 
 def _write(path: Path, schema: pa.Schema, groups: Iterable[list[pa.Array]]) -> None:
     vectors = [f"{field.name}.list.element" for field in schema if pa.types.is_fixed_size_list(field.type)]
-    options: dict[str, Any] = {"use_dictionary": False, "use_byte_stream_split": vectors}
+    others = [field.name for field in schema if not pa.types.is_fixed_size_list(field.type)]
+    # The least and the greatest number of many vectors are of no use.
+    options: dict[str, Any] = {"use_dictionary": False, "use_byte_stream_split": vectors, "write_statistics": others}
     with open_writer(path, schema, **options) as writer:
         for columns in groups:
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))

@@ -170,8 +170,18 @@ def save_rows(rows: Mapping[str, Tensor], folder: Path, name: str, partition: Pa
     save_tensors({"entity_id": partition.ids, **tensors}, folder / file)
 
 
-def load_rows(folder: Path, name: str, partition: Partition, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+def load_rows(
+    folder: Path, name: str, partition: Partition, device: torch.device | str = "cpu", *, copy: bool = True
+) -> dict[str, Tensor]:
     """Read the rows of a rank's entities from what any number of ranks wrote.
+
+    Args:
+        folder: Where the files are.
+        name: How their names begin.
+        partition: The entities.
+        device: Where the rows are wanted.
+        copy: Whether to copy rows that could stay in a mapped file, which must not change as long as they are in use.
+            What is written to rows in a mapped file does not change the file.
 
     Raises:
         ArtifactError: A file is missing or damaged, or the files lack an entity.
@@ -184,8 +194,7 @@ def load_rows(folder: Path, name: str, partition: Partition, device: torch.devic
         if any(value.shape[:1] != ids.shape for value in shard.values()) or not _are_ids(ids, partition.num_entities):
             raise _incomplete(path, "it has no rows by entity id")
         if torch.equal(ids, partition.ids):
-            # Copies, since what is loaded may be a view of the file, which may be gone before all of it is read.
-            return {key: value.to(device, copy=True) for key, value in shard.items()}
+            return {key: value.to(device, copy=copy) for key, value in shard.items()}
         owned = partition.owns(ids)
         place = partition.rows(ids[owned])
         missing[place], found = False, found + len(place)

@@ -163,7 +163,7 @@ def store_state(run):
     loaded = TrainedRun.load(run)
     found = advance_run(loaded, 0, loaded.graph.end, 0)
     with state_parts(run) as parts:
-        write_state_part(parts, found.memory, found.baselines)
+        write_state_part(parts, found.memory, loaded.history, found.baselines)
         publish_state(run, loaded.graph.end - 1, loaded.made_from, parts, UpdateConfig())
 
 
