@@ -250,6 +250,7 @@ def update_worker(run: TrainedRun, settings: dict[str, Any], on_event: OnEvent) 
     ranked = settings["first_ranked"], settings["num_ranked"]
     found = advance_run(run, first, *ranked, tick, with_baselines=baselines)
     if settings["state"]:
+        run.forget_vectors()  # writing a state takes most memory
         write_state_part(Path(settings["state"]), found.memory, run.history, found.baselines)
     if run.graph.partition.rank == 0:
         Path(settings["scores"]).write_text(json.dumps(found.scores), encoding="utf-8")

@@ -35,7 +35,7 @@ def store_history(
     more: Mapping[str, Mapping[str, Tensor]] | None = None,
     kinds: Mapping[str, PairRules] | None = None,
 ) -> Part:
-    """The rank's part of what an index has counted so far.
+    """The rank's part of what an index has counted so far; where all keys were seen, not a copy.
 
     Args:
         history: The index.
@@ -45,17 +45,23 @@ def store_history(
     ids, num_rows, part = history.partition.ids, history.num_rows, {}
 
     def with_ids(keys: Tensor) -> Tensor:
+        if history.partition.world_size == 1:
+            return keys
         return keys // num_rows * history.num_entities + ids[keys % num_rows] if len(keys) else keys
 
     for name, table in _tables(history).items():
         (seen,) = torch.nonzero(table.count, as_tuple=True)
         columns = {column: getattr(table, column) for column in KeyTable.COLUMNS} | history.turns.columns(table)
         columns |= (more or {}).get(name, {})
-        place = torch.zeros_like(table.keys).index_copy_(0, seen, torch.arange(len(seen)))
-        orders = {index: place[of_table.order()] for index, of_table in _indexes(history, table).items()}
-        part |= {f"{name}.{key}": values.index_select(0, seen) for key, values in columns.items()}
-        part |= {f"{name}.{index}": order for index, order in orders.items()}
-        part[f"{name}.keys"] = with_ids(table.keys.index_select(0, seen))
+        orders = {index: of_table.order() for index, of_table in _indexes(history, table).items()}
+        keys = table.keys
+        if len(seen) < len(keys):  # else nothing is copied
+            place = torch.zeros_like(keys).index_copy_(0, seen, torch.arange(len(seen)))
+            orders = {index: place[order] for index, order in orders.items()}
+            columns = {key: values.index_select(0, seen) for key, values in columns.items()}
+            keys = keys.index_select(0, seen)
+        part |= {f"{name}.{key}": values for key, values in (columns | orders).items()}
+        part[f"{name}.keys"] = with_ids(keys)
     part["queries.keys"], part["queries.total"] = history.turns.totals()
     if history.rules is not None:
         keys, part["rules.hits"], part["groups.keys"], part["groups.exposures"] = history.rules.counts()

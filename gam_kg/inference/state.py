@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+
 from gam_kg.artifacts import Content, Manifest, open_artifact, read_manifest, redo, write_artifact
 from gam_kg.config import UpdateConfig
 from gam_kg.errors import ArtifactError
@@ -75,7 +77,10 @@ class State:
         """
         self._require_whole(_MEMORY, partition)
         stored = replace(partition, num_entities=self.manifest.content["num_rows"])
-        found = load_rows(self.path, _MEMORY, stored, like.hidden.device, copy=False)
+        found = {
+            name: load_rows(self.path, f"{_MEMORY}_{name}", stored, like.hidden.device, copy=False)[name]
+            for name in vars(like)
+        }
         kinds = [{name: (value.shape[1:], value.dtype) for name, value in one.items()} for one in (found, vars(like))]
         if kinds[0] != kinds[1]:
             raise ArtifactError(f"{self.path}: its memory is of another model; {redo(STATES)}")
@@ -141,7 +146,9 @@ def write_state_part(folder: Path, memory: Memory, history: HistoryIndex, baseli
     for name in ("hidden", "cell"):
         require_finite(getattr(memory, name), f"{name} states of the memory")
     with_room = replace(partition, num_entities=_with_room(partition.num_entities))
-    save_rows(vars(memory.resized(with_room.num_rows)), folder, _MEMORY, with_room)
+    room = Memory.empty(with_room.num_rows - partition.num_rows, memory.hidden.shape[1], like=memory.hidden)
+    for name, rows in vars(memory).items():  # a file each, so that there is one copy of one of them at a time
+        save_rows({name: torch.cat([rows, vars(room)[name]])}, folder, f"{_MEMORY}_{name}", with_room)
     part = store_history(history) if baselines is None else baselines.store()
     # Counts of pairs have their own file, which stays mapped: they are read where they are needed.
     of_pairs = {name: part.pop(name) for name in list(part) if name.startswith(PAIRS)}

@@ -220,6 +220,11 @@ class TrainedRun:
         """The vectors of the rank's entities after a memory, (num_rows, dim), where the scorer of it has made them."""
         return next((scorer.vectors_made for scorer in self._scorers if scorer.memory is memory), None)
 
+    def forget_vectors(self) -> None:
+        """Free the vectors that were made; they are made anew when they are needed."""
+        for scorer in self._scorers:
+            scorer.vectors_made = None
+
     def snapshots(self, first: int, end: int) -> Iterator[Snapshot]:
         """The snapshots in `[first, end)`, in time order. A collective."""
         times = [time for time in self.graph.times if first <= time < end]

@@ -121,7 +121,8 @@ def over_time(updates: Sequence[Update]) -> pa.Table:
     """
     rows = [{"update": one.content["number"], **row} for one in updates for row in one.content.get("scores", ())]
     more = dict.fromkeys(name for row in rows for name in row if name not in OVER_TIME.names)
-    return pa.Table.from_pylist(rows, schema=table_schema({**_types(OVER_TIME), **dict.fromkeys(more, pa.float64())}))
+    schema = table_schema({**_types(OVER_TIME), **dict.fromkeys(more, pa.float64())}, nullable=more)
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def _types(schema: pa.Schema) -> dict[str, pa.DataType]:

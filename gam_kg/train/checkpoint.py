@@ -176,12 +176,11 @@ def load_rows(
     """Read the rows of a rank's entities from what any number of ranks wrote.
 
     Args:
-        folder: Where the files are.
-        name: How their names begin.
+        folder, name: Where the files are, and how their names begin.
         partition: The entities.
-        device: Where the rows are wanted.
-        copy: Whether to copy rows that could stay in a mapped file, which must not change as long as they are in use.
-            What is written to rows in a mapped file does not change the file.
+        device: Where to put the rows.
+        copy: Whether to copy rows that could stay in a mapped file, which must not be written to as long as they are in
+            use. Changing the rows does not change it.
 
     Raises:
         ArtifactError: A file is missing or damaged, or the files lack an entity.
