@@ -13,7 +13,7 @@ A training checkpoint is a folder from which trainers on any number of ranks con
     digests-00000-of-00002.json            size and digest of the files of rank 0, by which damage is found
 
 The `checkpoint/` artifact of a run has the files of the best epoch, without `best-`, the words of names and the metrics
-of the epochs. Its optimizer state is what fine-tuning starts from.
+of the epochs. Fine-tuning starts from its optimizer state.
 """
 
 import json
@@ -176,11 +176,11 @@ def load_rows(
     """Read the rows of a rank's entities from what any number of ranks wrote.
 
     Args:
-        folder, name: Where the files are, and how their names begin.
+        folder: Where the files are.
+        name: How their names begin.
         partition: The entities.
         device: Where to put the rows.
-        copy: Whether to copy rows that could stay in a mapped file, which must not be written to as long as they are in
-            use. Changing the rows does not change it.
+        copy: Whether to copy rows that could stay in a mapped file, which they then do not change.
 
     Raises:
         ArtifactError: A file is missing or damaged, or the files lack an entity.
