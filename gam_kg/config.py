@@ -201,7 +201,10 @@ class EvaluateConfig(Section):
         description="single_step: all facts before a query are history; multi_step: those up to the last validation "
         "timestamp",
     )
-    baselines: bool = Field(True, description="rank with the untrained baselines too")
+    baselines: bool = Field(
+        True,
+        description="rank with the untrained baselines too; false: updates and stored states leave them out as well",
+    )
     facts: Count = Field(0, description="number of facts ranked of each split (about), drawn at random; 0: all")
 
 

@@ -36,7 +36,8 @@ def _write(task: Task) -> Content:
             (task.read["graph"], task.read["checkpoint"], ()),
         )
         newer = read_updates(run, task.read["graph"])
-        publish_state(run, after, made_from, parts, task.config.update, newer)
+        baselines = task.config.evaluate.baselines
+        publish_state(run, after, made_from, parts, task.config.update, newer, baselines=baselines)
     content: Content = {"num_queries": pq.read_metadata(task.folder / "ranks.parquet").num_rows}
     facts = task.read["graph"].content["splits"]
     if empty := [split for split in task.config.evaluate.splits if not facts[split]]:

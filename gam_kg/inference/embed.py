@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gam_kg.artifacts import Manifest, read_manifest
 from gam_kg.errors import ArtifactError
+from gam_kg.graph.fact_source import prefetch
 from gam_kg.graph.update_chain import Update, updates_after
 from gam_kg.inference.similarity import SPACE, SearchSpace, vector_groups
 from gam_kg.inference.state import changes_before
@@ -176,9 +177,11 @@ def _relation_columns(run: TrainedRun) -> list[pa.Array]:
 
 def _write(path: Path, schema: pa.Schema, groups: Iterable[list[pa.Array]]) -> None:
     vectors = [f"{field.name}.list.element" for field in schema if pa.types.is_fixed_size_list(field.type)]
-    options: dict[str, Any] = {"use_dictionary": False, "use_byte_stream_split": vectors}
+    others = [field.name for field in schema if not pa.types.is_fixed_size_list(field.type)]
+    # The least and the greatest number of many vectors are of no use.
+    options: dict[str, Any] = {"use_dictionary": False, "use_byte_stream_split": vectors, "write_statistics": others}
     with open_writer(path, schema, **options) as writer:
-        for columns in groups:
+        for columns in prefetch(iter(groups)):
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 

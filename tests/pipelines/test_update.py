@@ -319,6 +319,28 @@ def test_scores_are_shown_where_the_update_has_ranked_facts(make, tmp_path, caps
         assert ("MRR of new facts" in capsys.readouterr().out) == (score_facts > 0)
 
 
+def test_baselines_that_are_left_out_are_in_no_table_and_go_on_as_if_they_had_not_been(make, tmp_path, capsys, caplog):
+    config, every = make("run"), make("every")
+    without = config.changed({"evaluate.baselines": False})
+    files = [write_days(tmp_path / f"{day}.parquet", at(day)) for day in range(BEFORE, BEFORE + 3)]
+    for file in files[:2]:
+        update(without, file)
+    assert "popularity" not in capsys.readouterr().out
+    over_time = config.run_path / "evaluation" / "over_time.parquet"
+    assert [name for name in read_table(over_time).column_names if name.endswith("_mrr")] == []
+    assert "count anew" not in caplog.text
+    update(config, files[2])
+    assert "count anew from the first fact" in caplog.text
+    for file in files:
+        update(every, file)
+    assert published(config)[2][BEFORE + 2] == pytest.approx(published(every)[2][BEFORE + 2])
+    table = read_table(over_time)
+    assert [value is None for value in table["popularity_mrr"].to_pylist()] == [True, True, False]
+    shown = capsys.readouterr().out
+    assert "popularity" in shown
+    assert "–" in shown
+
+
 def test_settings_that_differ_are_refused_by_the_name_of_the_verb(make, tmp_path):
     config = make("run")
     config = config.model_copy(update={"seed": config.seed + 1})
