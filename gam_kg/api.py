@@ -10,7 +10,6 @@ import pyarrow as pa
 import torch
 
 from gam_kg.api_opened import At, Name, OpenedRun, named, one_of, plain_time, positive, relation_of
-from gam_kg.config import load_config
 from gam_kg.inference.answers import answer_queries, encode_query, find_name
 from gam_kg.inference.embed import embedding_table, vectors_of
 from gam_kg.inference.fact_tables import FactRanks, FactTable, rank_table
@@ -19,7 +18,7 @@ from gam_kg.inference.predict import prediction_table
 from gam_kg.inference.queries import QueryRows, read_queries
 from gam_kg.inference.search import nearest_entities
 from gam_kg.inference.trained_run import TrainedRun
-from gam_kg.mirror import readable_run
+from gam_kg.run_config import folder_of_run
 
 if TYPE_CHECKING:
     from gam_kg.inference.explain import Explanation
@@ -49,11 +48,7 @@ def load(run: str | PathLike[str]) -> "Run":
         >>> run = gam_kg.load("runs/demo")
         >>> run.ask("Mike Trout", "plays_center_field_for", at="2018", k=3)
     """
-    place = str(run)
-    path = readable_run(place, "run", *_NEEDED)
-    if path.is_file():
-        path = readable_run(str(load_config(path).run_path), "run")
-    return Run(TrainedRun.load(path))
+    return Run(TrainedRun.load(folder_of_run(str(run), "run", *_NEEDED)))
 
 
 class Run(OpenedRun):

@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from gam_kg.mirror import readable_run
-from gam_kg.run_config import config_of_run
+from gam_kg.run_config import folder_of_run
 
 ANY = "?"
 _READ = ("graph", "checkpoint", "updates", "state")
@@ -38,8 +37,7 @@ def explain_command(
         if answer is not None:
             raise typer.BadParameter(f"the answer is given twice, as OBJECT {object_!r} and as --answer {answer!r}")
         answer = object_
-    config = config_of_run(run)
-    folder = readable_run(config.run_dir or str(config.run_path), "RUN", *_READ)
+    folder = folder_of_run(run, "RUN", *_READ)
     from .explain import explain_query
 
     explain_query(

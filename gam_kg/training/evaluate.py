@@ -78,7 +78,7 @@ class ModelScorer:
         """A scorer that has observed the same and goes on by itself, with a history of its own."""
         scorer = ModelScorer(self.sharded, history, self.memory.copy())
         scorer.end = self.end
-        scorer._vectors = None if self._vectors is None else self._vectors.clone()
+        scorer.vectors_made = None if self.vectors_made is None else self.vectors_made.clone()
         return scorer
 
     def scores(self, queries: Queries) -> Tensor | Scores:
@@ -115,8 +115,9 @@ class ModelScorer:
         if self.vectors_made is None:
             # A group at a time, since what is made on the way would take the memory of all vectors several times.
             self.vectors_made = torch.empty_like(self.memory.hidden)
-            for rows in torch.arange(len(self.vectors_made), device=self.vectors_made.device).split(_GROUP):
-                self.vectors_made[rows[0] : rows[-1] + 1] = self.sharded.entity_vectors(self.memory, index=rows)
+            every = torch.arange(len(self.vectors_made), device=self.vectors_made.device)
+            for rows, group in zip(every.split(_GROUP), self.vectors_made.split(_GROUP), strict=True):
+                group.copy_(self.sharded.entity_vectors(self.memory, index=rows))
         return self.vectors_made
 
     def _block(self, queries: Queries) -> QueryBlock:

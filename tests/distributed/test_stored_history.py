@@ -19,7 +19,7 @@ from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import build_history
 from gam_kg.history.stored import Part, StoredHistory, store_history
-from gam_kg.train.checkpoint import load_tensors, save_tensors
+from gam_kg.training.checkpoint import load_tensors, save_tensors
 
 CUTS = [0, 3, 5, 8]
 CONFIGS = [

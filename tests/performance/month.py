@@ -49,7 +49,7 @@ from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.parquet import read_table
 from gam_kg.run_config import config_of_run
 from gam_kg.schemas import MODEL
-from gam_kg.train.evaluate import AnswerRanks, ModelScorer
+from gam_kg.training.evaluate import AnswerRanks, ModelScorer
 from gam_kg.versions import latest
 from pipelines import update as verb
 from pipelines.ray_session import ray_session
