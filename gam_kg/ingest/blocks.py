@@ -59,7 +59,7 @@ class LocalBlocks:
     def by(self, column: str, step: Step) -> "LocalBlocks":
         if not self.parts:
             return self
-        together = pa.concattables_of(self.parts).combine_chunks()
+        together = pa.concat_tables(self.parts).combine_chunks()
         values = together[column].to_numpy()
         order = np.argsort(values, kind="stable")
         starts = np.flatnonzero(np.diff(values[order], prepend=-1))
