@@ -112,6 +112,16 @@ def test_a_folder_may_get_facts_of_another_form(facts, tmp_path):
     assert (tmp_path / "facts.parquet").read_text() == "mine"
 
 
+def test_a_run_may_be_at_a_uri(facts, trained, bucket, object_store, tmp_path, monkeypatch):
+    place = f"s3://{bucket}/runs/api"
+    made = gam_kg.train(facts[1], run_dir=place, progress=False, **SETTINGS)
+    monkeypatch.setenv("GAM_KG_CACHE", str(tmp_path / "another machine"))
+    fetched = gam_kg.load(place)
+    assert fetched.path != made.path
+    assert ids(fetched) == ids(made)
+    pd.testing.assert_frame_equal(fetched.ask("person 1", "visits"), trained.ask("person 1", "visits"))
+
+
 def test_bad_rows_are_in_quarantine_or_refused(facts, tmp_path):
     table = facts[1].copy()
     table.loc[3, "object"] = None
