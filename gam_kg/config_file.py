@@ -244,7 +244,7 @@ def _explain(error: ValidationError, section: type[Section], source: str | Path)
         found = "" if isinstance(problem["input"], (dict, BaseModel)) else f" (found {_SHORT.repr(problem['input'])})"
         message = problem["msg"].removeprefix("Value error, ") + found
         if problem["type"] == "extra_forbidden":
-            message = f"unknown key; {_closest(problem['loc'], section)}{_allowed_keys(problem['loc'], section)}"
+            message = f"unknown key; {_allowed_keys(problem['loc'], section)}{_closest(problem['loc'], section)}"
         elif problem["type"] == "model_type":
             message = f"expected keys with values{found}"
         lines.append("  " + ": ".join([*filter(None, [".".join(parts)]), message]))
@@ -256,7 +256,7 @@ def _closest(location: tuple[int | str, ...], section: type[BaseModel]) -> str:
     keys, given = list(_dotted_keys(section)), ".".join(map(str, location))
     same = [key for key in keys if key.rpartition(".")[2] == location[-1]]
     found = same if len(same) == 1 else difflib.get_close_matches(given, keys, 1, 0.75)
-    return f"did you mean {found[0]}? " if found else ""
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def _dotted_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -112,6 +112,16 @@ def test_a_folder_may_get_facts_of_another_form(facts, tmp_path):
     assert (tmp_path / "facts.parquet").read_text() == "mine"
 
 
+def test_a_run_may_be_at_a_uri(facts, trained, bucket, object_store, tmp_path, monkeypatch):
+    place = f"s3://{bucket}/runs/api"
+    made = gam_kg.train(facts[1], run_dir=place, progress=False, **SETTINGS)
+    monkeypatch.setenv("GAM_KG_CACHE", str(tmp_path / "another machine"))
+    fetched = gam_kg.load(place)
+    assert fetched.path != made.path
+    assert ids(fetched) == ids(made)
+    pd.testing.assert_frame_equal(fetched.ask("person 1", "visits"), trained.ask("person 1", "visits"))
+
+
 def test_bad_rows_are_in_quarantine_or_refused(facts, tmp_path):
     table = facts[1].copy()
     table.loc[3, "object"] = None
@@ -134,9 +144,9 @@ def test_without_a_folder_the_run_is_in_a_temporary_one_that_is_shown(facts, cap
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"train": {"epoch": 2}}, "train.epoch: unknown key; did you mean train.epochs"),
-        ({"epochs": 2}, "epochs: unknown key; did you mean train.epochs"),
-        ({"model.dimm": 16}, "model.dimm: unknown key; did you mean model.dim"),
+        ({"train": {"epoch": 2}}, r"train.epoch: unknown key; allowed here: .*; did you mean train.epochs"),
+        ({"epochs": 2}, "epochs: unknown key; allowed here: .*; did you mean train.epochs"),
+        ({"model.dimm": 16}, "model.dimm: unknown key; allowed here: .*; did you mean model.dim"),
         ({"train": {"epochs": 0}}, "train.epochs: .*greater than or equal to 1 .found 0"),
         ({"train": 3}, "train: expected keys with values"),
         ({"train.epochs.more": 3}, "'epochs' has a value, and no keys of its own"),
