@@ -132,22 +132,22 @@ def test_candidates_are_those_that_have_been_subject_or_object_before(run):
 
 
 def test_candidates_have_a_category_of_the_features(run, monkeypatch):
-    with pytest.raises(DataError, match="no such file, and no type.*object-of:RELATION.*no entity features"):
+    with pytest.raises(DataError, match=r"no such file, and no type.*object-of:RELATION.*no entity features"):
         candidates_of(run, "kind=town", 8)
     rows = [(1, "kind = town", 1.0), (4, "kind = river", 1.0), (8, "kind = town", 1.0), (2, "age =", 3.0)]
     monkeypatch.setattr(candidates, "read_features", lambda *_: features_of(rows))
     assert candidates_of(run, "kind=town", 8).tolist() == [1, 8]
-    with pytest.raises(DataError, match="'kind=town', 'kind=river'$"):
+    with pytest.raises(DataError, match=r"'kind=town', 'kind=river'$"):
         candidates_of(run, "kind=sea", 8)
 
 
-@pytest.mark.parametrize("suffix", ["txt", "csv", "parquet", "numbered.csv"])
+@pytest.mark.parametrize("suffix", ["txt", "csv", "plain.csv", "parquet", "numbered.csv"])
 def test_candidates_are_named_in_a_file(run, tmp_path, suffix):
     path = tmp_path / f"names.{suffix}"
     if suffix == "parquet":
         pq.write_table(pa.table({"entity": ["entity 7", "entity 3"], "degree": [1, 2]}), path)
     else:
-        header = {"txt": "", "csv": "who\n", "numbered.csv": "number,name\n"}[suffix]
+        header = {"txt": "", "plain.csv": "", "csv": "name\n", "numbered.csv": "number,name\n"}[suffix]
         comma = "1," if suffix == "numbered.csv" else ""
         path.write_text(f"{header}{comma}entity 7\n{comma} entity 3\n", encoding="utf-8")
     assert candidates_of(run, str(path), 8).tolist() == [3, 7]
