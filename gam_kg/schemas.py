@@ -52,10 +52,17 @@ _ANSWER = {"snapshots_beyond_last_fact": _INT, "position": pa.int32(), "answer_i
     "probability": pa.float32(),
     "times_seen": _INT,
     "last_seen": _TEXT,
+    "novelty": _WORD,
 }
 # One row an answer; a query without answers has one row. Columns of the query file that are not ours follow.
 PREDICTIONS = table_schema(
     {"query_id": _INT, **_QUERY, "status": _WORD, "reason": _TEXT, **_ANSWER}, nullable=(*_QUERY, "reason", *_ANSWER)
+)
+
+EXPLAINED = "explanation"
+# The type of this column of predictions, which they have where `predict.explain` is set: what carries an answer.
+EXPLANATION = pa.list_(
+    pa.struct({"kind": _WORD, "text": _TEXT, "weight": pa.float64(), "share": pa.float64(), "percent": pa.float64()})
 )
 
 # One row for each part switched off, split, setting, and part of the answers; differences to the full model.

@@ -26,6 +26,7 @@ from gam_kg.synthetic.groups import SyntheticConfig
 from gam_kg.text import printable, user_path
 from .cli_arguments import ConfigFile, Force, Overrides, TakeOver, Version
 from .cli_experiments import ablate_command, compare_command, ensemble_command, tune_command
+from .cli_explain import explain_command
 from .cli_jobs import job_app, submit_command
 from .cli_search import SearchCommand, search_command
 from .logs import set_up_logging
@@ -243,7 +244,7 @@ _add_stage("report", "evaluation/ → report/: a page with tables and a picture.
 
 
 app.command("search", cls=SearchCommand)(search_command)
-for _command in (submit_command, compare_command, ensemble_command, ablate_command, tune_command):
+for _command in (explain_command, submit_command, compare_command, ensemble_command, ablate_command, tune_command):
     app.command(_command.__name__.removesuffix("_command"))(_command)
 app.add_typer(job_app, name="job")
 

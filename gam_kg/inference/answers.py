@@ -1,7 +1,6 @@
 """Answers to "(subject, relation, ?) at a time": the best candidates with scores, from the facts before it."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,18 +9,15 @@ import torch
 from torch import Tensor
 
 from gam_kg.errors import DataError
-from gam_kg.graph.snapshot import Queries
+from gam_kg.history.novelty import novelty_of
 from gam_kg.inference.queries import EncodedQueries
+from gam_kg.inference.query_blocks import query_blocks
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.ingest.vocabulary import Vocabulary
-from gam_kg.metrics.product_scores import ProductScores
 from gam_kg.text import quoted
-from gam_kg.training.evaluate import Tick, roll
-from gam_kg.training.step_batch import divide_queries
+from gam_kg.training.evaluate import Tick
 
 logger = logging.getLogger("gam_kg")
-
-_QUERIES_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -33,6 +29,7 @@ class Answers:
         score, probability: float32; the probability is a softmax over all candidates, calibrated by horizon.
         times_seen: In how many snapshots before the query the answer was a fact, int64.
         last_seen: In which of them last, int64; -1: never.
+        novelty: Index into `schemas.STRATA`, int64.
     """
 
     entity: np.ndarray
@@ -40,6 +37,11 @@ class Answers:
     probability: np.ndarray
     times_seen: np.ndarray
     last_seen: np.ndarray
+    novelty: np.ndarray
+
+    def slice(self, start: int, stop: int) -> "Answers":
+        """The answers to the queries in `[start, stop)`."""
+        return Answers(*(column[start:stop] for column in vars(self).values()))
 
 
 def answer_queries(
@@ -49,6 +51,7 @@ def answer_queries(
     *,
     among: np.ndarray | None = None,
     tick: Tick = lambda: None,
+    warn: bool = True,
 ) -> Answers:
     """Score all candidates of each query and return the best.
 
@@ -58,22 +61,29 @@ def answer_queries(
         top_k: Answers to each query; fewer where there are fewer candidates.
         among: The candidates, ascending distinct entity ids, int64 (num_candidates,); None: all entities.
         tick: Called after each snapshot.
+        warn: Whether to `warn_beyond_training`.
 
     Raises:
         EvaluationError: A score is NaN or infinite.
     """
-    _warn_beyond_training(run, queries)
+    if warn:
+        warn_beyond_training(run, *np.unique(queries.snapshot, return_counts=True))
     candidates = None if among is None else torch.from_numpy(among).to(run.device)
     shape = len(queries), min(top_k, len(run.entities) if among is None else len(among))
-    answers = Answers(*(np.zeros(shape, kind) for kind in (np.int64, np.float32, np.float32, np.int64, np.int64)))
-    for rows, block, scores in _scores(run, queries, tick):
+    answers = Answers(
+        *(np.zeros(shape, kind) for kind in (np.int64, np.float32, np.float32, np.int64, np.int64, np.int64))
+    )
+    for rows, block, scorer in query_blocks(run, queries, tick):
+        scores = scorer.products(block)
         scores = scores if candidates is None else scores.among(candidates)
         total = _LogSumExp(run.temperature(block.horizon))
         found, score = scores.best(shape[1], look=total.add)
         probability = (score / total.temperature - total.value[:, None]).exp()
         entity = (found if candidates is None else candidates[found]).cpu()
-        known = (column.repeat_interleave(shape[1]) for column in (block.subject, block.relation))
-        seen = run.history.times_seen(*known, run.graph.partition.rows(entity.flatten()))
+        known = [column.repeat_interleave(shape[1]) for column in (block.subject, block.relation)]
+        row = run.graph.partition.rows(entity.flatten())
+        seen = run.history.times_seen(*known, row)
+        seen = *seen, novelty_of(run.history, known[0], row, seen[0])
         columns = entity, score, probability, *(column.view(-1, shape[1]) for column in seen)
         for column, values in zip(vars(answers).values(), columns, strict=True):
             column[rows] = values.cpu().numpy()
@@ -136,36 +146,19 @@ class _LogSumExp:
         self.value = torch.logaddexp(self.value.to(of_tile.device), of_tile)
 
 
-def _warn_beyond_training(run: TrainedRun, queries: EncodedQueries) -> None:
-    horizon = queries.snapshot - (run.graph.end - 1)
-    far, last = horizon > run.trained_horizon, run.axis.label(run.graph.end - 1)
-    if far.any():
+def warn_beyond_training(run: TrainedRun, snapshots: np.ndarray, counts: np.ndarray) -> None:
+    """Say in the log how many queries are farther ahead than training looked.
+
+    Args:
+        run: The run that answers.
+        snapshots: Snapshots of the queries, int64 (num_snapshots,).
+        counts: Queries of each, int64 (num_snapshots,).
+    """
+    horizon = snapshots - (run.graph.end - 1)
+    far, last = counts[horizon > run.trained_horizon].sum(), run.axis.label(run.graph.end - 1)
+    if far:
         logger.warning(
             "warning: training looked ahead %s snapshots at most (train.max_horizon); answers to %s of %s queries lie "
             "beyond that, up to %s snapshots after the last fact (%s), and extrapolate",
-            *(f"{run.trained_horizon:,}", f"{far.sum():,}", f"{len(far):,}", f"{horizon.max():,}", last),
+            *(f"{run.trained_horizon:,}", f"{far:,}", f"{counts.sum():,}", f"{horizon.max():,}", last),
         )
-
-
-def _scores(
-    run: TrainedRun, queries: EncodedQueries, tick: Tick
-) -> Iterator[tuple[np.ndarray, Queries, ProductScores]]:
-    """Positions of some queries, these queries, and their scores of all candidates, until all queries are scored."""
-    times = np.unique(queries.snapshot).tolist()
-    if not times:
-        return
-    scorer = run.scorer_before(times[0], tick)
-    snapshots = run.snapshots(times[0], times[-1])
-    following = next(snapshots, None)
-    for time in times:
-        while following is not None and following.time < time:
-            roll([scorer], run.history, [following], tick)
-            following = next(snapshots, None)
-        rows = np.flatnonzero(queries.snapshot == time)
-        subject, relation = (torch.from_numpy(column[rows]) for column in (queries.subject, queries.relation))
-        nothing = torch.zeros(0, dtype=torch.int64)
-        of_time = Queries(time, subject, relation, nothing, nothing).seen_from(min(time, run.graph.end))
-        for block in divide_queries(of_time, 1, _QUERIES_AT_ONCE):
-            yield rows[: len(block)], block, scorer.products(block)
-            rows = rows[len(block) :]
-        tick()

@@ -20,7 +20,7 @@ from gam_kg.inference.predict import prediction_table
 from gam_kg.inference.queries import EncodedQueries, QueryRows, read_queries
 from gam_kg.inference.search import nearest_entities, query_answers
 from gam_kg.inference.trained_run import TrainedRun
-from gam_kg.schemas import PREDICTIONS
+from gam_kg.schemas import PREDICTIONS, STRATA
 
 FACTS = random_facts(1, 150)
 NAMES = pa.schema(
@@ -121,6 +121,11 @@ def test_what_was_seen_of_an_answer_is_counted_before_the_query(run):
             expected = past[time].seen.get((subject, relation, entity), set())
             assert (times, last) == (len(expected), max(expected, default=-1))
             seen += len(expected) > 1
+        together = {other for (owner, _, other), times in past[time].seen.items() if owner == subject and times}
+        for entity, times, novelty in zip(
+            *(column[number] for column in (answers.entity, answers.times_seen, answers.novelty)), strict=True
+        ):
+            assert STRATA[novelty] == ("recurrent" if times else "pair_only" if entity in together else "cold")
     assert seen > 100, "facts must recur"
 
 
@@ -132,6 +137,8 @@ def test_answers_have_the_ranks_that_the_evaluation_gives_them(run):
     relation = ranks["relation_id"].to_numpy() + np.where(is_object, 0, len(run.relations))
     answers = answer_queries(run, EncodedQueries(known, relation, ranks["snapshot"].to_numpy()), len(run.entities))
     right = np.where(is_object, ranks["object_id"], ranks["subject_id"])[:, None]
+    assert set(ranks["stratum"]) == set(STRATA)
+    assert np.array(STRATA)[answers.novelty[answers.entity == right]].tolist() == ranks["stratum"].tolist()
     score = answers.score[answers.entity == right][:, None]
     above, equal = (answers.score > score).sum(1), (answers.score == score).sum(1) - 1
     assert len(ranks) > 20
