@@ -23,6 +23,9 @@ def explain_command(
     answer: Annotated[str | None, typer.Option(help="Explain this answer; none: the best one.")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="How many of the best answers to explain.")] = 1,
     facts: Annotated[int, typer.Option(min=1, help="Reasons to show of each answer, at most.")] = 8,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Also show which facts the memory attended to at its last update.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of JSON objects.")] = False,
 ) -> None:
     """Why an answer has its score: what each part of the model adds, and the past facts that carry it.
@@ -49,5 +52,6 @@ def explain_command(
         answer=answer,
         answers=top_k,
         top=facts,
+        memory=memory,
         as_json=as_json,
     )

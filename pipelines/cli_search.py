@@ -74,13 +74,13 @@ def search_command(
         raise typer.BadParameter("give one of --json and --csv")
     if query is not None and query[1] == _UNKNOWN:
         raise typer.BadParameter("the relation of --query must be given")
-    from .interactive import answer_lines
+    from .interactive import Session
     from .search import Question, load, search
 
     folder, form = folder_of_run(run, "RUN", *_READ), "json" if as_json else "csv" if as_csv else "table"
     names = (None,) * 3 if query is None else (None if name == _UNKNOWN else name for name in query)
     question = Question(like, *names, at, top_k, among)
     if no_question:
-        answer_lines(load(folder), question, form)
+        Session(load(folder), question, form).read()
     else:
         search(folder, question, form)

@@ -1,6 +1,7 @@
 """The explain verb: why a run gives answers the scores that they have, as tables or JSON."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from gam_kg.inference.answers import answer_queries, encode_query, find_name
 from gam_kg.inference.explain import PARTS, Explanation, explain
+from gam_kg.inference.memory_attention import memory_attention
 from gam_kg.inference.queries import EncodedQueries
 from gam_kg.inference.trained_run import TrainedRun
 from .progress import results
@@ -27,6 +29,7 @@ def explain_query(
     answer: str | None,
     answers: int,
     top: int,
+    memory: bool,
     as_json: bool,
 ) -> None:
     """Explain answers to a query, as text or as JSON.
@@ -40,6 +43,7 @@ def explain_query(
         answer: Name of the answer; None: the best ones.
         answers: How many of the best ones.
         top: Reasons of each.
+        memory: Also show what the memory of the known entity attended to at its last update.
         as_json: Print a list of objects.
 
     Raises:
@@ -51,12 +55,18 @@ def explain_query(
         entity, places = _answers(run, query, answer, answers)
         repeated = EncodedQueries(*(column.repeat(len(entity)) for column in vars(query).values()))
         found = explain(run, repeated, entity, top)
+        of_memory = memory_attention(run, int(query.subject[0]), int(query.snapshot[0])) if memory else []
     if as_json:
-        rows = [place | one.to_dict() for place, one in zip(places, found, strict=True)]
+        attended = {"memory": [asdict(fact) | {"weight": weight} for fact, weight in of_memory]} if memory else {}
+        rows = [place | one.to_dict() | attended for place, one in zip(places, found, strict=True)]
         print(json.dumps(rows, ensure_ascii=False, indent=1))  # noqa: T201 -- rich would wrap it
         return
     for place, one in zip(places, found, strict=True):
         _show(place, one)
+    if memory:
+        rows = [[str(fact), fact.timestamp, str(fact.times_seen), f"{weight:.2f}"] for fact, weight in of_memory[:top]]
+        title = f"what the memory of {subject or object_} attended to at its last update, no part of the sum"
+        show_table(title, ["fact", "at", "times seen", "attention"], rows)
 
 
 def _answers(

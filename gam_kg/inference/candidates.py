@@ -1,22 +1,21 @@
 """Candidates: which entities may be answers, by their names, their features, or the relations they have been in."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gam_kg.data_config import DataConfig
 from gam_kg.errors import DataError
 from gam_kg.graph.name_words import read_features
-from gam_kg.importers.csv_table import read_table as read_text_table
 from gam_kg.importers.text_file import open_text, text_lines
 from gam_kg.inference.answers import find_name
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.ingest.names import strip_cells
 from gam_kg.ingest.parquet_rows import damage_of
-from gam_kg.ingest.text_columns import is_text, text_of
-from gam_kg.parquet import read_table
+from gam_kg.ingest.text_columns import text_of
+from gam_kg.parquet import open_file
 from gam_kg.text import quoted
 
 _ROLES = {"object-of": 0, "subject-of": 1}
@@ -67,30 +66,45 @@ def named(run: TrainedRun, names: pa.Array) -> np.ndarray:
 def read_names(path: Path) -> pa.Array:
     """The names in a file, large_string: one a line; or of a Parquet, CSV or TSV file the column of names.
 
-    That column is "entity", "name" or "answer", or the only one.
+    That column is called "entity", "name" or "answer", or is the only one.
 
     Raises:
         DataError: The file cannot be read, has no such column, or no names.
     """
-    if path.suffix in (".parquet", ".csv", ".tsv"):
-        with damage_of(f"{path} is not a Parquet file, or is damaged"):
-            table = read_table(path) if path.suffix == ".parquet" else read_text_table(path, DataConfig())
-        columns = [name for name in _COLUMNS if name in table.column_names] or table.column_names
-        column = table[columns[0]]
-        has_names = is_text(column.type) or pa.types.is_integer(column.type)
-        if not has_names or (len(columns) > 1 and columns[0] not in _COLUMNS):
-            raise DataError(
-                f"{path}: expected a column of names called {', '.join(map(repr, _COLUMNS))}, or only one; it has "
-                f"{', '.join(map(repr, table.column_names))}"
-            )
-        names = text_of(column.combine_chunks())
+    if path.suffix == ".parquet":
+        with damage_of(f"{path} is not a Parquet file, or is damaged"), open_file(path) as file:
+            table = file.read()
+        number = _column(path, table.column_names)
+        names = text_of(table.column(number).combine_chunks())
     else:
         with open_text(path, None, "--among") as file:
-            names = pa.array(list(text_lines(path, file)), pa.large_string())
+            lines = text_lines(path, file)
+            delimiter = {".csv": ",", ".tsv": "\t"}.get(path.suffix)
+            rows = [[line] for line in lines] if delimiter is None else list(csv.reader(lines, delimiter=delimiter))
+        rows = [row for row in rows if any(cell.strip() for cell in row)]
+        # A single column may have its name at the top or not.
+        has_header = any(len(row) > 1 for row in rows) or (rows and rows[0][0].strip() in _COLUMNS)
+        number = _column(path, rows[0]) if has_header else 0
+        rows = rows[1:] if has_header else rows
+        names = pa.array([row[number] for row in rows if len(row) > number], pa.large_string())
     names = strip_cells(names).drop_null()
     if not len(names):
         raise DataError(f"{path}: there are no names in it")
     return names
+
+
+def _column(path: Path, header: list[str]) -> int:
+    """The number of the column of names."""
+    header = [name.strip() for name in header]
+    for name in _COLUMNS:
+        if name in header:
+            return header.index(name)
+    if len(header) > 1:
+        raise DataError(
+            f"{path}: expected a column of names called {', '.join(map(repr, _COLUMNS))}, or only one column; it has "
+            f"{', '.join(map(repr, header))}"
+        )
+    return 0
 
 
 def _known(run: TrainedRun, features: pa.Table | None) -> str:

@@ -2,7 +2,7 @@
 
 A score is a sum, and what a part adds to it is exact. A pointer part, log(1 + S) with S = Σ exp w over the walks from
 the query to the candidate, is divided among its walks in proportion to exp w. That is an attribution: without a walk
-the score falls by log((1 + S) / (1 + S - exp w)) and not by its share, though in the same order of walks.
+the score falls by log((1 + S) / (1 + S - exp w)), which is at most its share, and most for the walk of most weight.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """Compare the ranks that an evaluated run has stored with the places of the right answers among its answers.
 
-    python tests/performance/same_ranks.py RUN [--alone 200]
+    python tests/performance/same_ranks.py RUN [--queries 2000] [--alone 200]
 
 Each test query is answered with all entities, its other right answers are left out, and ties count half. Scores that
 differ by rounding only may change places: such ranks count as the same, and are counted. Some queries are also answered
@@ -42,6 +42,7 @@ def main() -> None:
     """Print how many ranks are the same."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--queries", type=int, help="So many, drawn at random; none: all.")
     parser.add_argument("--alone", type=int, default=200)
     chosen = parser.parse_args()
     run = TrainedRun.load(chosen.run)
@@ -52,6 +53,9 @@ def main() -> None:
     table["answer"] = table["object_id"].where(is_object, table["subject_id"])
     table["query_relation"] = table["relation_id"] + np.where(is_object, 0, len(run.relations))
     groups = list(table.groupby(["snapshot", "known", "query_relation"]))
+    generator = np.random.default_rng(0)
+    if chosen.queries is not None and chosen.queries < len(groups):
+        groups = [groups[number] for number in np.sort(generator.choice(len(groups), chosen.queries, replace=False))]
     found: list[tuple[float, int, int]] = []
     for start in range(0, len(groups), _AT_ONCE):
         some = groups[start : start + _AT_ONCE]
@@ -65,7 +69,7 @@ def main() -> None:
         f"{len(stored):,} test answers: {same.sum():,} ranks are the same, {(near & ~same).sum():,} within rounding, "
         f"{(~near).sum():,} differ; MRR {(1 / stored).mean():.6f} stored, {(1 / rank).mean():.6f} by answers"
     ]
-    drawn = np.random.default_rng(0).choice(len(groups), min(chosen.alone, len(groups)), replace=False)
+    drawn = generator.choice(len(groups), min(chosen.alone, len(groups)), replace=False)
     moved = 0
     first = np.cumsum([0, *(len(rows) for _, rows in groups)])
     for number in np.sort(drawn):

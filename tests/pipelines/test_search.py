@@ -132,6 +132,15 @@ def test_lines_are_answered_one_by_one_and_mistakes_are_shown(shown, run):
         assert mistake in found.err
 
 
+def test_an_answer_of_the_last_query_is_explained(shown):
+    lines = ["explain 1", "entity 1 | relation 0", "explain 2", "explain 9", "quit"]
+    found = shown("--interactive", "--json", "--top-k", "3", lines="\n".join(lines))
+    answers, explanation = map(json.loads, found.out.splitlines())
+    assert explanation["answer"] == answers["answers"][1]["answer"]
+    assert sum(explanation["parts"].values()) == pytest.approx(answers["answers"][1]["score"], abs=1e-4)
+    assert found.err.count("there is no such answer") == 2
+
+
 def test_tab_completes_commands_and_names_whatever_their_case(run):
     assert completions(run, "ENTITY_3") == ["entity 3"]
     assert completions(run, "li") == ["like"]

@@ -141,13 +141,13 @@ def test_candidates_have_a_category_of_the_features(run, monkeypatch):
         candidates_of(run, "kind=sea", 8)
 
 
-@pytest.mark.parametrize("suffix", ["txt", "csv", "parquet", "numbered.csv"])
+@pytest.mark.parametrize("suffix", ["txt", "csv", "plain.csv", "parquet", "numbered.csv"])
 def test_candidates_are_named_in_a_file(run, tmp_path, suffix):
     path = tmp_path / f"names.{suffix}"
     if suffix == "parquet":
         pq.write_table(pa.table({"entity": ["entity 7", "entity 3"], "degree": [1, 2]}), path)
     else:
-        header = {"txt": "", "csv": "who\n", "numbered.csv": "number,name\n"}[suffix]
+        header = {"txt": "", "plain.csv": "", "csv": "name\n", "numbered.csv": "number,name\n"}[suffix]
         comma = "1," if suffix == "numbered.csv" else ""
         path.write_text(f"{header}{comma}entity 7\n{comma} entity 3\n", encoding="utf-8")
     assert candidates_of(run, str(path), 8).tolist() == [3, 7]
