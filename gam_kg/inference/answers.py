@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from gam_kg.errors import DataError
 from gam_kg.history.novelty import novelty_of
@@ -75,9 +76,9 @@ def answer_queries(
     for rows, block, scorer in query_blocks(run, queries, tick):
         scores = scorer.products(block)
         scores = scores if candidates is None else scores.among(candidates)
-        temperature = run.temperature(block.horizon)
-        found, score, normaliser = scores.best(shape[1], temperature)
-        probability = (score / temperature - normaliser[:, None]).exp()
+        total = _LogSumExp(run.temperature(block.horizon))
+        found, score = scores.best(shape[1], look=total.add)
+        probability = (score / total.temperature - total.value[:, None]).exp()
         entity = (found if candidates is None else candidates[found]).cpu()
         known = [column.repeat_interleave(shape[1]) for column in (block.subject, block.relation)]
         row = run.graph.partition.rows(entity.flatten())
@@ -131,6 +132,18 @@ def find_name(run: TrainedRun, vocabulary: Vocabulary, name: str | int) -> int:
         raise DataError(f"{quoted(name)} may be any of these {vocabulary.kind} names: {names}; write it as one of them")
     logger.info("%s is read as %s", quoted(name), names)
     return alike[0]
+
+
+class _LogSumExp:
+    """The logarithm of the sum of exponentials of scores divided by a temperature; `value`, (num_queries,)."""
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature, self.value = temperature, torch.tensor(-torch.inf, dtype=torch.float64)
+
+    def add(self, tile: Tensor) -> None:
+        """Add the scores of some candidates, (num_queries, num_candidates), which this overwrites."""
+        of_tile = torch.logsumexp(tile.div_(self.temperature), 1).double()
+        self.value = torch.logaddexp(self.value.to(of_tile.device), of_tile)
 
 
 def warn_beyond_training(run: TrainedRun, snapshots: np.ndarray, counts: np.ndarray) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gam_kg.ops.finite import require_finite
-from gam_kg.ops.ragged import row_ranges
+from gam_kg.ops.ragged import row_ranges, select
 
 _MOST_PENDING = 2**20
 
@@ -26,9 +26,8 @@ class TopK:
         self._k, self._exact, self._slack = k, exact, 2 * error
         self._highest = error.new_full((len(error), k), -torch.inf)
         self._floor = torch.full_like(error, torch.finfo(error.dtype).min)
-        self._row, self._column, self._score = (torch.zeros(0, dtype=torch.int64, device=error.device),) * 2 + (
-            error[:0],
-        )
+        nothing = torch.zeros(0, dtype=torch.int64, device=error.device)
+        self._row, self._column, self._score = nothing, nothing, error[:0]
         self._pending: list[tuple[Tensor, Tensor]] = []
 
     def add(self, start: int, tile: Tensor) -> None:
@@ -43,10 +42,15 @@ class TopK:
         if not len(rows):
             return
         tile = tile if len(rows) == len(highest) else tile.index_select(0, rows)
-        among = torch.cat([self._highest[rows], tile.topk(min(self._k, tile.shape[1])).values], 1)
-        self._highest[rows] = among = among.topk(self._k).values
-        self._floor[rows] = (among[:, -1] - self._slack[rows]).clamp(min=torch.finfo(tile.dtype).min)
         row, column = torch.nonzero(tile >= self._floor[rows, None], as_tuple=True)
+        score, (start_of, length) = tile[row, column], row_ranges(row, len(rows))
+        found = tile.new_full((len(rows), self._k + int(length.max())), -torch.inf)
+        found[:, : self._k] = self._highest[rows]
+        found[row, self._k + torch.arange(len(row), device=row.device) - start_of[row]] = score
+        self._highest[rows] = found = found.topk(self._k).values
+        floor = (found[:, -1] - self._slack[rows]).clamp(min=torch.finfo(tile.dtype).min)
+        self._floor[rows] = floor
+        row, column = select(score >= floor[row], row, column)
         self._pending.append((rows[row], column + start))
         if sum(len(row) for row, _ in self._pending) > _MOST_PENDING:
             self._settle()
@@ -58,9 +62,8 @@ class TopK:
 
     def _settle(self) -> None:
         """Score exactly what is pending, and leave the best of each row, best first."""
-        row, column = (
-            (torch.cat(parts) for parts in zip(*self._pending, strict=True)) if self._pending else (self._row[:0],) * 2
-        )
+        nothing = self._row[:0]
+        row, column = map(torch.cat, zip((nothing, nothing), *self._pending, strict=True))
         self._pending = []
         score = torch.cat([self._score, self._exact(row, column)])
         row, column = torch.cat([self._row, row]), torch.cat([self._column, column])
