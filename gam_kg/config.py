@@ -224,7 +224,7 @@ class PredictConfig(Section):
     explain: Count = Field(
         0,
         description="facts, paths and rules of the past that carry each answer, in a column `explanation`; 0: no such "
-        "column. 1,000 answers take about a second",
+        "column",
     )
     queries_per_file: Positive = Field(
         100_000,

@@ -53,7 +53,7 @@ def _write(task: Task) -> Content:
         run = task.opened or (TrainedRun.load(config.run_path, verified=True) if on_actors else open_run(config))
         num_queries, read = _queries(run, files, config)
         num_answers = min(config.predict.top_k, len(run.entities))
-        parts = divide(num_queries, num_answers, size)
+        parts = divide(num_queries, num_answers * (1 + 2 * config.predict.explain), size)  # reasons take room too
         surveys = [Survey.of(read(part), part.start) for part in parts]
         total = Survey.total(surveys)
         if files is not None:

@@ -63,6 +63,12 @@ def test_any_answer_can_be_explained_named_as_an_option_or_as_the_object(explain
     )
 
 
+def test_the_memory_is_shown_where_it_is_requested(explained):
+    (one,) = explained("?", "relation 1", "entity 3", "--memory")
+    assert sum(fact["weight"] for fact in one["memory"]) == pytest.approx(1)
+    assert all("entity 3" in (fact["subject"], fact["object"]) for fact in one["memory"])
+
+
 def test_the_text_has_parts_and_reasons(config, monkeypatch, capsys):
     assert gam_kg(monkeypatch, "explain", config.run_dir, "entity 1", "relation 0", "--facts", "30") == 0
     found = capsys.readouterr().out
@@ -87,7 +93,7 @@ def test_mistakes_are_named(config, monkeypatch, capsys, caplog, arguments, stat
     assert message in " ".join((capsys.readouterr().err + caplog.text).split())
 
 
-def test_predictions_have_explanations_where_they_are_asked_for(config, tmp_path):
+def test_predictions_have_explanations_where_they_are_requested(config, tmp_path):
     table = pa.table({"subject": ["entity 1", "nobody"], "relation": ["relation 0"] * 2, "explanation": ["own", None]})
     pq.write_table(table, tmp_path / "queries.parquet")
     settings = {"predict.queries": str(tmp_path / "queries.parquet"), "predict.top_k": 3, "predict.explain": 2}

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from graphs import graph_of, history_before, queries_of, random_facts, tiny_config, write_graph
+from graphs import graph_of, history_before, message_graphs, queries_of, random_facts, tiny_config, write_graph
 from runs import train_run
 from updates import LAST, SIZES, add_updates, divided_facts, write_prepared
 
@@ -12,6 +12,7 @@ from gam_kg.artifacts import read_manifest
 from gam_kg.inference.answers import answer_queries
 from gam_kg.inference.contributions import PARTS
 from gam_kg.inference.explain import explain, explanation_column
+from gam_kg.inference.memory_attention import memory_attention
 from gam_kg.inference.queries import EncodedQueries
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.schemas import EXPLANATION
@@ -188,13 +189,42 @@ def test_without_the_fact_of_most_weight_a_score_falls_more_than_without_that_of
     falls = []
     for place, one in enumerate(explain(run, queries, answers, None)):
         reasons = [reason for reason in one.reasons if reason.kind == "facts"]
-        if len(reasons) > 1 and reasons[0].weight > 2 * reasons[-1].weight:
+        if len(falls) < 24 and len(reasons) > 1 and reasons[0].weight > 2 * reasons[-1].weight:
             ends = ([*ids_of(reason.facts[0])] for reason in (reasons[0], reasons[-1]))
             falls.append([one.score - float(scores_without(*fact)[place, answers[place]]) for fact in ends])
-    most, least = np.array(falls[:40]).T
-    assert len(most) > 20
+    most, least = np.array(falls).T
+    assert len(most) == 24
     assert most.mean() > 1.5 * least.mean()
     assert (most > least).mean() > 0.75
+
+
+def test_the_memory_attended_to_the_last_facts_of_an_entity_with_weights_that_sum_to_one(run):
+    for before, entity in ((END, 0), (5, 2), (END, 9), (0, 0)):
+        found = memory_attention(run, entity, before)
+        mine = FACTS[(FACTS[:, [0, 2]] == entity).any(1) & (FACTS[:, 3] < before)]
+        expected = mine[mine[:, 3] == mine[:, 3].max(initial=-1)].tolist()
+        got = [[*ids_of(fact), int(fact.timestamp)] for fact, _ in found]
+        assert sorted(map(tuple, got)) == sorted(
+            tuple(row) for row in expected for _ in range(2 if row[0] == row[2] else 1)
+        )
+        for (s, r, o, _), (fact, _) in zip(got, found, strict=True):
+            assert fact.times_seen == (mine[:, :3] == (s, r, o)).all(1).sum()
+        weights = [weight for _, weight in found]
+        assert weights == sorted(weights, reverse=True)
+        assert sum(weights) == pytest.approx(1 if expected else 0)
+
+
+def test_weights_of_the_memory_are_those_of_its_update(run):
+    """The update of all entities of the snapshot has, for the edges into one of them, the weights of its own update."""
+    last = END - 1
+    graph = message_graphs(run.graph, [last])[0]
+    memory = run.memory_before(last)
+    rows = run.model.entity_rows(index=graph.active)
+    weights, _ = run.model.update(rows, memory.rows(graph.active), graph)
+    for number, entity in enumerate(graph.active.tolist()):
+        of_entity = weights[graph.edges[1] == number].mean(1)
+        found = [weight for _, weight in memory_attention(run, entity, END)]
+        assert found == pytest.approx(of_entity.sort(descending=True).values.tolist(), abs=1e-6)
 
 
 def ids_of(fact):
