@@ -198,7 +198,7 @@ class ProductScores:
         return self._width_for(_SCORES_IN_CACHE)
 
     def _width_for(self, most: int) -> int:
-        """Columns of a tile of about `most` scores: a multiple of 64, as products round the last of others differently."""
+        """Columns of a tile of about `most` scores: a multiple of 64, as the last ones of others are rounded apart."""
         most = most if self.query.device.type == "cpu" else _SCORES_AT_ONCE
         width, num_rows = most // max(_FEWEST_QUERIES, len(self.query)), len(self.candidates)
         return min(max(1, width // 64) * 64, num_rows // 64 * 64 or num_rows)
