@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -111,7 +112,7 @@ def test_every_query_is_in_exactly_one_part_and_parts_follow_each_other(num_quer
 @given(st.lists(st.lists(st.integers(0, 50), max_size=5), min_size=1, max_size=8))
 def test_parts_are_answered_once_each_and_the_earliest_first(times):
     parts = divide(len(times), 1, 1)
-    surveys = [Survey(*({}, (), dict.fromkeys(of_part, 1))) for of_part in times]
+    surveys = [Survey(Counter(), (), Counter(of_part)) for of_part in times]
     order = in_time_order(parts, surveys)
     assert sorted(part.number for part in order) == list(range(len(times)))
     first = [min(times[part.number], default=0) for part in order]
