@@ -61,7 +61,7 @@ class Manifest:
         config: The settings that it was made with.
         content: Counts and facts about the contents, by kind.
         files: Size and digest of each file but the manifest.
-        sources: Configuration key → where the input files were and what they looked like, see `pipelines.inputs`.
+        sources: Configuration key → where the input files were and what they looked like, see `gam_kg.workflow.inputs`.
         schema_version: Version of the layout of artifacts.
         versions: Package → the version that wrote it.
     """
@@ -202,6 +202,8 @@ def redo(kind: str) -> str:
     """What to do about a damaged artifact of a kind."""
     if kind == "update":
         return f"remove it and all updates after it, and add their facts again: {command(kind)}"
+    if kind == "folded":
+        return f"{command('update')} writes it anew"
     return f"redo it: {command(kind)} --force"
 
 

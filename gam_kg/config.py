@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from gam_kg.config_file import Section, apply_override, base_file, find_config, read_yaml, require_own_folder, validated
 from gam_kg.config_types import Boundary, Count, LocalPath, Place, Positive, Probability, RunName, Share
 from gam_kg.data_config import DataConfig
+from gam_kg.errors import ConfigError
 from gam_kg.storage import local_folder
 
 NumWorkers = Count | tuple[Positive, Positive]
@@ -166,6 +167,11 @@ class TrainConfig(Section):
     )
     threads: Count = Field(0, description="CPU threads per worker; 0: its share of half the CPUs there are")
     max_failures: Count = Field(3, description="restarts of failed workers, each from the last checkpoint")
+    loggers: tuple[Literal["tensorboard", "mlflow"], ...] = Field(
+        ("tensorboard",),
+        description="where metrics of epochs also go: tensorboard (event files, where it is installed) and mlflow (the "
+        "server at MLFLOW_TRACKING_URI)",
+    )
 
     @property
     def step_answers(self) -> int:
@@ -195,7 +201,10 @@ class EvaluateConfig(Section):
         description="single_step: all facts before a query are history; multi_step: those up to the last validation "
         "timestamp",
     )
-    baselines: bool = Field(True, description="rank with the untrained baselines too")
+    baselines: bool = Field(
+        True,
+        description="rank with the untrained baselines too; false: updates and stored states leave them out as well",
+    )
     facts: Count = Field(0, description="number of facts ranked of each split (about), drawn at random; 0: all")
 
 
@@ -212,6 +221,11 @@ class PredictConfig(Section):
     top_k: Positive = Field(10, description="answers to each query")
     strict: bool = Field(False, description="refuse the queries if one of them cannot be answered")
     out: LocalPath = Field(None, description="also write the predictions to this file, .parquet or .csv")
+    explain: Count = Field(
+        0,
+        description="facts, paths and rules of the past that carry each answer, in a column `explanation`; 0: no such "
+        "column. 1,000 answers take about a second",
+    )
     queries_per_file: Positive = Field(
         100_000,
         description="queries that one file answers, at most, and that are in memory at once; an interrupted predict "
@@ -297,6 +311,8 @@ class Config(Section):
             section = values
             for parent in parents:
                 section = section.setdefault(parent, {})
+                if not isinstance(section, dict):
+                    raise ConfigError(f"{source}: {key}: {parent!r} has a value, and no keys of its own")
             section[last] = value
         return validated(Config, values, source)
 

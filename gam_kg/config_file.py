@@ -1,5 +1,6 @@
 """Configuration as text: YAML files and `a.b=value` overrides are read, mistakes explained, and defaults written."""
 
+import difflib
 import os
 import re
 import reprlib
@@ -115,8 +116,8 @@ def find_config(given: str) -> Path:
         file.stat()
     except FileNotFoundError:
         raise ConfigError(
-            f"cannot read the config {file}: there is no such file, and it is none that comes with gam-kg: "
-            f"{', '.join(CONFIG_NAMES)} (in {CONFIGS})"
+            f"cannot read the config {file}: there is no such file or folder of a run, and none that comes with "
+            f"gam-kg: {', '.join(CONFIG_NAMES)} (in {CONFIGS})"
         ) from None
     except OSError:
         pass  # reading it says why
@@ -243,11 +244,26 @@ def _explain(error: ValidationError, section: type[Section], source: str | Path)
         found = "" if isinstance(problem["input"], (dict, BaseModel)) else f" (found {_SHORT.repr(problem['input'])})"
         message = problem["msg"].removeprefix("Value error, ") + found
         if problem["type"] == "extra_forbidden":
-            message = f"unknown key; {_allowed_keys(problem['loc'], section)}"
+            message = f"unknown key; {_closest(problem['loc'], section)}{_allowed_keys(problem['loc'], section)}"
         elif problem["type"] == "model_type":
             message = f"expected keys with values{found}"
         lines.append("  " + ": ".join([*filter(None, [".".join(parts)]), message]))
     return "\n".join(lines)
+
+
+def _closest(location: tuple[int | str, ...], section: type[BaseModel]) -> str:
+    """A question after the key that may be meant; empty where none is like the one that was given."""
+    keys, given = list(_dotted_keys(section)), ".".join(map(str, location))
+    same = [key for key in keys if key.rpartition(".")[2] == location[-1]]
+    found = same if len(same) == 1 else difflib.get_close_matches(given, keys, 1, 0.75)
+    return f"did you mean {found[0]}? " if found else ""
+
+
+def _dotted_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _dotted_keys(field.annotation, f"{prefix}{name}.")
 
 
 def _allowed_keys(location: tuple[int | str, ...], section: type[BaseModel]) -> str:

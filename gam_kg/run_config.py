@@ -10,17 +10,18 @@ import yaml
 
 from gam_kg.artifacts import MANIFEST, Manifest, command, read_manifest
 from gam_kg.config import Config, load_config
+from gam_kg.config_file import CONFIG_NAMES
 from gam_kg.data_config import CsvConfig
 from gam_kg.errors import ArtifactError, ConfigError
 from gam_kg.mirror import readable_run
 from gam_kg.output import replacing
 from gam_kg.run_folder import waiting
-from gam_kg.storage import is_remote
+from gam_kg.storage import is_remote, local_folder
 from gam_kg.versions import artifact_folder
 
 CONFIG = "config.yaml"
 # What changes how training is done but not what comes out.
-_OPERATIONAL = {"num_workers", "use_gpu", "threads", "max_failures", "checkpoint_steps", "max_logits"}
+_OPERATIONAL = {"num_workers", "use_gpu", "threads", "max_failures", "checkpoint_steps", "max_logits", "loggers"}
 
 
 def _graph_settings(config: Config) -> dict[str, Any]:
@@ -44,7 +45,9 @@ def checkpoint_settings(config: Config) -> dict[str, Any]:
 
 
 def _prediction_settings(config: Config) -> dict[str, Any]:
-    settings = {"predict": config.predict.model_dump(mode="json", include={"top_k", "strict", "queries_per_file"})}
+    settings = {
+        "predict": config.predict.model_dump(mode="json", include={"top_k", "strict", "explain", "queries_per_file"})
+    }
     read = {"data": {"csv": config.data.csv.model_dump(mode="json")}} if config.predict.queries else {}
     return settings | read
 
@@ -95,23 +98,39 @@ def require_same_settings(verb: str, config: Config, read: dict[Path, Manifest])
 
 
 def config_of_run(run: str, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a run that is named by its folder, its URI or its YAML file.
+    """The configuration of a run that is named by its folder, its URI or its YAML file, or one that comes with gam-kg.
 
     Args:
-        run: The folder, URI or file.
+        run: The folder, URI, file or name.
         overrides: See `load_config`.
 
     Raises:
-        ArtifactError: There is no such folder, or no run in it.
-        ConfigError: See `load_config`.
+        ArtifactError: It is a folder with no run in it.
+        ConfigError: There is nothing there; see also `load_config`.
         StorageError: See `readable_run`.
     """
+    if not _is_folder(run, "RUN"):
+        return load_config(run, tuple(overrides))
     path = readable_run(run, "RUN", CONFIG)
-    if path.is_file():
-        return load_config(path, tuple(overrides))
     if not (path / CONFIG).exists():
-        raise ArtifactError(f"{path}: no run folder (no {CONFIG}) and no YAML file; expected one that gam-kg run made")
+        raise ArtifactError(f"{path}: no run folder (no {CONFIG}); expected one that gam-kg run made, or its YAML file")
     return load_config(path / CONFIG, (*overrides, f"run_dir={run if is_remote(run) else path}"))
+
+
+def folder_of_run(run: str, key: str, *only: str) -> Path:
+    """The folder to read of a run that is named as for `config_of_run`; arguments and errors: see `readable_run`."""
+    if _is_folder(run, key):
+        return readable_run(run, key, *only)
+    config = load_config(run)
+    return readable_run(config.run_dir or str(config.run_path), key, *only)
+
+
+def _is_folder(run: str, key: str) -> bool:
+    """Whether a run is named by its folder or URI, and not by a YAML file or by what comes with gam-kg."""
+    if run.endswith((".yaml", ".yml")):
+        return False
+    folder = local_folder(run, key)
+    return is_remote(run) or (folder.is_dir() and (run not in CONFIG_NAMES or (folder / CONFIG).exists()))
 
 
 def write_config(config: Config) -> None:

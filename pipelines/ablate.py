@@ -19,12 +19,12 @@ from gam_kg.inference.run_comparison import Ranked, compare
 from gam_kg.output import replacing
 from gam_kg.parquet import write_table
 from gam_kg.progress import duration
+from gam_kg.workflow.stage import owned
 from .evaluate import evaluate
 from .parts import choose_parts
 from .ray_session import ray_session
 from .report import show_table
 from .run import graph_for_trainings
-from .stages import owned
 from .train import train
 
 logger = logging.getLogger("gam_kg")

@@ -24,11 +24,12 @@ from gam_kg.run_config import config_of_run
 from gam_kg.storage import is_remote
 from gam_kg.synthetic.groups import SyntheticConfig
 from gam_kg.text import printable, user_path
+from gam_kg.workflow.logs import set_up_logging
 from .cli_arguments import ConfigFile, Force, Overrides, TakeOver, Version
 from .cli_experiments import ablate_command, compare_command, ensemble_command, tune_command
+from .cli_explain import explain_command
 from .cli_jobs import job_app, submit_command
 from .cli_search import SearchCommand, search_command
-from .logs import set_up_logging
 from .progress import console, results
 
 logger = logging.getLogger("gam_kg")
@@ -37,7 +38,7 @@ app = typer.Typer(
     epilog="Exit status: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted; of submit and job logs also 3 "
     "the job was stopped, 4 the connection was lost and the job may go on.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -53,7 +54,7 @@ def run_command(
     config: ConfigFile, overrides: Overrides = None, force: Force = False, take_over: TakeOver = False
 ) -> None:
     """Do all stages: import, prepare, train, embed, evaluate, predict, report."""
-    resolved = load_config(config, overrides or ())  # before the slow imports: a mistake is reported at once
+    resolved = config_of_run(config, overrides or ())  # before the slow imports: a mistake is reported at once
     from .run import run
 
     run_path = run(resolved, force=force, take_over=take_over)
@@ -159,7 +160,7 @@ def plan_command(
 
     The exit status is 1 where the configured training does not fit.
     """
-    resolved = load_config(config, overrides or ())
+    resolved = config_of_run(config, overrides or ())
     from .plan import plan
 
     try:
@@ -182,9 +183,9 @@ def prepare_command(
     config: ConfigFile, overrides: Overrides = None, force: Force = False, take_over: TakeOver = False
 ) -> None:
     """Facts → graph/: import, validate, number, anchor and bucket the facts."""
-    resolved = load_config(config, overrides or ())
-    from .run import import_if_missing
-    from .stages import owned
+    resolved = config_of_run(config, overrides or ())
+    from gam_kg.workflow.imports import import_if_missing
+    from gam_kg.workflow.stage import owned
 
     with owned(resolved, "prepare", take_over=take_over):
         import_if_missing(resolved)
@@ -195,7 +196,7 @@ def _add_stage(verb: str, description: str) -> None:
     def command(
         config: ConfigFile, overrides: Overrides = None, force: Force = False, take_over: TakeOver = False
     ) -> None:
-        resolved = load_config(config, overrides or ())
+        resolved = config_of_run(config, overrides or ())
         _do(verb, resolved, force=force, take_over=take_over)
         if verb == "evaluate":
             import_module(".report", __package__).show_metrics(resolved)
@@ -222,7 +223,7 @@ def embed_command(
     RUN/embeddings/latest names the newest version.
     """
     flags = [f"embed.at={json.dumps(at)}"] if at is not None else []
-    _do("embed", load_config(config, [*(overrides or ()), *flags]), force=force, take_over=take_over)
+    _do("embed", config_of_run(config, [*(overrides or ()), *flags]), force=force, take_over=take_over)
 
 
 @app.command("predict")
@@ -236,14 +237,14 @@ def predict_command(
 ) -> None:
     """checkpoint/ → predictions/: the best answers to the queries of predict.queries."""
     flags = ["predict.strict=true"] * strict + ([f"predict.out={json.dumps(out)}"] if out is not None else [])
-    _do("predict", load_config(config, [*(overrides or ()), *flags]), force=force, take_over=take_over)
+    _do("predict", config_of_run(config, [*(overrides or ()), *flags]), force=force, take_over=take_over)
 
 
 _add_stage("report", "evaluation/ → report/: a page with tables and a picture.")
 
 
 app.command("search", cls=SearchCommand)(search_command)
-for _command in (submit_command, compare_command, ensemble_command, ablate_command, tune_command):
+for _command in (explain_command, submit_command, compare_command, ensemble_command, ablate_command, tune_command):
     app.command(_command.__name__.removesuffix("_command"))(_command)
 app.add_typer(job_app, name="job")
 
@@ -254,7 +255,7 @@ def main() -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     with exit_status(_refuse):
-        app()
+        app(prog_name="gam-kg")
 
 
 def _refuse(message: str) -> None:

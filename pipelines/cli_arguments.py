@@ -25,7 +25,8 @@ ConfigFile = Annotated[
     str,
     typer.Argument(
         metavar="CONFIG",
-        help=f"YAML file of the run, or the name of one that comes with gam-kg: {', '.join(CONFIG_NAMES)}.",
+        help="YAML file, folder or URI of the run, or the name of a file that comes with gam-kg: "
+        f"{', '.join(CONFIG_NAMES)}.",
     ),
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(help="a.b=value, over those of the file.")]

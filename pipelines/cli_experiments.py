@@ -1,12 +1,12 @@
 """The verbs of the command line that set runs against each other: compare, ensemble, ablate, tune."""
 
 import math
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gam_kg.config import load_config
-from gam_kg.mirror import readable_run
+from gam_kg.run_config import config_of_run, folder_of_run
 from gam_kg.text import user_path
 from .cli_arguments import ConfigFile, Overrides, TakeOver
 from .parts import PARTS, choose_parts
@@ -16,22 +16,36 @@ _EVALUATED = ("graph", "checkpoint", "updates", "state", "evaluation")
 
 
 def compare_command(
-    first: Annotated[str, typer.Argument(metavar="FIRST", help="Folder or URI of an evaluated run.")],
-    second: Annotated[str, typer.Argument(metavar="SECOND", help="Folder of another one, on the same facts.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Folders, URIs or YAML files of evaluated runs on the same facts."),
+    ],
 ) -> None:
-    """MRR of two runs by setting, direction, stratum, entities and horizon; SECOND minus FIRST with its 95 % interval.
+    """Runs side by side: settings that differ, MRR and hits; MRR by direction, stratum, entities, horizon and relation.
 
-    The interval is a paired bootstrap over queries: where it leaves out zero, the queries are enough to tell the two
-    runs apart. It does not cover what other seeds would change; `ablate` trains several.
+    Each run is compared with the first, by the difference of MRR and its 95 % interval, a paired bootstrap over
+    queries: where it leaves out zero, the queries are enough to tell the two runs apart. It does not cover what other
+    seeds would change; `ablate` trains several.
     """
+    folders = _folders(runs)
     from .compare import show_comparison
 
-    show_comparison(readable_run(first, "FIRST", *_EVALUATED), readable_run(second, "SECOND", *_EVALUATED))
+    show_comparison(folders)
+
+
+def _folders(runs: list[str]) -> list[Path]:
+    folders = [folder_of_run(run, "RUN", *_EVALUATED) for run in runs]
+    if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
+        raise typer.BadParameter("give at least two runs, each once")
+    return folders
 
 
 def ensemble_command(
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN", help="Folders or URIs of evaluated runs, two or more, on one graph.")
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Folders, URIs or YAML files of evaluated runs, two or more, on one graph."
+        ),
     ],
     out: Annotated[str | None, typer.Option(help="Also write evaluation/ into this new folder, for compare.")] = None,
 ) -> None:
@@ -40,9 +54,7 @@ def ensemble_command(
     It ranks what all of them were evaluated on and shows MRR and hits of each run, of all together, and of the best
     untrained baseline, with the differences to all together and their 95 % intervals (paired bootstrap over queries).
     """
-    folders = [readable_run(run, "RUN", *_EVALUATED) for run in runs]
-    if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
-        raise typer.BadParameter("give at least two runs, each once")
+    folders = _folders(runs)
     folder = user_path(out, "--out") if out is not None else None
     from .ensemble import ensemble
 
@@ -67,7 +79,7 @@ def ablate_command(
     It writes ablation.html, .parquet and .png: MRR by split and setting with its spread over the seeds, the difference
     to the full model with a 95 % interval over queries, and seconds an epoch.
     """
-    resolved = load_config(config, overrides or ())
+    resolved = config_of_run(config, overrides or ())
     names = [name.strip() for name in parts.split(",")] if parts is not None else None
     choose_parts(resolved, names)  # before the slow imports: a mistake is reported at once
     folder = user_path(out, "--out") if out is not None else None
@@ -97,7 +109,7 @@ def tune_command(
     """
     if hours is not None and not 0 < hours < math.inf:
         raise typer.BadParameter(f"--hours {hours}: give a number above 0")
-    resolved = load_config(config, overrides or ())
+    resolved = config_of_run(config, overrides or ())
     from .search_space import SearchSpace
 
     found = SearchSpace.read(user_path(space, "SPACE"), resolved)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from gam_kg.mirror import readable_run
+from gam_kg.run_config import folder_of_run
 
 _READ = ("graph", "checkpoint", "updates", "state")
 _UNKNOWN = "?"
@@ -33,7 +33,7 @@ def with_three_values(args: Sequence[str]) -> list[str]:
 
 
 def search_command(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a finished run.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a finished run, or its YAML file.")],
     like: Annotated[str | None, typer.Option(help="Entity whose nearest entities to find, by search vectors.")] = None,
     query: Annotated[
         tuple[str, str, str] | None,
@@ -77,7 +77,7 @@ def search_command(
     from .interactive import answer_lines
     from .search import Question, load, search
 
-    folder, form = readable_run(run, "RUN", *_READ), "json" if as_json else "csv" if as_csv else "table"
+    folder, form = folder_of_run(run, "RUN", *_READ), "json" if as_json else "csv" if as_csv else "table"
     names = (None,) * 3 if query is None else (None if name == _UNKNOWN else name for name in query)
     question = Question(like, *names, at, top_k, among)
     if no_question:

@@ -1,22 +1,34 @@
-"""Two evaluated runs side by side."""
+"""Evaluated runs side by side."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from gam_kg.inference.run_comparison import Ranked, compare, comparison_tables
+from gam_kg.inference.comparison_tables import comparison_tables, figure_tables, run_names, settings_table
+from gam_kg.inference.run_comparison import Ranked, compare
 from gam_kg.text import printable
 from .progress import results
 from .report import show_table
 
 
-def show_comparison(first: Path, second: Path) -> None:
-    """Print the mean reciprocal ranks of two runs by split, setting and part of the answers, with differences.
+def show_comparison(runs: Sequence[Path]) -> None:
+    """Print what differs between runs: settings, figures, and mean reciprocal ranks by part of the answers.
+
+    Args:
+        runs: Folders of two or more runs; all others are compared with the first.
 
     Raises:
         ArtifactError: A run has no evaluation, or a damaged one.
         EvaluationError: They have not ranked the same queries.
     """
-    tables = list(comparison_tables(compare([Ranked.read(first)], [Ranked.read(second)]), ("first", "second")))
-    for name, run in (("first", first), ("second", second)):
+    names = run_names(runs)
+    ranked = {name: Ranked.read(run) for name, run in zip(names, runs, strict=True)}
+    first, *others = names
+    for name, run in zip(names, runs, strict=True):
         results.print(f"{name}: {printable(str(run))}", soft_wrap=True, markup=False)
-    for table in tables:
+    show_table("", *settings_table(dict(zip(names, runs, strict=True))))
+    for table in figure_tables(ranked):
         show_table("", *table)
+    for by_relation in (False, True):
+        found = {name: compare([ranked[first]], [ranked[name]], by_relation=by_relation) for name in others}
+        for table in comparison_tables(found, first):
+            show_table("", *table)

@@ -10,10 +10,10 @@ from gam_kg.inference.state import start_before
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.versions import base_of
+from gam_kg.workflow.situation import EMBEDDINGS
+from gam_kg.workflow.stage import Stage, Task
 from .progress import counted
 from .ranks import OnEvent, on_ranks
-from .stages import Stage, Task
-from .workflow import EMBEDDINGS
 
 logger = logging.getLogger("gam_kg")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from gam_kg.artifacts import Manifest, read_manifest, require_same, write_artifact
 from gam_kg.config import EvaluateConfig
 from gam_kg.errors import ArtifactError, ConfigError
+from gam_kg.inference.comparison_tables import ensemble_tables
 from gam_kg.inference.evaluation import count_ticks, evaluate_run
-from gam_kg.inference.run_comparison import Ranked, ensemble_tables, ranked_by_all
+from gam_kg.inference.run_comparison import Ranked, ranked_by_all
 from .evaluate import write_evaluation
 from .progress import counted, progress, results
 from .report import show_table

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from gam_kg.artifacts import Content, read_manifest
+from gam_kg.artifacts import Content, read_json, read_manifest
 from gam_kg.config import Config, EvaluateConfig
 from gam_kg.graph.update_chain import read_updates
 from gam_kg.inference.evaluation import Evaluation, count_ticks, evaluate_run
@@ -14,10 +14,11 @@ from gam_kg.inference.state import publish_state, state_parts
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.inference.update import write_over_time
 from gam_kg.parquet import write_table
+from gam_kg.training.loggers import log_evaluation
+from gam_kg.workflow.situation import EVALUATION
+from gam_kg.workflow.stage import Stage, Task
 from .progress import counted
 from .ranks import OnEvent, on_ranks
-from .stages import Stage, Task
-from .workflow import EVALUATION
 
 
 def _write(task: Task) -> Content:
@@ -35,7 +36,8 @@ def _write(task: Task) -> Content:
             (task.read["graph"], task.read["checkpoint"], ()),
         )
         newer = read_updates(run, task.read["graph"])
-        publish_state(run, after, made_from, parts, task.config.update, newer)
+        baselines = task.config.evaluate.baselines
+        publish_state(run, after, made_from, parts, task.config.update, newer, baselines=baselines)
     content: Content = {"num_queries": pq.read_metadata(task.folder / "ranks.parquet").num_rows}
     facts = task.read["graph"].content["splits"]
     if empty := [split for split in task.config.evaluate.splits if not facts[split]]:
@@ -69,6 +71,7 @@ def write_evaluation(found: Evaluation, folder: Path) -> Content:
 
 def _finish(config: Config) -> None:
     run = config.run_path
+    log_evaluation(config, read_json(run / "evaluation" / "metrics.json", "evaluation"))
     write_over_time(run, read_updates(run, read_manifest(run / "graph", "graph")))
 
 

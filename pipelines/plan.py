@@ -18,7 +18,7 @@ from gam_kg.plan.plan import Planner
 from gam_kg.run_config import require_same_settings
 from gam_kg.run_folder import graph_to_train
 from gam_kg.training.run import threads
-from .inputs import notices
+from gam_kg.workflow.inputs import notices
 from .progress import results
 from .report import show_table
 

@@ -18,14 +18,15 @@ from gam_kg.errors import DataError
 from gam_kg.inference.answers import warn_beyond_training
 from gam_kg.inference.queries import EncodedQueries, QueryRows, read_queries
 from gam_kg.inference.trained_run import TrainedRun
+from gam_kg.ingest.whole_files import WholeFiles
 from gam_kg.schemas import STATUSES
-from .prediction_file import deliver_predictions
+from gam_kg.workflow.prediction_file import deliver_predictions
+from gam_kg.workflow.situation import PREDICTIONS
+from gam_kg.workflow.stage import Stage, Task
 from .prediction_parts import Part, Survey, divide, in_time_order, is_written, put_together, unfinished, write_part
 from .progress import counted, progress
-from .query_files import WholeFiles, open_query_files
+from .query_files import open_query_files
 from .ranks import open_run
-from .stages import Stage, Task
-from .workflow import PREDICTIONS
 
 logger = logging.getLogger("gam_kg")
 
@@ -61,7 +62,7 @@ def _write(task: Task) -> Content:
         if len(parts) == 1:
             steps = len(run.graph.times) + len(total.snapshots)
             with progress("predict", steps) as advance:
-                write_part(run, read(parts[0]), parts[0], task.folder, config.predict.top_k, counted(advance))
+                write_part(run, read(parts[0]), parts[0], task.folder, config.predict, counted(advance))
         else:
             num_rows = [survey.num_rows(num_answers) for survey in surveys]
             left = [
@@ -110,7 +111,7 @@ def _write_parts(
             answer_on_actors(config, files, parts, folder, on_part)
             return
         for part in parts:
-            write_part(run, read(part), part, folder, config.predict.top_k)
+            write_part(run, read(part), part, folder, config.predict)
             on_part(part)
 
 

@@ -14,9 +14,9 @@ from gam_kg.config import Config
 from gam_kg.errors import WorkerLostError
 from gam_kg.inference.queries import read_queries
 from gam_kg.inference.trained_run import TrainedRun
+from gam_kg.ingest.whole_files import WholeFiles
 from gam_kg.training.run import threads
 from .prediction_parts import Part, write_part
-from .query_files import WholeFiles
 from .ranks import open_run
 from .ray_session import ray_session
 from .workers import check_room, require_here
@@ -58,7 +58,7 @@ class Answerer:
         """Write the file of a part."""
         self._count_attempt(part)
         rows = read_queries(self.run, self.files.read(part.start, part.stop), self.config.data.columns)
-        write_part(self.run, rows, part, self.folder, self.config.predict.top_k)
+        write_part(self.run, rows, part, self.folder, self.config.predict)
 
     def _count_attempt(self, part: Part) -> None:
         """Ray starts an actor that was lost again without end."""

@@ -18,6 +18,20 @@ results = Console(highlight=False)
 if not results.is_terminal:
     results.width = 120  # a pipe has no width; 80 would break names
 
+_position = ""
+
+
+@contextmanager
+def stage_position(number: int, total: int, verb: str) -> Generator[None]:
+    """Say which of the stages of a run the block is, before it and in its progress."""
+    global _position
+    logger.info("stage %d of %d: %s", number, total, verb)
+    _position = f"stage {number} of {total}, "
+    try:
+        yield
+    finally:
+        _position = ""
+
 
 def print_line(text: str) -> None:
     """Show how work goes on: on a terminal beside its bar, elsewhere in the log, if somebody reads that."""
@@ -36,6 +50,7 @@ def progress(description: str, total: int, unit: str = "snapshots") -> Generator
         total: Units to do.
         unit: What is counted.
     """
+    description = _position + description
     if not console.is_terminal:
         yield progress_lines(description, total, unit, print_line)
         return

@@ -5,7 +5,6 @@ The settings are for a fast start and little output; what is not shown is in Ray
 
 import logging
 import re
-import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
@@ -56,7 +55,7 @@ def _data_settings() -> Generator[None]:
     context = DataContext.get_current().copy()
     context.shuffle_strategy = "sort_shuffle_pull_based"
     context.use_datasource_v2 = False
-    context.enable_progress_bars = sys.stderr.isatty()
+    context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     levels = {handler: handler.level for handler in logging.getLogger("ray.data").handlers if _is_rays(handler)}

@@ -12,9 +12,9 @@ from gam_kg.config import Config
 from gam_kg.inference.picture import draw
 from gam_kg.inference.report import result_tables, short_tables, time_table, traffic_table, write_html
 from gam_kg.text import printable
+from gam_kg.workflow.situation import REPORT
+from gam_kg.workflow.stage import Stage, Task
 from .progress import results
-from .stages import Stage, Task
-from .workflow import REPORT
 
 logger = logging.getLogger("gam_kg")
 

@@ -1,18 +1,18 @@
 """All stages of a run in order, each skipped when its artifact is up to date."""
 
 import logging
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from gam_kg.config import Config
-from gam_kg.errors import ArtifactError, ConfigError
-from gam_kg.importers.dispatch import import_facts, import_state
+from gam_kg.errors import ArtifactError
 from gam_kg.run_folder import remove_finished_training, waiting
-from gam_kg.text import is_uri, user_path
-from .prediction_file import deliver_predictions
+from gam_kg.workflow.imports import facts_to_import, import_if_missing, import_to
+from gam_kg.workflow.prediction_file import deliver_predictions
+from gam_kg.workflow.situation import PREDICTIONS, finished
+from gam_kg.workflow.stage import Stage, confirm, owned
+from .progress import stage_position
 from .report import show_metrics
-from .stages import confirm, owned
-from .workflow import PREDICTIONS, finished
 
 logger = logging.getLogger("gam_kg")
 
@@ -35,7 +35,9 @@ def run(config: Config, *, force: bool = False, take_over: bool = False) -> Path
     """
     PREDICTIONS.files(config)  # a mistake in what is read last is refused before the work of hours
     with owned(config, "run", take_over=take_over):
-        import_if_missing(config, force=force)
+        if facts := facts_to_import(config, force=force):
+            with _numbered(config, "import"):
+                import_to(facts, config)
         if not force and (found := finished(config)):
             for path, situation in found.items():
                 confirm(path, situation)
@@ -57,47 +59,28 @@ def _run_stages(config: Config, *, force: bool) -> None:
     from .report import report
     from .train import train
 
+    def do(stage: Stage) -> None:
+        with _numbered(config, stage.about.verb):
+            stage(config, force=force)
+
     limited = config.prepare.memory_gib is not None
     if limited:  # in a Ray of its own, started with the limit
-        prepare(config, force=force)
+        do(prepare)
     with ExitStack() as stack:
         if config.train.most_workers > 1:  # every stage needs Ray: one for all of them
             stack.enter_context(ray_session())
         with ray_session():
             if not limited:
-                prepare(config, force=force)
-            train(config, force=force)
+                do(prepare)
+            do(train)
         for stage in (evaluate, embed, predict, report):  # evaluation leaves the state from which the others go on
-            stage(config, force=force)
+            do(stage)
 
 
-def import_if_missing(config: Config, *, force: bool = False) -> None:
-    """Import `data.import_from` to `data.facts` where that is not there yet, or is not of what the source has now.
-
-    Raises:
-        ConfigError: `data.facts` is not set, a URI, or a file that is no import.
-        DataError: The source cannot be imported.
-    """
-    data = config.data
-    if data.import_from is None:
-        return
-    if data.facts is None or is_uri(data.facts):
-        raise ConfigError(f"data.facts={data.facts}: data.import_from needs a local file to write the facts to")
-    facts = user_path(data.facts, "data.facts")
-    state = import_state(facts, data.import_from, data)
-    if state == "foreign":
-        raise ConfigError(
-            f"data.facts={data.facts} exists and was not imported from anything; an import of {data.import_from} would "
-            "replace it: name another file, or drop data.import_from"
-        )
-    if state == "gone":
-        logger.warning("warning: %s is gone; %s, imported from it, is used", data.import_from, data.facts)
-        return
-    if state == "current" and not force:
-        return
-    summary = import_facts(data.import_from, facts, data)
-    for line in summary.lines():
-        logger.info(line)
+def _numbered(config: Config, verb: str) -> AbstractContextManager[None]:
+    imported = ("import",) if config.data.import_from is not None else ()
+    verbs = (*imported, "prepare", "train", "evaluate", "embed", "predict", "report")
+    return stage_position(verbs.index(verb) + 1, len(verbs), verb)
 
 
 def graph_for_trainings(config: Config) -> Path:

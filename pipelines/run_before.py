@@ -12,7 +12,7 @@ from gam_kg.graph.temporal_graph import TemporalGraph, read_names
 from gam_kg.graph.update_chain import Update, last_snapshot, read_open_facts
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.ingest.vocabulary import Vocabulary
-from .workflow import EMBEDDINGS, Situation
+from gam_kg.workflow.situation import EMBEDDINGS, Situation
 
 
 @dataclass(frozen=True)

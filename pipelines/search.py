@@ -20,7 +20,7 @@ from gam_kg.inference.answers import find_name
 from gam_kg.inference.search import nearest_entities, query_answers
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.training.run import threads
-from .inputs import notices_of_run
+from gam_kg.workflow.inputs import notices_of_run
 from .report import show_table
 
 logger = logging.getLogger("gam_kg")

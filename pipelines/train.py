@@ -1,76 +1,25 @@
 """The train stage: `graph/` → `checkpoint/`, by Ray Train workers (or in this process for zero workers)."""
 
 import logging
-import shutil
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import ray.train
-import torch
 from ray.train import Checkpoint, CheckpointConsistencyMode
 
-from gam_kg.artifacts import Content
 from gam_kg.config import Config
-from gam_kg.distributed.communicator import Communicator
-from gam_kg.mirror import push_training
-from gam_kg.run_folder import remove_finished_training
 from gam_kg.training.position import Progress
-from gam_kg.training.run import (
-    LocalCheckpoints,
-    Write,
-    compute_device,
-    describe_checkpoint,
-    threads,
-    train_graph,
-    write_checkpoint,
-)
+from gam_kg.training.run import Write, train_graph
 from gam_kg.training.training_log import TrainingLog
+from gam_kg.workflow.train import train_here, train_stage
 from .metrics import record
 from .progress import print_line, progress
 from .ranks import OnEvent
-from .stages import Stage, Task
 from .workers import Worker, enter, run_workers
-from .workflow import CHECKPOINT
 
 logger = logging.getLogger("gam_kg")
-
-
-def _write(task: Task) -> Content:
-    """The weights of the epoch with the best validation MRR.
-
-    An interrupted training continues from its last checkpoint when it is started again with the same configuration, on
-    any number of workers.
-    """
-    config, splits = task.config, task.read["graph"].content["splits"]
-    storage = _training_folder(config) / task.manifest.key
-    if task.force:
-        shutil.rmtree(storage, ignore_errors=True)
-    log = training_log(config, anew=not storage.exists())
-    logger.info("training on %d facts, validating on %d", splits["train"], splits["valid"])
-    graph_path = task.paths["graph"]
-    with ExitStack() as stack:
-        on_event = recorded(_copying(config, stack.enter_context(log)), config.run_path.name)
-        if config.train.most_workers:
-            trained = train_with_ray(config, graph_path, storage, stack, on_event)
-        else:
-            trained = _train_here(config, graph_path, storage, on_event)
-        return write_checkpoint(task.folder, trained)
-
-
-def _copying(config: Config, on_event: OnEvent) -> OnEvent:
-    """Also copies training checkpoints to a run at a URI: each when the event after its own says that it is whole."""
-    written = False
-
-    def forward(event: Any) -> None:
-        nonlocal written
-        if written:
-            push_training(config.run_path)
-        written = event.checkpoint
-        on_event(event)
-
-    return forward
 
 
 def training_log(config: Config, *, anew: bool) -> TrainingLog:
@@ -141,26 +90,10 @@ def train_worker(settings: dict[str, Any]) -> None:
         )
 
 
-def _train_here(config: Config, graph_path: Path, storage: Path, on_event: OnEvent) -> Path:
-    """Train in this process, without Ray; the last checkpoint is under `storage`."""
-    torch.set_num_threads(threads(config))
-    communicator, device = Communicator(), torch.device(compute_device(config))
-    local = LocalCheckpoints(storage, communicator)
-    latest, save = local.latest(), local.save
-    train_graph(
-        config, graph_path, communicator=communicator, device=device, latest=latest, on_event=on_event, save=save
-    )
-    return local.path
+def _fit(config: Config, graph_path: Path, storage: Path, stack: ExitStack, on_event: OnEvent) -> Path:
+    on_event = recorded(on_event, config.run_path.name)
+    fit = train_with_ray if config.train.most_workers else train_here
+    return fit(config, graph_path, storage, stack, on_event)
 
 
-def _training_folder(config: Config) -> Path:
-    return config.run_path / "training"
-
-
-train = Stage(
-    CHECKPOINT,
-    write=_write,
-    summary=lambda _, content: describe_checkpoint(content),
-    finish=lambda config: shutil.rmtree(_training_folder(config), ignore_errors=True),
-    deliver=lambda config: remove_finished_training(config.run_path),
-)
+train = train_stage(_fit, training_log)

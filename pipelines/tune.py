@@ -31,11 +31,11 @@ from gam_kg.progress import duration
 from gam_kg.run_config import checkpoint_settings
 from gam_kg.schemas import TRIALS
 from gam_kg.training.run import threads
+from gam_kg.workflow.stage import owned
 from .ray_session import ray_session
 from .report import show_table
 from .run import graph_for_trainings
 from .search_space import SearchSpace, Settings
-from .stages import owned
 from .trial import FAILED, FINISHED, STOPPED, UNFINISHED, Record, train_trial
 from .workers import check_room
 

@@ -14,8 +14,16 @@ from gam_kg.artifacts import Content
 from gam_kg.config import Config
 from gam_kg.delivery import deliver, require_place
 from gam_kg.errors import ConfigError, DataError
+from gam_kg.graph.folded_updates import fold_updates
 from gam_kg.graph.update_chain import Update, last_snapshot, read_updates, write_update
-from gam_kg.inference.state import publish_state, read_states, start_before, state_parts, write_state_part
+from gam_kg.inference.state import (
+    can_advance,
+    publish_state,
+    read_states,
+    start_before,
+    state_parts,
+    write_state_part,
+)
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.inference.update import advance_run, write_over_time
 from gam_kg.ingest.new_facts import LATE, NewFacts, read_new_facts
@@ -24,16 +32,16 @@ from gam_kg.ingest.sources import Sources
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.training.fine_tune import require_snapshots
 from gam_kg.versions import VERSIONED
+from gam_kg.workflow.inputs import record
+from gam_kg.workflow.situation import PREDICTIONS
+from gam_kg.workflow.stage import owned
 from .embed import embed
 from .fine_tune import fine_tune_run, fine_tune_settings
-from .inputs import record
 from .predict import predict
 from .progress import counted
 from .ranks import OnEvent, on_ranks, open_run
 from .report import show_table
 from .run_before import RunBefore
-from .stages import owned
-from .workflow import PREDICTIONS
 
 SCORES = "scores.json"
 _SHOWN = 10
@@ -94,6 +102,7 @@ def update(
         if fine_tune_on and (is_new or not _is_fine_tuned(before, fine_tune_on)):
             opened = None
             fine_tune_run(RunBefore.of(config), fine_tune_on)
+        fold_updates(config.run_path, read_updates(config.run_path, before.graph))
         if opened is None and config.train.most_workers <= 1:
             opened = open_run(config)
         version = embed(before.settings, opened=opened)
@@ -167,6 +176,7 @@ def _add(before: RunBefore, new: NewFacts, rows: np.ndarray, sources: dict[str, 
             "first": int(rows[:, 3].min(initial=before.last + 1)),
             "first_ranked": before.last + 1,
             "num_ranked": config.update.score_facts,
+            "baselines": config.evaluate.baselines,
             "scores": str(parts / SCORES),
             "state": str(parts) if _needs_state(before, rows) else None,
         }
@@ -198,7 +208,12 @@ def _add(before: RunBefore, new: NewFacts, rows: np.ndarray, sources: dict[str, 
             logger.info("update: rows that are not used are in %s", added.path / Quarantine.NAME)
         updates = *before.updates, added
         publish_state(
-            run, last_snapshot(before.graph, updates), (before.graph, before.checkpoint, updates), parts, config.update
+            run,
+            last_snapshot(before.graph, updates),
+            (before.graph, before.checkpoint, updates),
+            parts,
+            config.update,
+            baselines=config.evaluate.baselines,
         )
     return opened[0].with_updates(updates) if opened else None
 
@@ -206,7 +221,13 @@ def _add(before: RunBefore, new: NewFacts, rows: np.ndarray, sources: dict[str, 
 def _needs_state(before: RunBefore, rows: np.ndarray) -> bool:
     """Whether a state is stored after an update: see `update.state_snapshots`."""
     config, first = before.config.update, int(rows[:, 3].min(initial=before.last + 1))
-    states = read_states(before.config.run_path, before.graph, before.checkpoint, before.updates)
+    found = read_states(before.config.run_path, before.graph, before.checkpoint, before.updates)
+    states = can_advance(found, baselines=before.config.evaluate.baselines)
+    if found and not states:
+        logger.warning(
+            "warning: the stored states are without the untrained baselines (evaluate.baselines was false), which "
+            "therefore count anew from the first fact"
+        )
     after = start_before(states, first)
     graph, new = before.facts, np.unique(rows[:, 3])
     later = graph.snapshots > after
@@ -220,16 +241,19 @@ def update_worker(run: TrainedRun, settings: dict[str, Any], on_event: OnEvent) 
 
     Args:
         run: The run with the new facts, as the rank has it.
-        settings: `first`, `first_ranked` and `num_ranked`, see `advance_run`; `scores`, the file to write; `state`,
-            the folder for the state after the last fact, or None.
+        settings: `first`, `first_ranked`, `num_ranked` and `baselines`, see `advance_run`; `scores`, the file to
+            write; `state`, the folder for the state after the last fact, or None.
         on_event: Receives progress: snapshots done, of how many.
     """
-    after = start_before(run.states, settings["first"])
+    first, baselines = settings["first"], settings["baselines"]
+    after = start_before(can_advance(run.states, baselines=baselines), first)
     total = sum(time > after for time in run.graph.times)
     tick = counted(lambda done: on_event((done, total)))
-    found = advance_run(run, settings["first"], settings["first_ranked"], settings["num_ranked"], tick)
+    ranked = settings["first_ranked"], settings["num_ranked"]
+    found = advance_run(run, first, *ranked, tick, with_baselines=baselines)
     if settings["state"]:
-        write_state_part(Path(settings["state"]), found.memory, found.baselines)
+        run.forget_vectors()  # writing a state takes most memory
+        write_state_part(Path(settings["state"]), found.memory, run.history, found.baselines)
     if run.graph.partition.rank == 0:
         Path(settings["scores"]).write_text(json.dumps(found.scores), encoding="utf-8")
 
@@ -253,10 +277,15 @@ def _show(config: Config, updates: tuple[Update, ...], num_before: int) -> None:
     table = write_over_time(config.run_path, updates)
     if not any(one.content.get("scores") for one in updates[num_before:]):
         return
-    baselines = [name for name in table.column_names if name.endswith("_mrr")]
+    newest = table.slice(max(0, len(table) - _SHOWN))
+    baselines = [name for name in table.column_names if name.endswith("_mrr") and newest[name].null_count < len(newest)]
     rows = [
-        [row["timestamp"], f"{row['num_facts']:,}", *(f"{100 * row[name]:.2f}" for name in ("mrr", *baselines))]
-        for row in table.slice(max(0, len(table) - _SHOWN)).to_pylist()
+        [row["timestamp"], f"{row['num_facts']:,}", *(_percent(row[name]) for name in ("mrr", *baselines))]
+        for row in newest.to_pylist()
     ]
     names = [name.removesuffix("_mrr").replace("_", " ") for name in baselines]
     show_table("MRR of new facts, ranked before they were added, %", ["snapshot", "facts", "model", *names], rows)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f}"

@@ -69,6 +69,7 @@ UNUSUAL: dict[str, Any] = {
     "train.precision": "bf16",
     "train.threads": 3,
     "train.max_failures": 5,
+    "train.loggers": ("mlflow",),
 }
 """A value that is not the default for every setting of training that has another value."""
 

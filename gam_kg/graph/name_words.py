@@ -42,7 +42,7 @@ class NameWords:
     @classmethod
     def of(
         cls,
-        names: Sequence[str],
+        names: Sequence[str] | pa.ChunkedArray,
         *,
         known: Sequence[bool] | None = None,
         words: Sequence[str] | None = None,
@@ -57,7 +57,7 @@ class NameWords:
             words: The words to look for; None finds those that entities share.
             features: ENTITY_FEATURES. Its words have blanks, which those of names have not.
         """
-        of_names = _words_of_names(names)
+        of_names = _words_of_names(names, words)
         features = ENTITY_FEATURES.empty_table() if features is None else features
         if words is None:
             words = shared_words(pa.concat_tables([of_names, features]), known)
@@ -99,23 +99,23 @@ class NameWords:
         if not of_names and features is None:
             return None
         num_entities, _ = sizes(manifest, updates)
-        names = read_names(graph, "entity", updates).to_pylist() if of_names else [""] * num_entities
+        names = read_names(graph, "entity", updates) if of_names else [""] * num_entities
         return cls.of(names, known=known, words=words, features=features)
 
 
-def _words_of_names(names: Sequence[str]) -> pa.Table:
-    """ENTITY_FEATURES of weight one."""
-    texts = pa.array(names, pa.large_string())
+def _words_of_names(names: Sequence[str] | pa.ChunkedArray, words: Sequence[str] | None = None) -> pa.Table:
+    """ENTITY_FEATURES of weight one, of some words or all."""
+    texts = names.combine_chunks() if isinstance(names, pa.ChunkedArray) else pa.array(names, pa.large_string())
     # Names of ASCII alone, which most are, Arrow divides as `split_words` does, in a sixth of the time.
     is_ascii = pc.string_is_ascii(texts).to_numpy(zero_copy_only=False)
     parts = pc.split_pattern_regex(pc.ascii_lower(texts.filter(pa.array(is_ascii))), _ASCII_SEPARATORS)
     (ascii_rows,), (other_rows,) = np.nonzero(is_ascii), np.nonzero(~is_ascii)
-    others = [split_words(names[row]) for row in other_rows]
+    others = [split_words(texts[row].as_py()) for row in other_rows]
     rows = np.repeat(ascii_rows, pc.list_value_length(parts).to_numpy()), np.repeat(other_rows, [*map(len, others)])
     others_words = pa.array([word for one in others for word in one], pa.large_string())
-    words = pa.chunked_array([parts.flatten(), others_words])
-    found = pa.table({"row": np.concatenate(rows), "word": words})
-    found = found.filter(pc.not_equal(found["word"], ""))
+    every = pa.chunked_array([parts.flatten(), others_words])
+    found = pa.table({"row": np.concatenate(rows), "word": every})
+    found = found.filter(pc.not_equal(every, "") if words is None else pc.is_in(every, pa.array(words, every.type)))
     if np.bincount(found["row"].to_numpy()).max(initial=0) > 1:  # a name may have a word twice
         found = found.group_by(["row", "word"]).aggregate([])
     return pa.table([*found.columns, np.ones(len(found))], schema=ENTITY_FEATURES)

@@ -6,81 +6,23 @@ were there: no update changes an id, a file of `graph/` or an earlier update.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gam_kg.artifacts import Content, Manifest, command, open_artifact, redo, write_artifact, write_manifest
+from gam_kg.artifacts import Content, Manifest, command, redo, write_artifact, write_manifest
 from gam_kg.errors import ArtifactError
+from gam_kg.graph.folded_updates import read_folded
+from gam_kg.graph.stored_update import FACTS, UPDATES, VOCABULARIES, Update, fact_table, verified
 from gam_kg.ingest.open_facts import FILE as OPEN
 from gam_kg.ingest.vocabulary import Vocabulary, vocabulary_hash
 from gam_kg.parquet import read_table, write_table
-from gam_kg.schemas import ENTITIES, OPEN_FACTS, QUARANTINE, RELATIONS, UPDATE_FACTS
+from gam_kg.schemas import OPEN_FACTS, QUARANTINE
 
-UPDATES = "updates"
-"""The folder of a run that has its updates."""
-
-_FACTS, _QUARANTINE = "facts.parquet", "quarantine.parquet"
-_VOCABULARIES = {"entity": ("entities.parquet", ENTITIES), "relation": ("relations.parquet", RELATIONS)}
-
-_VERIFIED: "dict[Path, tuple[list[tuple[str, int, int, int, int]], Update]]" = {}
-"""By folder: what the files of an update looked like when this process verified them, and the update."""
-
-
-@dataclass(frozen=True)
-class Update:
-    """An update of a run.
-
-    Attributes:
-        path: Its folder.
-        manifest: Its manifest. The content has `number`, `num_facts`, `first_snapshot` and `last_snapshot` of the facts
-            where there are some, `num_entities`, `num_relations` and `vocabulary` after it, and `quarantined`.
-    """
-
-    path: Path
-    manifest: Manifest
-
-    @property
-    def content(self) -> Content:
-        """The content of the manifest."""
-        return self.manifest.content
-
-    def facts(self) -> np.ndarray:
-        """Rows (subject, relation, object, snapshot) that neither graph nor earlier updates have, int64 (num_facts, 4).
-
-        Raises:
-            ArtifactError: The file is missing or damaged; so do the other readers.
-        """
-        return self._facts
-
-    def entities(self) -> pa.Table:
-        """The new entities, ENTITIES."""
-        return self._new["entity"]
-
-    def relations(self) -> pa.Table:
-        """The new relations, RELATIONS."""
-        return self._new["relation"]
-
-    def names(self, kind: str) -> pa.ChunkedArray:
-        """Names of the new entities (kind "entity") or relations ("relation"), in the order of their ids."""
-        return self._new[kind][kind]
-
-    @cached_property
-    def _facts(self) -> np.ndarray:
-        table = read_table(self.path / _FACTS)
-        return np.stack([table[name].to_numpy() for name in ("subject_id", "relation_id", "object_id", "snapshot")], 1)
-
-    @cached_property
-    def _new(self) -> dict[str, pa.Table]:
-        files = self.manifest.files
-        return {
-            kind: read_table(self.path / file) if file in files else schema.empty_table()
-            for kind, (file, schema) in _VOCABULARIES.items()
-        }
+_QUARANTINE = "quarantine.parquet"
 
 
 def read_updates(run: Path, graph: Manifest, checkpoint: Manifest | None = None) -> tuple[Update, ...]:
@@ -96,7 +38,7 @@ def read_updates(run: Path, graph: Manifest, checkpoint: Manifest | None = None)
     """
     folder = run / UPDATES
     names = sorted(path.name for path in folder.glob("*") if re.fullmatch(r"\d{6}", path.name))
-    updates: list[Update] = []
+    folded, updates = read_folded(run)[: len(names) - 1] if names else (), list[Update]()
     for name in names:
         path = _path(run, len(updates) + 1)
         if name != path.name:
@@ -104,7 +46,7 @@ def read_updates(run: Path, graph: Manifest, checkpoint: Manifest | None = None)
                 f"{path} is missing, and {folder / name} is there: put it back, or remove all updates after the "
                 f"missing one and add their facts again: {command('update')}"
             )
-        update = _verified(path)
+        update = folded[len(updates)] if len(updates) < len(folded) else verified(path)
         for kind, expected in {"graph": graph, "checkpoint": checkpoint}.items():
             found = update.manifest.inputs.get(kind)
             if expected is not None and found != expected.id:
@@ -117,16 +59,6 @@ def read_updates(run: Path, graph: Manifest, checkpoint: Manifest | None = None)
             raise ArtifactError(f"{path} does not follow the {before} that is there; {redo('update')}")
         updates.append(update)
     return tuple(updates)
-
-
-def _verified(path: Path) -> Update:
-    """The update in a folder, whose files are read anew only where they look otherwise than when they were verified."""
-    seen = [(file.name, file.stat()) for file in sorted(path.glob("*"))]
-    looks = [(name, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for name, one in seen]
-    known = _VERIFIED.get(path)
-    if known is None or known[0] != looks:
-        known = _VERIFIED[path] = looks, Update(path, open_artifact(path, "update"))
-    return known[1]
 
 
 def chain_id(updates: Sequence[Update]) -> str:
@@ -215,9 +147,9 @@ def write_update(
     path = _path(run, number)
     assert not path.exists(), f"{path} is there already"
     new = {"entity": entities, "relation": relations}
-    tables = {kind: _VOCABULARIES[kind][1].empty_table() if table is None else table for kind, table in new.items()}
+    tables = {kind: VOCABULARIES[kind][1].empty_table() if table is None else table for kind, table in new.items()}
     grown = [_grown(before, tables[before.kind]) for before in vocabularies]
-    rows = np.unique(np.asarray(facts, np.int64).reshape(-1, 4)[:, [3, 0, 1, 2]], axis=0)
+    rows = np.unique(np.asarray(facts, np.int64).reshape(-1, 4)[:, [3, 0, 1, 2]], axis=0)[:, [1, 2, 3, 0]]
     _require_known(rows, *map(len, grown))
     quarantine = QUARANTINE.empty_table() if quarantine is None else quarantine
     about: Content = {
@@ -229,11 +161,11 @@ def write_update(
         "quarantined": {one["values"]: one["counts"] for one in pc.value_counts(quarantine["reason"]).to_pylist()},
     }
     if len(rows):
-        about |= {"first_snapshot": int(rows[0, 0]), "last_snapshot": int(rows[-1, 0])}
+        about |= {"first_snapshot": int(rows[0, 3]), "last_snapshot": int(rows[-1, 3])}
 
     def write(folder: Path) -> Content:
-        write_table(pa.table(list(rows.T), schema=UPDATE_FACTS), folder / _FACTS)
-        for kind, (file, schema) in _VOCABULARIES.items():
+        write_table(fact_table(rows), folder / FACTS)
+        for kind, (file, schema) in VOCABULARIES.items():
             if len(tables[kind]):
                 write_table(tables[kind].cast(schema), folder / file)
         if open_facts is not None and len(open_facts):
@@ -260,6 +192,6 @@ def _grown(before: Vocabulary, table: pa.Table) -> Vocabulary:
 
 
 def _require_known(rows: np.ndarray, num_entities: int, num_relations: int) -> None:
-    """Refuse rows (snapshot, subject, relation, object) with ids or snapshots that are none."""
-    ends = [np.iinfo(np.int64).max, num_entities, num_relations, num_entities]
+    """Refuse rows (subject, relation, object, snapshot) with ids or snapshots that are none."""
+    ends = [num_entities, num_relations, num_entities, np.iinfo(np.int64).max]
     assert ((rows >= 0) & (rows < ends)).all(), "a fact has an id without a name, or a negative snapshot"

@@ -5,6 +5,7 @@ its subject's past facts, and 1 to the hits where the object of the fact is an a
 confidence.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,11 +13,46 @@ from torch import Tensor
 
 from gam_kg.history.bins import NUM_BINS, log_bin
 from gam_kg.history.found import QueryGroups
-from gam_kg.history.recency import Recent
-from gam_kg.ops.ragged import insert_at, join_groups, select, sort_with_positions, unique_counts
+from gam_kg.history.recency import Recent, find_keys, with_keys
+from gam_kg.ops.ragged import insert_at, join_groups, select, unique_counts
 
 if TYPE_CHECKING:
     from gam_kg.history.index import HistoryIndex
+
+_MOST_WAITING = 2**22  # kinds that are counted together; more would take much memory
+_MOST_INT32 = torch.iinfo(torch.int32).max
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """Counts of the kinds of rules, as they are stored. They are only read, so they may be in a mapped file.
+
+    Attributes:
+        pairs: Pairs of relations, `r * num_relations + r'`, ascending, int64 (num_pairs,).
+        exposures, hits: Of each pair by recency, zero beyond the last column, int32 or int64 (num_pairs, num_columns).
+    """
+
+    pairs: Tensor
+    exposures: Tensor
+    hits: Tensor
+
+    def of(self, kind: Tensor) -> tuple[Tensor, Tensor]:
+        """Exposures and hits, zero for kinds that are not there, float64 (num_kinds,) each."""
+        num_columns = self.exposures.shape[1]
+        pairs, index = torch.unique_consecutive(kind // NUM_BINS, return_inverse=True)
+        row, known = (of_pair.index_select(0, index) for of_pair in find_keys(self.pairs, pairs))
+        column = kind % NUM_BINS
+        (at,) = torch.nonzero(known & (column < num_columns), as_tuple=True)
+        position = row.index_select(0, at).mul_(num_columns).add_(column.index_select(0, at))
+        none = torch.zeros(len(kind), dtype=torch.float64)
+        exposures, hits = (
+            none.index_copy(0, at, table.view(-1).index_select(0, position).double())
+            for table in (self.exposures, self.hits)
+        )
+        return exposures, hits
+
+
+_NONE_STORED = PairCounts(torch.zeros(0, dtype=torch.int64), *(torch.zeros(0, 1, dtype=torch.int32),) * 2)
 
 
 class PairRules:
@@ -34,13 +70,13 @@ class PairRules:
         """Go back to before the first snapshot."""
         self._counts = _KindCounts()
 
-    def counts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The kinds seen so far, int64 (num_kinds,), and their exposures and hits, float64 (num_kinds,) each."""
+    def counts(self) -> PairCounts:
+        """The counts so far."""
         return self._counts.all()
 
-    def restore(self, kind: Tensor, exposures: Tensor, hits: Tensor) -> None:
-        """Put the counts where those were whose `counts` these are, in any order."""
-        self._counts.restore(kind, exposures, hits)
+    def restore(self, counts: PairCounts) -> None:
+        """Put the counts where those were whose `counts` these are."""
+        self._counts = _KindCounts(counts)
 
     def confidences(self, groups: QueryGroups, recent: Recent, unseen: float) -> tuple[Tensor, Tensor]:
         """Hits / (exposures + unseen) of the rule of each past fact of each query.
@@ -84,16 +120,33 @@ class PairRules:
 
 
 class _KindCounts:
-    """Exposures and hits by kind: a row for each pair of relations seen so far, with a column for each recency."""
+    """Exposures and hits by kind: those that were stored, and what was counted since.
 
-    def __init__(self) -> None:
-        # Pairs of relations, ascending, and their rows, in the order in which they were seen. The last pair stands for
-        # all that were not seen: its row, the first, stays zero.
+    Args:
+        stored: The counts to go on from; None: there are none.
+    """
+
+    def __init__(self, stored: PairCounts | None = None) -> None:
+        self._stored = stored
+        # Counted since, with a row for each pair of relations and a column for each recency: the pairs, ascending, and
+        # their rows, in the order in which they were seen. The last pair stands for all that were not seen: its row,
+        # the first, stays zero.
         self._pairs, self._rows = torch.tensor([torch.iinfo(torch.int64).max]), torch.tensor([0])
         self._exposures, self._hits = (torch.zeros(NUM_BINS, dtype=torch.float64) for _ in range(2))
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, kind: Tensor, exposures: Tensor, hits: Tensor) -> None:
         """Count; int64 (num_counted,) each, of kinds in any order and any number of times."""
+        # Together when they are looked up: pairs are inserted once for several snapshots then.
+        self._waiting.append((kind, exposures, hits))
+        if sum(len(one) for one, *_ in self._waiting) > _MOST_WAITING:
+            self._count_waiting()
+
+    def _count_waiting(self) -> None:
+        if not self._waiting:
+            return
+        kind, exposures, hits = (torch.cat(columns) for columns in zip(*self._waiting, strict=True))
+        self._waiting.clear()
         pairs = torch.unique_consecutive(kind // NUM_BINS)
         new = pairs[self._rows_of(pairs) == 0]
         if len(new):
@@ -103,30 +156,34 @@ class _KindCounts:
         counted = torch.nonzero(hits)[:, 0]
         self._hits.index_add_(0, position[counted], hits[counted].double())
 
-    def restore(self, kind: Tensor, exposures: Tensor, hits: Tensor) -> None:
-        """Put the counts where those were of which `all` has returned these, in any order."""
-        if bool((kind[1:] < kind[:-1]).any()):
-            kind, order = sort_with_positions(kind)
-            exposures, hits = exposures[order], hits[order]
-        pairs, row = torch.unique_consecutive(kind // NUM_BINS, return_inverse=True)
-        self._pairs = torch.cat([pairs, self._pairs[-1:]])
-        self._rows = torch.arange(1, len(pairs) + 2).index_fill_(0, torch.tensor([len(pairs)]), 0)
-        position = (row + 1) * NUM_BINS + kind % NUM_BINS
-        empty = torch.zeros((len(pairs) + 1) * NUM_BINS, dtype=torch.float64)
-        self._exposures, self._hits = (empty.index_copy(0, position, counts.double()) for counts in (exposures, hits))
-
     def of(self, kind: Tensor) -> tuple[Tensor, Tensor]:
         """Exposures and hits so far, zero for kinds never seen, float64 (num_kinds,) each."""
+        self._count_waiting()
         position = self._positions(kind)
-        return self._exposures.index_select(0, position), self._hits.index_select(0, position)
+        exposures, hits = (counts.index_select(0, position) for counts in (self._exposures, self._hits))
+        if self._stored is not None:
+            before = self._stored.of(kind)
+            exposures, hits = exposures.add_(before[0]), hits.add_(before[1])
+        return exposures, hits
 
-    def all(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The kinds seen so far, and their exposures and hits."""
-        bins = torch.arange(NUM_BINS)
-        kind, position = ((numbers[:-1, None] * NUM_BINS + bins).flatten() for numbers in (self._pairs, self._rows))
-        exposures, hits = self._exposures[position], self._hits[position]
-        kind, exposures, hits = select(exposures > 0, kind, exposures, hits)
-        return kind, exposures, hits
+    def all(self) -> PairCounts:
+        """The counts so far, in their own memory, with as few columns and bytes as hold them."""
+        self._count_waiting()
+        own, stored = self._pairs[:-1], self._stored or _NONE_STORED
+        pairs = with_keys(stored.pairs, own)
+        at, before = torch.searchsorted(pairs, own), torch.searchsorted(pairs, stored.pairs)
+        since = [one[: len(self._pairs) * NUM_BINS].view(-1, NUM_BINS) for one in (self._exposures, self._hits)]
+        of_column = since[0].amax(0)
+        of_column[: stored.exposures.shape[1]] += stored.exposures.amax(0) if len(stored.pairs) else 0
+        num_columns = 1 + int(torch.nonzero(of_column).max()) if len(pairs) else 1
+        kind = torch.int32 if float(of_column.max()) <= _MOST_INT32 else torch.int64  # hits are no more than exposures
+        tables = []
+        for counts, counted in zip((stored.exposures, stored.hits), since, strict=True):
+            table = torch.zeros(len(pairs), num_columns, dtype=kind)
+            table.index_copy_(0, at, counted[:, :num_columns].index_select(0, self._rows[:-1]).to(kind))
+            table[:, : counts.shape[1]].index_add_(0, before, counts.to(kind))
+            tables.append(table)
+        return PairCounts(pairs, *tables)
 
     def _positions(self, kind: Tensor) -> Tensor:
         pairs, index = torch.unique_consecutive(kind // NUM_BINS, return_inverse=True)

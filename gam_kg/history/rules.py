@@ -42,6 +42,11 @@ class RuleTable:
         self._offsets = torch.searchsorted(keys, starts) if len(keys) else torch.zeros_like(starts)
         self._newer_keys, self._newer_groups = KeyCounts(), KeyCounts()
 
+    @property
+    def fixed(self) -> list[Tensor]:
+        """What never changes."""
+        return [self._keys, self._groups, self._offsets]
+
     def clear(self) -> None:
         """Go back to before the first snapshot."""
         self._hits.zero_()

@@ -6,6 +6,7 @@ each rank drops what is older. Everything sent depends on the data alone.
 """
 
 from collections.abc import Iterator
+from copy import deepcopy
 from itertools import accumulate
 
 import torch
@@ -28,6 +29,13 @@ def build_history(
     if communicator.world_size == 1:
         return HistoryIndex(graph, config, stored)
     return ShardedHistory(graph, config, communicator, stored)
+
+
+def copy_history(history: HistoryIndex) -> HistoryIndex:
+    """An index, in a world of one, that has the same snapshots and goes on by itself; what never changes is shared."""
+    fixed = [history.config, history.partition, history.facts.keys, history.answers.keys]
+    fixed += [] if history.rules is None else history.rules.fixed
+    return deepcopy(history, {id(one): one for one in fixed})
 
 
 class ShardedHistory(HistoryIndex):

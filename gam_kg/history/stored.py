@@ -5,7 +5,7 @@ them then. So an index of any number of ranks, also of a graph that has grown si
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,18 +13,18 @@ from torch import Tensor
 
 from gam_kg.graph.fact_source import Rows
 from gam_kg.graph.temporal_graph import TemporalGraph
-from gam_kg.history.bins import NUM_BINS
-from gam_kg.history.pair_rules import PairRules
-from gam_kg.history.recency import KeyTable, RecencyIndex, with_keys
+from gam_kg.history.pair_rules import PairCounts, PairRules
+from gam_kg.history.recency import KeyTable, RecencyIndex, new_keys
 from gam_kg.history.rules import RuleTable
-from gam_kg.ops.ragged import select, sort_with_positions
+from gam_kg.ops.ragged import insert_at, select, sort_with_positions
 
 if TYPE_CHECKING:
     from gam_kg.history.index import HistoryIndex
 
 Part = dict[str, Tensor]
 
-_MOST_INT32 = torch.iinfo(torch.int32).max
+PAIRS = "pairs."
+"""How names of what was counted by pairs of relations begin; it is the same on all ranks."""
 
 _DIGITS = {"facts": "er", "answers": "r", "rules": "rer"}
 """What keys are made of before the entity at their end: numbers of entities and relations, the first counting most."""
@@ -35,7 +35,7 @@ def store_history(
     more: Mapping[str, Mapping[str, Tensor]] | None = None,
     kinds: Mapping[str, PairRules] | None = None,
 ) -> Part:
-    """The rank's part of what an index has counted so far.
+    """The rank's part of what an index has counted so far; where all keys were seen, not a copy.
 
     Args:
         history: The index.
@@ -45,17 +45,23 @@ def store_history(
     ids, num_rows, part = history.partition.ids, history.num_rows, {}
 
     def with_ids(keys: Tensor) -> Tensor:
+        if history.partition.world_size == 1:
+            return keys
         return keys // num_rows * history.num_entities + ids[keys % num_rows] if len(keys) else keys
 
     for name, table in _tables(history).items():
         (seen,) = torch.nonzero(table.count, as_tuple=True)
         columns = {column: getattr(table, column) for column in KeyTable.COLUMNS} | history.turns.columns(table)
         columns |= (more or {}).get(name, {})
-        place = torch.zeros_like(table.keys).index_copy_(0, seen, torch.arange(len(seen)))
-        orders = {index: place[of_table.order()] for index, of_table in _indexes(history, table).items()}
-        part |= {f"{name}.{key}": values.index_select(0, seen) for key, values in columns.items()}
-        part |= {f"{name}.{index}": order for index, order in orders.items()}
-        part[f"{name}.keys"] = with_ids(table.keys.index_select(0, seen))
+        orders = {index: of_table.order() for index, of_table in _indexes(history, table).items()}
+        keys = table.keys
+        if len(seen) < len(keys):  # else nothing is copied
+            place = torch.zeros_like(keys).index_copy_(0, seen, torch.arange(len(seen)))
+            orders = {index: place[order] for index, order in orders.items()}
+            columns = {key: values.index_select(0, seen) for key, values in columns.items()}
+            keys = keys.index_select(0, seen)
+        part |= {f"{name}.{key}": values for key, values in (columns | orders).items()}
+        part[f"{name}.keys"] = with_ids(keys)
     part["queries.keys"], part["queries.total"] = history.turns.totals()
     if history.rules is not None:
         keys, part["rules.hits"], part["groups.keys"], part["groups.exposures"] = history.rules.counts()
@@ -63,12 +69,7 @@ def store_history(
         part["rules.fewest"] = torch.tensor([history.rules.fewest])
     of_history = {} if history.pair_rules is None else {"kinds": history.pair_rules}
     for name, rules in {**of_history, **(kinds or {})}.items():
-        part[f"{name}.keys"], *counts = rules.counts()
-        few = not bool((counts[0] > _MOST_INT32).any())  # hits are no more than exposures
-        part |= {
-            f"{name}.{column}": one.int() if few else one
-            for column, one in zip(("exposures", "hits"), counts, strict=True)
-        }
+        part |= {f"{PAIRS}{name}.{column}": values for column, values in vars(rules.counts()).items()}
     return part
 
 
@@ -86,6 +87,8 @@ class StoredHistory:
     num_entities: int
     num_relations: int
     parts: Sequence[Part]
+    _found: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """By table: the keys of an index, and the places of the stored ones among them."""
 
     def distinct(
         self, history: "HistoryIndex", graph: TemporalGraph, table: str, key: Callable[[Rows], Tensor]
@@ -100,8 +103,14 @@ class StoredHistory:
         """
         none = torch.zeros(0, dtype=torch.int64)
         later = graph.read([time for time in graph.times if time >= self.end])
-        keys = [key(Rows(none, one.anchor, one.relation, one.other)) for one in later]
-        return with_keys(self._of_rank(history, table)[0], torch.cat([none, *keys]))
+        later_keys = torch.cat([none, *(key(Rows(none, one.anchor, one.relation, one.other)) for one in later)])
+        stored = self._of_rank(history, table)[0]
+        new = new_keys(stored, later_keys)
+        at = torch.searchsorted(stored, new) + torch.arange(len(new))
+        keys = insert_at(stored, new, at)
+        is_stored = torch.ones(len(keys), dtype=torch.bool).index_fill_(0, at, False)
+        self._found[table] = keys, torch.nonzero(is_stored)[:, 0]
+        return keys
 
     def restore(self, history: "HistoryIndex") -> None:
         """Put a new index, whose tables have the stored keys among theirs, after the last snapshot that was counted."""
@@ -113,8 +122,8 @@ class StoredHistory:
             for target, values in zip(targets.values(), columns, strict=True):
                 target.index_copy_(0, place, values)
             for index, of_table in _indexes(history, table).items():
-                whole = len(self.parts) == history.partition.world_size == 1
-                of_table.restore(place[self.parts[0][f"{name}.{index}"]] if whole else of_table.sorted(place))
+                order = place[self.parts[0][f"{name}.{index}"]] if self._is_whole(history) else of_table.sorted(place)
+                of_table.restore(order, place)
         queries, total = self._joined("queries.keys"), self._joined("queries.total")
         history.turns.restore(self._renumbered(history, queries, "er"), total)
         if history.config.rule_bodies:
@@ -132,22 +141,30 @@ class StoredHistory:
 
     def columns(self, history: "HistoryIndex", table: str, *names: str) -> list[Tensor]:
         """Places in a table of the rank's keys that were counted, ascending, and what is stored of each."""
-        keys, *values = self._of_rank(history, table, *names)
-        return [torch.searchsorted(_tables(history)[table].keys, keys), *values]
+        keys, known = _tables(history)[table].keys, self._found.get(table)
+        if self._is_whole(history) and known is not None and known[0] is keys:
+            return [known[1], *(self.parts[0][f"{table}.{name}"] for name in names)]
+        stored, *values = self._of_rank(history, table, *names)
+        self._found[table] = keys, torch.searchsorted(keys, stored)
+        return [self._found[table][1], *values]
 
     def restore_kinds(self, rules: PairRules, history: "HistoryIndex", name: str) -> None:
         """Restore rules of pairs, still empty, that are stored under a name."""
-        kinds, exposures, hits = (self.parts[0][f"{name}.{column}"] for column in ("keys", "exposures", "hits"))
-        pairs = self._renumbered(history, kinds // NUM_BINS, "rr")
-        rules.restore(pairs * NUM_BINS + kinds % NUM_BINS, exposures, hits)
+        pairs, exposures, hits = (self.parts[0][f"{PAIRS}{name}.{column}"] for column in ("pairs", "exposures", "hits"))
+        rules.restore(PairCounts(self._renumbered(history, pairs, "rr"), exposures, hits))
+
+    def _is_whole(self, history: "HistoryIndex") -> bool:
+        """Whether an index has all that is stored, in the same order."""
+        return len(self.parts) == history.partition.world_size == 1
 
     def _of_rank(self, history: "HistoryIndex", name: str, *columns: str) -> list[Tensor]:
         """The keys that belong to the rank of an index, ascending, in rows of its shard; and what is stored of each."""
         keys, *values = (self._joined(f"{name}.{column}") for column in ("keys", *columns))
-        entity, partition = keys % self.num_entities, history.partition
-        rest = self._renumbered(history, keys // self.num_entities, _DIGITS[name])
-        keys = rest * history.num_rows + partition.rows(entity)
-        if len(self.parts) == partition.world_size == 1:
+        rest, partition = keys // self.num_entities, history.partition
+        entity = keys - rest * self.num_entities
+        rest = self._renumbered(history, rest, _DIGITS[name])
+        keys = partition.rows(entity).add(rest, alpha=history.num_rows)
+        if self._is_whole(history):
             return [keys, *values]
         keys, entity, *values = select(partition.owns(entity), keys, entity, *values)
         keys, order = sort_with_positions(keys)
@@ -160,7 +177,7 @@ class StoredHistory:
         """Numbers made of those of entities and relations, as the graph of an index makes them."""
         before = {"e": self.num_entities, "r": self.num_relations}
         after = {"e": history.num_entities, "r": history.num_relations}
-        if before == after:
+        if before["r"] == after["r"] and (before == after or "e" not in digits[1:]):
             return numbers
         # Most numbers that follow each other differ in their last digit only, and divisions take long.
         *rest, digit = digits

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from gam_kg.inference.comparison_tables import difference_cells
 from gam_kg.inference.report import Table
-from gam_kg.inference.run_comparison import Comparison, difference_cells
+from gam_kg.inference.run_comparison import Comparison
 from gam_kg.schemas import ABLATION
 
 if TYPE_CHECKING:

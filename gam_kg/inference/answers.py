@@ -1,8 +1,8 @@
 """Answers to "(subject, relation, ?) at a time": the best candidates with scores, from the facts before it."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
 import pyarrow as pa
@@ -10,19 +10,15 @@ import torch
 from torch import Tensor
 
 from gam_kg.errors import DataError
-from gam_kg.graph.snapshot import Queries
 from gam_kg.history.novelty import novelty_of
 from gam_kg.inference.queries import EncodedQueries
+from gam_kg.inference.query_blocks import query_blocks
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.ingest.vocabulary import Vocabulary
-from gam_kg.metrics.product_scores import ProductScores
 from gam_kg.text import quoted
-from gam_kg.training.evaluate import Tick, roll
-from gam_kg.training.step_batch import divide_queries
+from gam_kg.training.evaluate import Tick
 
 logger = logging.getLogger("gam_kg")
-
-_QUERIES_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,8 @@ def answer_queries(
     answers = Answers(
         *(np.zeros(shape, kind) for kind in (np.int64, np.float32, np.float32, np.int64, np.int64, np.int64))
     )
-    for rows, block, scores in _scores(run, queries, tick):
+    for rows, block, scorer in query_blocks(run, queries, tick):
+        scores = scorer.products(block)
         scores = scores if candidates is None else scores.among(candidates)
         total = _LogSumExp(run.temperature(block.horizon))
         found, score = scores.best(shape[1], look=total.add)
@@ -95,7 +92,11 @@ def answer_queries(
 
 
 def encode_query(
-    run: TrainedRun, subject: str | int | None, relation: str | int, object: str | int | None, at: str | int | None
+    run: TrainedRun,
+    subject: str | int | None,
+    relation: str | int,
+    object: str | int | None,
+    at: str | int | date | None,
 ) -> EncodedQueries:
     """One query by name: exactly one of subject and object is given, and the other is to be found.
 
@@ -166,27 +167,3 @@ def warn_beyond_training(run: TrainedRun, snapshots: np.ndarray, counts: np.ndar
             "beyond that, up to %s snapshots after the last fact (%s), and extrapolate",
             *(f"{run.trained_horizon:,}", f"{far:,}", f"{counts.sum():,}", f"{horizon.max():,}", last),
         )
-
-
-def _scores(
-    run: TrainedRun, queries: EncodedQueries, tick: Tick
-) -> Iterator[tuple[np.ndarray, Queries, ProductScores]]:
-    """Positions of some queries, these queries, and their scores of all candidates, until all queries are scored."""
-    times = np.unique(queries.snapshot).tolist()
-    if not times:
-        return
-    scorer = run.scorer_before(times[0], tick)
-    snapshots = run.snapshots(times[0], times[-1])
-    following = next(snapshots, None)
-    for time in times:
-        while following is not None and following.time < time:
-            roll([scorer], run.history, [following], tick)
-            following = next(snapshots, None)
-        rows = np.flatnonzero(queries.snapshot == time)
-        subject, relation = (torch.from_numpy(column[rows]) for column in (queries.subject, queries.relation))
-        nothing = torch.zeros(0, dtype=torch.int64)
-        of_time = Queries(time, subject, relation, nothing, nothing).seen_from(min(time, run.graph.end))
-        for block in divide_queries(of_time, 1, _QUERIES_AT_ONCE):
-            yield rows[: len(block)], block, scorer.products(block)
-            rows = rows[len(block) :]
-        tick()

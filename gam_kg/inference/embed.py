@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gam_kg.artifacts import Manifest, read_manifest
 from gam_kg.errors import ArtifactError
+from gam_kg.graph.fact_source import prefetch
 from gam_kg.graph.update_chain import Update, updates_after
 from gam_kg.inference.similarity import SPACE, SearchSpace, vector_groups
 from gam_kg.inference.state import changes_before
@@ -60,25 +61,35 @@ def write_embeddings(
         ArtifactError: The base is damaged.
         EvaluationError: A vector is NaN or infinite.
     """
-    memory, partition, dim = run.memory_before(last + 1, tick, anew=anew), run.graph.partition, run.model.config.dim
+    memory, partition = run.memory_before(last + 1, tick, anew=anew), run.graph.partition
     part = f"-{partition.rank:05d}-of-{partition.world_size:05d}" if partition.world_size > 1 else ""
-    about, rows = run.provenance(last) | {"gam_kg.dim": str(dim)}, None
+    about, rows = _about(run, last), None
     if base is not None and (rows := _changed(run, memory, base)) is not None:
         about["gam_kg.base"] = base.name
         space = run.sharded.communicator.together(lambda: SearchSpace.load(base, run.device))
     else:
         space = SearchSpace.after(run, memory)
-    schemas = {
-        kind: embedding_schema(kind, dim, integers=pa.types.is_integer(names.type)).with_metadata(
-            about | _METRICS[kind]
-        )
-        for kind, names in run.given_names.items()
-    }
+    schemas = {kind: _schema(run, kind, about) for kind in ("entity", "relation")}
     _write(folder / f"entities{part}.parquet", schemas["entity"], _entity_columns(run, memory, space, rows))
     if partition.rank == 0:
         if rows is None:
             space.save(folder)
         _write(folder / "relations.parquet", schemas["relation"], [_relation_columns(run)])
+
+
+def embedding_table(run: TrainedRun, last: int, kind: str = "entity") -> pa.Table:
+    """The table that `write_embeddings` writes of all entities of a world of one, or of all relations ("relation").
+
+    Raises:
+        EvaluationError: A vector is NaN or infinite.
+    """
+    if kind == "relation":
+        groups: Iterable[list[pa.Array]] = [_relation_columns(run)]
+    else:
+        memory = run.memory_before(last + 1)
+        groups = _entity_columns(run, memory, SearchSpace.after(run, memory), None)
+    schema = _schema(run, kind, _about(run, last))
+    return pa.concat_tables(pa.Table.from_arrays(columns, schema=schema) for columns in groups).combine_chunks()
 
 
 def find_base(folder: Path, described: Manifest, updates: Sequence[Update], last: int) -> Path | None:
@@ -106,8 +117,22 @@ def find_base(folder: Path, described: Manifest, updates: Sequence[Update], last
 
 def read_vectors(path: Path, name: str = "embedding") -> np.ndarray:
     """A column of vectors of an embeddings file, float32 (num_rows, dim)."""
-    column = read_table(path, columns=[name])[name].combine_chunks()
+    return vectors_of(read_table(path, columns=[name]), name)
+
+
+def vectors_of(table: pa.Table, name: str = "embedding") -> np.ndarray:
+    """A column of vectors of an embeddings table, float32 (num_rows, dim)."""
+    column = table[name].combine_chunks()
     return column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+
+
+def _about(run: TrainedRun, last: int) -> dict[str, str]:
+    return run.provenance(last) | {"gam_kg.dim": str(run.model.config.dim)}
+
+
+def _schema(run: TrainedRun, kind: str, about: dict[str, str]) -> pa.Schema:
+    integers = pa.types.is_integer(run.given_names[kind].type)
+    return embedding_schema(kind, run.model.config.dim, integers=integers).with_metadata(about | _METRICS[kind])
 
 
 def _changed(run: TrainedRun, memory: Memory, base: Path) -> Tensor | None:
@@ -152,9 +177,11 @@ def _relation_columns(run: TrainedRun) -> list[pa.Array]:
 
 def _write(path: Path, schema: pa.Schema, groups: Iterable[list[pa.Array]]) -> None:
     vectors = [f"{field.name}.list.element" for field in schema if pa.types.is_fixed_size_list(field.type)]
-    options: dict[str, Any] = {"use_dictionary": False, "use_byte_stream_split": vectors}
+    others = [field.name for field in schema if not pa.types.is_fixed_size_list(field.type)]
+    # The least and the greatest number of many vectors are of no use.
+    options: dict[str, Any] = {"use_dictionary": False, "use_byte_stream_split": vectors, "write_statistics": others}
     with open_writer(path, schema, **options) as writer:
-        for columns in groups:
+        for columns in prefetch(iter(groups)):
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 

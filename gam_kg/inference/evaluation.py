@@ -70,8 +70,8 @@ def evaluate_run(
         config: What to rank.
         tick: Called `count_ticks` times.
         others: Runs on the same graph; with any, the model is all the runs together, whose calibration is not measured.
-        state: Where to write the rank's part of the state after the last fact, where all facts were observed by the
-            model and the baselines; None: nowhere.
+        state: Where to write the rank's part of the state after the last fact, where all facts were observed; None:
+            nowhere.
 
     Raises:
         EvaluationError: A score is NaN or infinite, or no split has facts.
@@ -108,8 +108,8 @@ def evaluate_run(
                 calibration[split][setting] = measured.compute()
         if "single_step" not in config.settings:
             roll(scorers.values(), history, run.snapshots(*graph.bounds(split)))
-    if state is not None and counted is not None and isinstance(model, ModelScorer) and history.end == graph.end:
-        write_state_part(state, model.memory, counted)
+    if state is not None and isinstance(model, ModelScorer) and history.end == graph.end:
+        write_state_part(state, model.memory, history, counted)
     trees = {
         name: {
             split: {setting: _metrics(run, ranks, name) for setting, ranks in of_split.items()}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,9 @@ import pyarrow as pa
 
 from gam_kg.artifacts import open_artifact
 from gam_kg.errors import EvaluationError
-from gam_kg.inference.report import LABELS, Table
-from gam_kg.metrics.bootstrap import Difference, number_rows, paired_difference, paired_differences
+from gam_kg.metrics.bootstrap import Difference, number_rows, paired_difference
 from gam_kg.metrics.horizons import HORIZONS, horizon_bin
-from gam_kg.metrics.summary import RankSummary
+from gam_kg.metrics.parts import FEWEST_ANSWERS
 from gam_kg.parquet import read_table
 from gam_kg.schemas import DIRECTIONS, ENTITIES_SEEN, MODEL, SETTINGS, SPLITS, STRATA
 
@@ -98,12 +97,13 @@ class Comparison:
     difference: Difference
 
 
-def compare(first: Sequence[Ranked], second: Sequence[Ranked]) -> list[Comparison]:
+def compare(first: Sequence[Ranked], second: Sequence[Ranked], *, by_relation: bool = False) -> list[Comparison]:
     """Compare two sides in the splits and settings that both have, by direction, stratum, entities and horizon.
 
     Args:
         first: A run; or several that differ in their seed, whose reciprocal ranks are averaged answer by answer.
         second: Likewise.
+        by_relation: Compare by direction and relation instead, those of at least `FEWEST_ANSWERS`, most answers first.
 
     Raises:
         EvaluationError: They have no split or setting in common, or did not rank the same answers in one.
@@ -112,7 +112,8 @@ def compare(first: Sequence[Ranked], second: Sequence[Ranked]) -> list[Compariso
     for split, setting in ranked_by_all(runs):
         ranked = [run.of(split) for run in runs]
         query, reciprocal = ranked[0].query(), np.stack([1 / run.ranks(setting) for run in ranked])
-        for name, rows in _groups(ranked[0].table, setting):
+        table = ranked[0].table
+        for name, rows in _by_relation(table) if by_relation else _groups(table, setting):
             before, after = np.split(reciprocal[:, rows], [len(first)])
             difference = paired_difference(after.mean(0), before.mean(0), query[rows])
             sides = (tuple(side.mean(1).tolist()) for side in (before, after))
@@ -136,54 +137,6 @@ def ranked_by_all(runs: Sequence[Ranked]) -> list[tuple[str, str]]:
     return list(product(splits, settings))
 
 
-def comparison_tables(found: Sequence[Comparison], names: tuple[str, str]) -> Iterator[Table]:
-    """A table for each split and setting, in percent; `names` are those of the two sides."""
-    for split, setting in dict.fromkeys((one.split, one.setting) for one in found):
-        rows = []
-        for one in found:
-            if (one.split, one.setting) == (split, setting):
-                sides = (f"{100 * np.mean(side):.2f}" for side in (one.first, one.second))
-                label = one.answers.replace("_", " ")
-                rows.append([label, f"{one.count:,}", *sides, *difference_cells(one.difference)])
-        title = f"{split}, {setting.replace('_', '-')}, MRR %"
-        yield [title, "answers", *names, "difference", "95 % interval"], rows
-
-
-def ensemble_tables(together: Ranked, runs: Sequence[Ranked]) -> Iterator[Table]:
-    """A table for each split and setting, in percent: the runs, all of them together, and the best baseline.
-
-    Args:
-        together: The ranks by the mean of the runs' scores.
-        runs: The runs; the baselines are those of the first that was evaluated with some.
-    """
-    names = [Path(run.run).resolve().name for run in runs]
-    if len(set(names)) < len(names):
-        names = [str(run.run) for run in runs]
-    for split, setting in ranked_by_all([together, *runs]):
-        mine = together.of(split)
-        ranks = {name: run.of(split).ranks(setting) for name, run in zip(names, runs, strict=True)}
-        baselines = ((run, name) for run in runs if (name := run.best_baseline(setting)))
-        for run, name in islice(baselines, 1):
-            ranks[f"{LABELS.get(name, name)}, untrained"] = run.of(split).ranks(setting, name)
-        others = {name: 1 / rank for name, rank in ranks.items()}
-        found = paired_differences(1 / mine.ranks(setting), others, mine.query())
-        rows = [[name, *_figures(rank), *difference_cells(found[name])] for name, rank in ranks.items()]
-        rows.insert(len(runs), [str(together.run), *_figures(mine.ranks(setting)), "", ""])
-        title = f"{split}, {setting.replace('_', '-')}, %"
-        yield [title, "MRR", "Hits@1", "Hits@3", "Hits@10", "together minus this, MRR", "95 % interval"], rows
-
-
-def _figures(ranks: np.ndarray) -> list[str]:
-    """MRR and hits in percent."""
-    found = RankSummary.of(ranks).compute()
-    return [f"{100 * found[name]:.2f}" for name in ("mrr", "hits@1", "hits@3", "hits@10")]
-
-
-def difference_cells(difference: Difference) -> tuple[str, str]:
-    """A difference and its interval in percent."""
-    return f"{100 * difference.mean:+.2f}", f"{100 * difference.low:+.2f} to {100 * difference.high:+.2f}"
-
-
 def _groups(table: pa.Table, setting: str) -> Iterator[tuple[str, np.ndarray]]:
     """Names of directions, strata, entities and, multi-step, bins of horizons that have answers, and which answers."""
     yield DIRECTIONS[0], np.ones(len(table), dtype=bool)
@@ -196,6 +149,17 @@ def _groups(table: pa.Table, setting: str) -> Iterator[tuple[str, np.ndarray]]:
         for position, name in enumerate(HORIZONS):
             if (rows := bins == position).any():
                 yield f"horizon {name}", rows
+
+
+def _by_relation(table: pa.Table) -> Iterator[tuple[str, np.ndarray]]:
+    """`object of` or `subject of` a relation that has enough answers, and which answers, most answers first."""
+    columns = (table[name].to_numpy(zero_copy_only=False) for name in ("direction", "relation"))
+    part, first = np.unique((keys := number_rows(*columns)), return_index=True)
+    count = np.bincount(keys)
+    for key in part[np.argsort(-count[part], kind="stable")]:
+        if count[key] >= FEWEST_ANSWERS:
+            row = table.slice(int(first[key]), 1).to_pylist()[0]
+            yield f"{row['direction']} of {row['relation']}", keys == key
 
 
 def _require_same_answers(ranked: Sequence[Ranked]) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from gam_kg.artifacts import open_artifact
 from gam_kg.inference.trained_run import TrainedRun
@@ -45,9 +44,10 @@ def vector_groups(run: TrainedRun, memory: Memory, rows: Tensor | None = None) -
         EvaluationError: A vector is NaN or infinite.
     """
     rows = torch.arange(run.graph.partition.num_rows, device=run.device) if rows is None else rows
+    made = run.vectors_made(memory)
     for group in rows.split(_GROUP) if len(rows) else ():
         with torch.no_grad():
-            vectors = run.sharded.entity_vectors(memory, index=group)
+            vectors = run.sharded.entity_vectors(memory, index=group) if made is None else made[group]
         require_finite(vectors, "vectors of the entities")
         yield group, vectors
 
@@ -107,15 +107,21 @@ class SearchSpace:
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Search vectors of length 1, zero where a vector is the mean, (num_rows, dim)."""
-        centred = vectors.double() - self.mean
+        centred = vectors - self.mean  # in double precision
         centred[torch.linalg.vector_norm(centred, dim=1) < _ROUNDING] = 0
         return unit(centred @ self.whitening).to(vectors.dtype)
 
 
 def moments_of(vectors: Tensor) -> Tensor:
     """Sum of x xᵀ over vectors (num_rows, dim), each with a 1 behind it, float64 (dim + 1, dim + 1)."""
-    with_one = functional.pad(vectors.double(), (0, 1), value=1.0)
-    return with_one.T @ with_one
+    vectors = vectors.double()
+    total = vectors.sum(0)
+    return torch.cat(
+        [
+            torch.cat([vectors.T @ vectors, total[:, None]], 1),
+            torch.cat([total, total.new_tensor([len(vectors)])])[None],
+        ]
+    )
 
 
 def _moments(run: TrainedRun, memory: Memory) -> Tensor:

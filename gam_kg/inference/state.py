@@ -11,12 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+
 from gam_kg.artifacts import Content, Manifest, open_artifact, read_manifest, redo, write_artifact
 from gam_kg.config import UpdateConfig
 from gam_kg.errors import ArtifactError
 from gam_kg.graph.partition import Partition
 from gam_kg.graph.update_chain import Update, chain_id, sizes, updates_after
-from gam_kg.history.stored import StoredHistory
+from gam_kg.history.index import HistoryIndex
+from gam_kg.history.stored import PAIRS, StoredHistory, store_history
 from gam_kg.metrics.all_baselines import Baselines
 from gam_kg.nn.recurrence import Memory
 from gam_kg.ops.finite import require_finite
@@ -27,7 +30,13 @@ from gam_kg.training.newest_weights import has_weights
 STATES = "state"
 """The folder of a run that has its states."""
 
-_MEMORY, _HISTORY = "memory", "history"
+_MEMORY, _HISTORY, _PAIRS = "memory", "history", "history_pairs.safetensors"
+_LAYOUT = 2
+"""Of the files: a state of another layout is not used."""
+
+_ROOM = 16
+"""The memory of a state has rows for more entities, this part of those that are there, so that it can stay in a mapped
+file when entities come."""
 
 logger = logging.getLogger("gam_kg")
 
@@ -38,8 +47,9 @@ class State:
 
     Attributes:
         path: Its folder.
-        manifest: Its manifest. The content has `after_snapshot`, and of the graph as it was `num_entities` and
-            `num_relations`, without inverses.
+        manifest: Its manifest. The content has `after_snapshot`; of the graph as it was `num_entities` and
+            `num_relations`, without inverses; `num_rows`, the entities that its memory has rows for; and `baselines`,
+            whether it has what these have counted.
     """
 
     path: Path
@@ -50,8 +60,13 @@ class State:
         """The last snapshot in it."""
         return self.manifest.content["after_snapshot"]
 
+    @property
+    def has_baselines(self) -> bool:
+        """Whether the untrained baselines can go on from it."""
+        return self.manifest.content["baselines"]
+
     def memory(self, partition: Partition, like: Memory) -> Memory:
-        """The rank's part of the memory.
+        """The rank's part of the memory, where possible in a mapped file, whose rows are copied when they change.
 
         Args:
             partition: The rank's entities, those that came later included.
@@ -59,22 +74,24 @@ class State:
 
         Raises:
             ArtifactError: It is damaged or of another model.
-            EvaluationError: A number is NaN or infinite.
         """
         self._require_whole(_MEMORY, partition)
-        before = replace(partition, num_entities=self.manifest.content["num_entities"])
-        found = load_rows(self.path, _MEMORY, before, like.hidden.device)
+        stored = replace(partition, num_entities=self.manifest.content["num_rows"])
+        found = {
+            name: load_rows(self.path, f"{_MEMORY}_{name}", stored, like.hidden.device, copy=False)[name]
+            for name in vars(like)
+        }
         kinds = [{name: (value.shape[1:], value.dtype) for name, value in one.items()} for one in (found, vars(like))]
         if kinds[0] != kinds[1]:
             raise ArtifactError(f"{self.path}: its memory is of another model; {redo(STATES)}")
-        for name in ("hidden", "cell"):
-            require_finite(found[name], f"{self.path}: {name} state of the memory")
-        return Memory(**found).grown(partition.num_rows)
+        return Memory(**found).resized(partition.num_rows)
 
     def history(self, partition: Partition) -> StoredHistory:
         """What a history index had counted; raises ArtifactError where it is damaged."""
         self._require_whole(_HISTORY, partition)
         content, parts = self.manifest.content, [load_tensors(path) for path in shards(self.path, _HISTORY)]
+        if (pairs := self.path / _PAIRS).exists():
+            parts[0] |= load_tensors(pairs)
         return StoredHistory(self.after + 1, content["num_entities"], 2 * content["num_relations"], parts)
 
     def _require_whole(self, part: str, partition: Partition) -> None:
@@ -92,6 +109,9 @@ def read_states(run: Path, graph: Manifest, checkpoint: Manifest, updates: Seque
             continue
         inputs = state.manifest.inputs
         newer = updates_after(updates, inputs["updates"])
+        if state.manifest.config.get("layout") != _LAYOUT:
+            logger.warning("a stored state is not used: %s was written by another version of gam-kg", path)
+            continue
         same = inputs["graph"] == graph.id and inputs["checkpoint"] == checkpoint.id
         changed = newer is None or any(changes_before(update, state.after, checkpoint.id) for update in newer)
         if same and not changed:
@@ -104,18 +124,36 @@ def start_before(states: Sequence[State], snapshot: int) -> int:
     return max((state.after for state in states if state.after < snapshot), default=-1)
 
 
-def write_state_part(folder: Path, memory: Memory, baselines: Baselines) -> None:
-    """Write a rank's part of the files of a state: the memory, and what the history of baselines and they counted.
+def can_advance(states: Sequence[State], *, baselines: bool) -> list[State]:
+    """The states that all scorers can go on from: with the untrained baselines, if they are among the scorers."""
+    return [state for state in states if state.has_baselines or not baselines]
+
+
+def write_state_part(folder: Path, memory: Memory, history: HistoryIndex, baselines: Baselines | None) -> None:
+    """Write a rank's part of the files of a state: the memory, and what the history and the baselines have counted.
+
+    Args:
+        folder: Where to write.
+        memory: The rank's memory.
+        history: The history that it goes with.
+        baselines: The baselines of this history; None: there are none.
 
     Raises:
         EvaluationError: A number of the memory is NaN or infinite.
         OutputError: It cannot be written.
     """
-    history = baselines.strict.history
+    partition = history.partition
     for name in ("hidden", "cell"):
         require_finite(getattr(memory, name), f"{name} states of the memory")
-    save_rows(vars(memory), folder, _MEMORY, history.partition)
-    part, partition = baselines.store(), history.partition
+    with_room = replace(partition, num_entities=_with_room(partition.num_entities))
+    room = Memory.empty(with_room.num_rows - partition.num_rows, memory.hidden.shape[1], like=memory.hidden)
+    for name, rows in vars(memory).items():  # a file each, so that there is one copy of one of them at a time
+        save_rows({name: torch.cat([rows, vars(room)[name]])}, folder, f"{_MEMORY}_{name}", with_room)
+    part = store_history(history) if baselines is None else baselines.store()
+    # Counts of pairs have their own file, which stays mapped: they are read where they are needed.
+    of_pairs = {name: part.pop(name) for name in list(part) if name.startswith(PAIRS)}
+    if of_pairs and partition.rank == 0:
+        save_tensors(of_pairs, folder / _PAIRS)
     save_tensors(part, folder / f"{_HISTORY}-{partition.rank:05d}-of-{partition.world_size:05d}.safetensors")
 
 
@@ -135,6 +173,8 @@ def publish_state(
     parts: Path,
     config: UpdateConfig,
     newer: Sequence[Update] = (),
+    *,
+    baselines: bool = True,
 ) -> None:
     """Make an artifact of the parts of a state, if there are some, and remove the states that need not stay.
 
@@ -145,6 +185,7 @@ def publish_state(
         parts: Folder with the parts of all ranks, which are moved.
         config: How many of the states that serve stay; the others do not.
         newer: Updates of the run that the state is not made from.
+        baselines: Whether the parts have what the untrained baselines have counted.
     """
     graph, checkpoint, updates = made_from
     num_entities, num_relations = sizes(graph, updates)
@@ -152,15 +193,20 @@ def publish_state(
     def write(folder: Path) -> Content:
         for part in parts.iterdir():
             part.rename(folder / part.name)
-        return {"after_snapshot": after, "num_entities": num_entities, "num_relations": num_relations}
+        sizes_then = {"num_entities": num_entities, "num_relations": num_relations}
+        return {"after_snapshot": after, "num_rows": _with_room(num_entities), "baselines": baselines, **sizes_then}
 
     if any(parts.iterdir()) and config.keep_states:
         inputs = {"graph": graph.id, "checkpoint": checkpoint.id, "updates": chain_id(updates)}
-        write_artifact(run / STATES / f"after={after}", Manifest.of(STATES, inputs, {}), write)
+        write_artifact(run / STATES / f"after={after}", Manifest.of(STATES, inputs, {"layout": _LAYOUT}), write)
     stay = {state.path for state in read_states(run, graph, checkpoint, (*updates, *newer))[: config.keep_states]}
     for path in (run / STATES).glob("after=*"):
         if path not in stay:
             discard(path)
+
+
+def _with_room(num_entities: int) -> int:
+    return num_entities + num_entities // _ROOM + 1
 
 
 def changes_before(update: Update, after: int, checkpoint: str) -> bool:

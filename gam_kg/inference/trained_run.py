@@ -1,7 +1,7 @@
 """A finished run, opened for queries: model, history, names and the memory before any snapshot."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from gam_kg.artifacts import Manifest, open_artifact, read_manifest, redo, require_same
 from gam_kg.distributed.communicator import Communicator
@@ -20,9 +21,9 @@ from gam_kg.graph.snapshot import Snapshot
 from gam_kg.graph.temporal_graph import TemporalGraph, read_names
 from gam_kg.graph.update_chain import Update, read_updates
 from gam_kg.history.index import HistoryIndex
-from gam_kg.history.sharded import build_history
+from gam_kg.history.sharded import build_history, copy_history
 from gam_kg.history.stored import StoredHistory
-from gam_kg.inference.state import State, read_states
+from gam_kg.inference.state import State, can_advance, read_states
 from gam_kg.ingest.names import as_integers, clean_names
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.ingest.vocabulary import Vocabulary, vocabulary_hash
@@ -142,6 +143,17 @@ class TrainedRun:
                 vars(run)[name] = vars(self)[name]
         return run
 
+    def copy(self) -> "TrainedRun":
+        """The same run with a history and a memory that go on by themselves; what does not change is shared."""
+        run = replace(self)
+        for name in ("states", "given_names", "as_prepared"):
+            if name in vars(self):
+                vars(run)[name] = vars(self)[name]
+        if "history" in vars(self):
+            vars(run)["history"] = copy_history(self.history)
+            vars(run)["_scorers"] = [scorer.copy(run.history) for scorer in self._scorers]
+        return run
+
     @cached_property
     def states(self) -> list[State]:
         """The stored states, the latest first."""
@@ -178,7 +190,8 @@ class TrainedRun:
             tick: Called after each snapshot.
             anew: Start from the first fact, not from a stored memory.
         """
-        if not anew and self._scorers and self._scorers[-1].end == snapshot:
+        observed = self._scorers[-1].end if self._scorers and not anew else snapshot + 1
+        if observed <= snapshot and not any(observed <= time < snapshot for time in self.graph.times):
             return self._scorers[-1].memory
         found = None if anew else self._restored(self._memory_of, snapshot)
         after, memory = (-1, self.model.empty_memory()) if found is None else (found[0].after, found[1])
@@ -198,14 +211,19 @@ class TrainedRun:
         roll([scorer], history, self.snapshots(history.end, snapshot), tick)
         return scorer
 
-    def restored_scorer(self, before: int) -> tuple[ModelScorer, StoredHistory | None]:
+    def restored_scorer(self, before: int, *, with_baselines: bool = False) -> tuple[ModelScorer, StoredHistory | None]:
         """A scorer that has observed what the latest state before a snapshot has, with `history`. A collective.
+
+        Args:
+            before: The snapshot.
+            with_baselines: Whether only states count that the untrained baselines can go on from.
 
         Returns:
             The scorer, and the history of the state; without one a scorer that has observed nothing, and None.
         """
         history = self.history
-        found = self._restored(lambda state: (self._memory_of(state), self._history_of(state)), before)
+        states = can_advance(self.states, baselines=with_baselines)
+        found = self._restored(lambda state: (self._memory_of(state), self._history_of(state)), before, states)
         self._histories.clear()
         memory, stored = (None, None) if found is None else found[1]
         if stored is None:
@@ -214,6 +232,15 @@ class TrainedRun:
             stored.restore(history)
         self._scorers[:] = [ModelScorer(self.sharded, history, memory)]
         return self._scorers[0], stored
+
+    def vectors_made(self, memory: Memory) -> Tensor | None:
+        """The vectors of the rank's entities after a memory, (num_rows, dim), where the scorer of it has made them."""
+        return next((scorer.vectors_made for scorer in self._scorers if scorer.memory is memory), None)
+
+    def forget_vectors(self) -> None:
+        """Free the vectors that were made; they are made anew when they are needed."""
+        for scorer in self._scorers:
+            scorer.vectors_made = None
 
     def snapshots(self, first: int, end: int) -> Iterator[Snapshot]:
         """The snapshots in `[first, end)`, in time order. A collective."""
@@ -260,11 +287,14 @@ class TrainedRun:
         return self._histories[state.path]
 
     def _memory_of(self, state: State) -> Memory:
-        return state.memory(self.graph.partition, self.model.empty_memory())
+        no_rows = Memory.empty(0, self.model.config.dim, like=self.model.entity.detach())
+        return state.memory(self.graph.partition, no_rows)
 
-    def _restored(self, read: Callable[[State], Stored], before: int) -> tuple[State, Stored] | None:
+    def _restored(
+        self, read: Callable[[State], Stored], before: int, states: Sequence[State] | None = None
+    ) -> tuple[State, Stored] | None:
         """The latest state before a snapshot, and what is read of it; None where there is none. A collective."""
-        states = [state for state in self.states if state.after < before]
+        states = [state for state in (self.states if states is None else states) if state.after < before]
         if not states:
             return None
         try:

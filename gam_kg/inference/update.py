@@ -32,16 +32,24 @@ class Advanced:
 
     Attributes:
         memory: The rank's memory.
-        baselines: The untrained baselines, with the history.
+        baselines: The untrained baselines; None where they were left out.
         scores: A row of `schemas.OVER_TIME` for each snapshot that was ranked, without `update`.
     """
 
     memory: Memory
-    baselines: Baselines
+    baselines: Baselines | None
     scores: list[dict[str, Any]]
 
 
-def advance_run(run: TrainedRun, first: int, first_ranked: int, num_ranked: int, tick: Tick = lambda: None) -> Advanced:
+def advance_run(
+    run: TrainedRun,
+    first: int,
+    first_ranked: int,
+    num_ranked: int,
+    tick: Tick = lambda: None,
+    *,
+    with_baselines: bool = True,
+) -> Advanced:
     """Advance a run from before a snapshot to its last fact, and rank the facts of new snapshots on the way.
 
     Each is ranked before it is observed, single-step, time-aware, among all entities. A collective.
@@ -52,14 +60,17 @@ def advance_run(run: TrainedRun, first: int, first_ranked: int, num_ranked: int,
         first_ranked: The first snapshot whose facts are all new.
         num_ranked: About how many facts are ranked, at most; fewer where their scores were more than `MOST_RANKED`.
         tick: Called after each snapshot.
+        with_baselines: Whether the untrained baselines rank and observe too.
 
     Raises:
         EvaluationError: A score is NaN or infinite.
     """
     graph, history = run.graph, run.history
-    model, stored = run.restored_scorer(first)
-    baselines = Baselines.of(history) if stored is None else Baselines.restored(history, stored)
-    scorers: dict[str, Scorer] = {MODEL: model, **baselines.by_name}
+    model, stored = run.restored_scorer(first, with_baselines=with_baselines)
+    baselines = None
+    if with_baselines:
+        baselines = Baselines.of(history) if stored is None else Baselines.restored(history, stored)
+    scorers: dict[str, Scorer] = {MODEL: model, **(baselines.by_name if baselines else {})}
     roll(scorers.values(), history, run.snapshots(history.end, first_ranked), tick)
     new = graph.num_facts[graph.snapshots >= first_ranked]
     num_ranked = min(num_ranked, MOST_RANKED // (2 * graph.num_entities))
@@ -104,10 +115,14 @@ def write_over_time(run: Path, updates: Sequence[Update]) -> pa.Table:
 
 
 def over_time(updates: Sequence[Update]) -> pa.Table:
-    """The scores of all updates, `schemas.OVER_TIME`, with a column `<baseline>_mrr` for each baseline."""
+    """The scores of all updates, `schemas.OVER_TIME`, with a column `<baseline>_mrr` for each baseline.
+
+    It is null for updates that left the baselines out; there is none where all did.
+    """
     rows = [{"update": one.content["number"], **row} for one in updates for row in one.content.get("scores", ())]
-    more = [name for name in (rows[0] if rows else {}) if name not in OVER_TIME.names]
-    return pa.Table.from_pylist(rows, schema=table_schema({**_types(OVER_TIME), **dict.fromkeys(more, pa.float64())}))
+    more = dict.fromkeys(name for row in rows for name in row if name not in OVER_TIME.names)
+    schema = table_schema({**_types(OVER_TIME), **dict.fromkeys(more, pa.float64())}, nullable=more)
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def _types(schema: pa.Schema) -> dict[str, pa.DataType]:

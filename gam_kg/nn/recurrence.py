@@ -27,8 +27,10 @@ class Memory:
         zeros = like.new_zeros(num_rows, dim)
         return cls(zeros, zeros.clone(), torch.full((num_rows,), -1, device=like.device))
 
-    def grown(self, num_rows: int) -> "Memory":
-        """A copy with empty rows behind, up to a number of rows."""
+    def resized(self, num_rows: int) -> "Memory":
+        """The first rows, in place; or a copy with empty rows behind, up to a number of rows."""
+        if num_rows <= len(self.hidden):
+            return Memory(*(state[:num_rows] for state in vars(self).values()))
         more = Memory.empty(num_rows - len(self.hidden), self.hidden.shape[1], like=self.hidden)
         pairs = zip(vars(self).values(), vars(more).values(), strict=True)
         return Memory(*(torch.cat(pair) for pair in pairs))

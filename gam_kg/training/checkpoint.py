@@ -13,7 +13,7 @@ A training checkpoint is a folder from which trainers on any number of ranks con
     digests-00000-of-00002.json            size and digest of the files of rank 0, by which damage is found
 
 The `checkpoint/` artifact of a run has the files of the best epoch, without `best-`, the words of names and the metrics
-of the epochs. Its optimizer state is what fine-tuning starts from.
+of the epochs. Fine-tuning starts from its optimizer state.
 """
 
 import json
@@ -170,8 +170,17 @@ def save_rows(rows: Mapping[str, Tensor], folder: Path, name: str, partition: Pa
     save_tensors({"entity_id": partition.ids, **tensors}, folder / file)
 
 
-def load_rows(folder: Path, name: str, partition: Partition, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+def load_rows(
+    folder: Path, name: str, partition: Partition, device: torch.device | str = "cpu", *, copy: bool = True
+) -> dict[str, Tensor]:
     """Read the rows of a rank's entities from what any number of ranks wrote.
+
+    Args:
+        folder: Where the files are.
+        name: How their names begin.
+        partition: The entities.
+        device: Where to put the rows.
+        copy: Whether to copy rows that could stay in a mapped file, which they then do not change.
 
     Raises:
         ArtifactError: A file is missing or damaged, or the files lack an entity.
@@ -184,8 +193,7 @@ def load_rows(folder: Path, name: str, partition: Partition, device: torch.devic
         if any(value.shape[:1] != ids.shape for value in shard.values()) or not _are_ids(ids, partition.num_entities):
             raise _incomplete(path, "it has no rows by entity id")
         if torch.equal(ids, partition.ids):
-            # Copies, since what is loaded may be a view of the file, which may be gone before all of it is read.
-            return {key: value.to(device, copy=True) for key, value in shard.items()}
+            return {key: value.to(device, copy=copy) for key, value in shard.items()}
         owned = partition.owns(ids)
         place = partition.rows(ids[owned])
         missing[place], found = False, found + len(place)

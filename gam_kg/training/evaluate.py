@@ -36,6 +36,9 @@ MOST_WRITTEN_OUT = 65_536
 QUERIES_AT_ONCE = 256
 """Queries ranked together above `MOST_WRITTEN_OUT`."""
 
+_GROUP = 65_536
+"""Vectors made together."""
+
 Tick = Callable[[], None]
 
 
@@ -61,6 +64,7 @@ class ModelScorer:
 
     Attributes:
         end: The snapshot after the last one that was observed.
+        vectors_made: What `vectors` returns, once it was called.
     """
 
     def __init__(self, sharded: ShardedModel, history: HistoryIndex, memory: Memory | None = None) -> None:
@@ -68,7 +72,14 @@ class ModelScorer:
         self.model = sharded.model.eval()
         self.memory = self.model.empty_memory() if memory is None else memory
         self.end = history.end
-        self._vectors: Tensor | None = None
+        self.vectors_made: Tensor | None = None
+
+    def copy(self, history: HistoryIndex) -> "ModelScorer":
+        """A scorer that has observed the same and goes on by itself, with a history of its own."""
+        scorer = ModelScorer(self.sharded, history, self.memory.copy())
+        scorer.end = self.end
+        scorer.vectors_made = None if self.vectors_made is None else self.vectors_made.clone()
+        return scorer
 
     def scores(self, queries: Queries) -> Tensor | Scores:
         """Scores of the rank's candidates, from what was observed; a table where candidates are not too many."""
@@ -94,16 +105,20 @@ class ModelScorer:
         self.end = snapshot.time + 1
         message_graph = to_device(MessageGraph.of(snapshot, self.model.partition), self.memory.hidden.device)
         self.sharded.advance(self.memory, message_graph)
-        if self._vectors is not None:
+        if self.vectors_made is not None:
             active = message_graph.active.long()
-            self._vectors.index_copy_(0, active, self.sharded.entity_vectors(self.memory, index=active))
+            self.vectors_made.index_copy_(0, active, self.sharded.entity_vectors(self.memory, index=active))
 
     @torch.no_grad()
     def vectors(self) -> Tensor:
         """Current vectors of the rank's entities, (num_rows, dim); they change when a snapshot is observed."""
-        if self._vectors is None:
-            self._vectors = self.sharded.entity_vectors(self.memory)
-        return self._vectors
+        if self.vectors_made is None:
+            # A group at a time, since what is made on the way would take the memory of all vectors several times.
+            self.vectors_made = torch.empty_like(self.memory.hidden)
+            every = torch.arange(len(self.vectors_made), device=self.vectors_made.device)
+            for rows, group in zip(every.split(_GROUP), self.vectors_made.split(_GROUP), strict=True):
+                group.copy_(self.sharded.entity_vectors(self.memory, index=rows))
+        return self.vectors_made
 
     def _block(self, queries: Queries) -> QueryBlock:
         return to_device(query_block(self.history, queries, self.sharded.communicator), self.memory.hidden.device)

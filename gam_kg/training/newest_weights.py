@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gam_kg.artifacts import read_manifest
-from gam_kg.graph.update_chain import Update
+from gam_kg.graph.stored_update import Update, verified
 
 WEIGHTS = "model.safetensors"
 """The file that a folder with weights has, beside those of the rows of entities."""
@@ -18,12 +18,12 @@ def newest_weights(checkpoint: Path, updates: Sequence[Update]) -> tuple[Path, S
         updates: Those of the run, in order; weights of those that are of another checkpoint are not in use.
 
     Raises:
-        ArtifactError: There is no checkpoint.
+        ArtifactError: There is no checkpoint, or the update with the weights is damaged.
     """
     trained = read_manifest(checkpoint, "checkpoint").id if updates else ""
     for number in range(len(updates), 0, -1):
         if has_weights(updates[number - 1], trained):
-            return updates[number - 1].path, updates[:number]
+            return verified(updates[number - 1].path).path, updates[:number]
     return checkpoint, ()
 
 

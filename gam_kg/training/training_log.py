@@ -1,14 +1,15 @@
-"""The log of a training: every step and epoch in files, and progress on the terminal."""
+"""The log of a training: every step and epoch in files and other loggers, and progress on the terminal."""
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Self
 
 from gam_kg.config import Config
 from gam_kg.errors import ArtifactError, writing
 from gam_kg.progress import Advance
+from gam_kg.training.loggers import MLflowLogger, open_loggers
 from gam_kg.training.position import Progress
 from gam_kg.training.run import describe
 
@@ -16,7 +17,7 @@ OpenProgress = Callable[[str, int], AbstractContextManager[Advance]]
 
 
 class TrainingLog:
-    """Receives the trainer's events and writes `log/`: JSON lines of steps and epochs, epochs for TensorBoard too.
+    """Receives the trainer's events and writes `log/`: JSON lines of steps and epochs, epochs to `train.loggers` too.
 
     Args:
         config: The run's configuration.
@@ -26,6 +27,7 @@ class TrainingLog:
 
     Raises:
         ArtifactError: There is a file in place of the folder.
+        ConfigError: MLflow is a logger, and cannot be used.
     """
 
     def __init__(
@@ -42,12 +44,16 @@ class TrainingLog:
             shutil.rmtree(self._folder, ignore_errors=True)
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
+            self._loggers = open_loggers(config, anew=anew)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._epoch.close()
+        for logger in self._loggers:
+            if isinstance(logger, MLflowLogger):
+                logger.end("FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED")
 
     def __call__(self, event: Progress) -> None:
         """Log an event and show it.
@@ -68,7 +74,8 @@ class TrainingLog:
         self._advance = None
         self._print_line(describe(event.metrics))
         self._append("metrics.jsonl", event.metrics)
-        self._write_tensorboard(event.metrics)
+        for logger in self._loggers:
+            logger.log(event.metrics, event.metrics["epoch"])
 
     def _show(self, event: Progress) -> None:
         if self._advance is None:
@@ -81,20 +88,3 @@ class TrainingLog:
     def _append(self, name: str, values: dict[str, Any]) -> None:
         with (self._folder / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
-
-    def _write_tensorboard(self, metrics: dict[str, Any]) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:  # the tensorboard extra is not installed
-            return
-        with SummaryWriter(str(self._folder)) as writer:
-            for name, value in _flat(metrics):
-                writer.add_scalar(name, value, global_step=metrics["epoch"])
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", value

@@ -8,6 +8,8 @@ import pytest
 import torch
 from columns import joined_of
 from graphs import HISTORY, NUM_ENTITIES, NUM_RELATIONS, graph_of, queries_of, random_facts, snapshots_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_sharded_history import found_by, owned_part
 
 from gam_kg.config import HistoryConfig
@@ -17,6 +19,7 @@ from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import build_history
 from gam_kg.history.stored import Part, StoredHistory, store_history
+from gam_kg.training.checkpoint import load_tensors, save_tensors
 
 CUTS = [0, 3, 5, 8]
 CONFIGS = [
@@ -124,6 +127,33 @@ def test_a_restored_index_can_be_reset_to_before_the_first_snapshot() -> None:
         assert found_by(mine, joined_of(mine, snapshot.queries), every) == expected
         mine.insert(snapshot)
         whole.insert(snapshot)
+
+
+@given(seed=st.integers(0, 99), cuts=st.lists(st.integers(1, 8), min_size=1, max_size=2, unique=True))
+@settings(max_examples=10)
+def test_counts_of_pairs_in_a_mapped_file_go_on_as_those_in_memory(tmp_path_factory, seed, cuts):
+    facts, config = grown_facts(seed, 120), HistoryConfig(**HISTORY)
+    folder, files, before, stored = tmp_path_factory.mktemp("state"), [], b"", None
+    for cut in [*sorted(cuts), 99]:  # each stores what the next one goes on from, with more entities and relations
+        graph = graph_before(facts, cut)
+        mine, whole = HistoryIndex(graph, config, stored), HistoryIndex(graph, config)
+        for history in (mine, whole):
+            for snapshot in snapshots_of(graph, [time for time in graph.times if time >= history.end]):
+                history.insert(snapshot)
+        assert mine.pair_rules is not None
+        assert whole.pair_rules is not None
+        for name, expected in vars(whole.pair_rules.counts()).items():
+            assert torch.equal(vars(mine.pair_rules.counts())[name], expected), name
+        queries = queries_of([(entity, 0) for entity in range(graph.num_entities)], graph.end)
+        (found, confidence), (pairs, expected) = (one.find(queries).pair_rules for one in (mine, whole))
+        assert torch.equal(found, pairs)
+        assert torch.equal(confidence, expected)
+        if files:
+            assert files[-1].read_bytes() == before  # what was counted since is not written to it
+        files.append(folder / str(cut))
+        save_tensors(store_history(mine), files[-1])
+        before, parts = files[-1].read_bytes(), [load_tensors(files[-1])]
+        stored = StoredHistory(graph.end, graph.num_entities, 2 * graph.num_relations, parts)
 
 
 def test_what_is_stored_does_not_depend_on_later_facts() -> None:

@@ -47,7 +47,7 @@ def advance(communicator: Communicator, run_path: Path, first: int, parts: Path 
     states = [state.after for state in run.states]
     found = advance_run(run, first, first, 10**6)
     if parts is not None:
-        write_state_part(parts, found.memory, found.baselines)
+        write_state_part(parts, found.memory, run.history, found.baselines)
     ids = run.graph.partition.ids.tolist()
     return states, found.scores, dict(zip(ids, found.memory.hidden, strict=True))
 

@@ -9,7 +9,10 @@ process. `large` adds days of 5,000 facts to a run of 1.2 million entities and 1
 which costs the same. The first update of a run also reads its facts from the first on and is left out of the means.
 
 CPU seconds are user and system time of all threads of the process, since the machine may have other work. Runs are
-prepared by `gam-kg prepare` and stay in FOLDER.
+prepared by `gam-kg prepare` and stay in FOLDER. The peak of memory has the pages of mapped files, which the system can
+take back; that of anonymous memory has not, and is sampled every 20 ms. Days with other settings, a line of JSON each:
+
+    python tests/performance/daily.py updates RUN DAY.parquet... --set publish.embeddings=delta [--set ...]
 """
 
 import argparse
@@ -19,6 +22,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -88,13 +93,27 @@ def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
+class AnonymousPeak:
+    """The most anonymous memory that the process was seen with, GiB."""
+
+    def __init__(self) -> None:
+        self.most = 0.0
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            status = Path("/proc/self/status").read_text().partition("RssAnon:")[2]
+            self.most = max(self.most, int(status.split()[0]) / 2**20)
+            time.sleep(0.02)
+
+
 def bytes_by_folder(run: Path) -> dict[str, int]:
     """Size of each file of a run, and when it was written."""
     files = [path for path in run.rglob("*") if path.is_file()]
     return {f"{path.relative_to(run)} {path.stat().st_mtime_ns}": path.stat().st_size for path in files}
 
 
-def measure_updates(run: Path, days: list[Path]) -> None:
+def measure_updates(run: Path, days: list[Path], overrides: list[str]) -> None:
     """Add days to a run in this process; a line of JSON for the imports and for each day."""
     from gam_kg.inference import update as advancing
     from gam_kg.inference.trained_run import TrainedRun
@@ -102,9 +121,9 @@ def measure_updates(run: Path, days: list[Path]) -> None:
     from gam_kg.run_config import config_of_run
     from pipelines import update as verb
 
-    config = config_of_run(str(run))
+    config = config_of_run(str(run), overrides)
     report({IMPORTS: cpu_seconds()})
-    stages = Stages()
+    stages, anonymous = Stages(), AnonymousPeak()
     for owner, name, stage in (
         (verb.RunBefore, "of", "open the folder"),
         (verb.RunBefore, "vocabularies", "open the folder"),
@@ -128,14 +147,16 @@ def measure_updates(run: Path, days: list[Path]) -> None:
     for day in days:
         before = bytes_by_folder(run)
         reset_peak()
+        anonymous.most, start = 0.0, time.monotonic()
         stages.taken()
         verb.update(config, str(day))
-        seconds = stages.taken()
+        seconds, wall = stages.taken(), time.monotonic() - start
         written: dict[str, int] = defaultdict(int)
         for file, size in bytes_by_folder(run).items():
             if file not in before:
                 written[file.split("/")[0] if "/" in file else "other"] += size
-        report({DAY: day.stem, "seconds": seconds, "peak_gib": peak_gib(), "written": dict(written)})
+        peaks = {"peak_gib": peak_gib(), "anonymous_gib": anonymous.most}
+        report({DAY: day.stem, "seconds": seconds, "wall": wall, **peaks, "written": dict(written)})
 
 
 def measure_answers(run: Path, count: int) -> None:
@@ -188,8 +209,9 @@ def show_updates(names: list[str], found: list[list[dict[str, Any]]]) -> None:
     ]
     rows += [[stage, *(f"{mean.get(stage, 0.0):.2f}" for mean in means)] for stage in means[0]]
     rows += [["the first update", *(f"{sum(one['seconds'].values()):.1f}" for one in first)]]
-    peaks = [max(day["peak_gib"] for day in lines[2:]) for lines in found]
-    rows += [["peak of memory, GiB", *(f"{peak:.2f}" for peak in peaks)]]
+    for name, what in (("peak_gib", "peak of memory, GiB"), ("anonymous_gib", "peak of anonymous memory, GiB")):
+        rows += [[what, *(f"{max(day[name] for day in lines[2:]):.2f}" for lines in found)]]
+    rows += [["elapsed seconds", *(f"{np.mean([day['wall'] for day in lines[2:]]):.1f}" for lines in found)]]
     for folder in sorted({folder for lines in found for day in lines[2:] for folder in day["written"]}):
         sizes = [np.mean([day["written"].get(folder, 0) for day in lines[2:]]) for lines in found]
         rows.append([f"bytes written, {folder}", *(f"{size:,.0f}" for size in sizes)])
@@ -232,10 +254,11 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=10, help="how long the longer history is")
     parser.add_argument("--scale", type=float, default=1.0, help="of entities, facts and snapshots of the large run")
     parser.add_argument("--days", type=int, default=4, help="of which the first is told apart")
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE, a setting of `updates`")
     parser.add_argument("--work", type=Path, help="where runs are made; none: a temporary folder")
     arguments = parser.parse_args()
     if arguments.what == "updates":
-        measure_updates(arguments.place[0], arguments.place[1:])
+        measure_updates(arguments.place[0], arguments.place[1:], arguments.set)
         return
     if arguments.what == "answers":
         measure_answers(arguments.place[0], 20)

@@ -1,6 +1,7 @@
 """Finished runs of untrained weights, and files of the days that follow, to measure what a day costs."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from gam_kg.artifacts import Manifest, write_artifact
+from gam_kg.artifacts import Manifest, read_manifest, write_artifact
 from gam_kg.config import load_config
 from gam_kg.graph.name_words import NameWords
-from gam_kg.graph.temporal_graph import TemporalGraph
+from gam_kg.graph.temporal_graph import TemporalGraph, read_names
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.run_config import checkpoint_settings, write_config
 from gam_kg.training.checkpoint import save_weights
@@ -94,6 +97,50 @@ def write_days(facts: pa.Table, days: int, shift: int, folder: Path) -> list[Pat
         found.append(folder / f"day{time + shift}.parquet")
         pq.write_table(day, found[-1])
     return found
+
+
+def with_all_facts(trained: Path, facts: Path, run: Path, settings: list[str]) -> None:
+    """A run on a graph prepared with more facts, with the weights of another run, whose ids are other ones.
+
+    Args:
+        trained: The other run.
+        facts: All facts; those of its training are in the same split.
+        run: The run to make.
+        settings: Those of `gam-kg prepare`.
+    """
+    config = run.parent / f"{run.name}.yaml"
+    config.write_text(f"run_dir: {run}\ndata: {{facts: {facts}}}\n")
+    subprocess.run([sys.executable, "-m", "pipelines", "prepare", str(config), *settings], check=True)
+    found, named = read_manifest(trained / "checkpoint", "checkpoint"), {}
+    for kind in ("entity", "relation"):
+        ids = {name: number for number, name in enumerate(read_names(trained / "graph", kind).to_pylist())}
+        named[kind] = torch.tensor([ids.get(name, -1) for name in read_names(run / "graph", kind).to_pylist()])
+        num_relations = len(ids)
+    known, relation = named["relation"] >= 0, named["relation"].clamp(min=0)
+    # The rows of relations, those of their inverses, and the two that are shared.
+    rows = torch.cat([relation, relation + num_relations, 2 * num_relations + torch.arange(2)])
+    is_known = torch.cat([known, known, torch.ones(2, dtype=torch.bool)])
+
+    def moved(weight: Tensor) -> Tensor:
+        if weight.ndim == 0 or len(weight) != 2 * num_relations + 2:
+            return weight
+        return weight[rows] * is_known.view(-1, *[1] * (weight.ndim - 1))
+
+    def write(folder: Path) -> dict[str, Any]:
+        shared = load_file(trained / "checkpoint" / "model.safetensors")
+        save_file({name: moved(weight) for name, weight in shared.items()}, folder / "model.safetensors")
+        (file,) = (trained / "checkpoint").glob("entities-*.safetensors")
+        own = load_file(file)
+        entity = own["entity"][torch.argsort(own["entity_id"])][named["entity"].clamp(min=0)]
+        entity[named["entity"] < 0] = 0
+        save_file({"entity_id": torch.arange(len(entity)), "entity": entity}, folder / file.name)
+        for name in ("words.json", "metrics.jsonl"):
+            shutil.copy(trained / "checkpoint" / name, folder / name)
+        return found.content
+
+    graph = read_manifest(run / "graph", "graph")
+    write_artifact(run / "checkpoint", Manifest.of("checkpoint", {"graph": graph.id}, found.config), write)
+    write_config(load_config(config, settings))
 
 
 def large_run(scale: float, days: int, folder: Path) -> tuple[Path, list[Path]]:

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -36,7 +37,7 @@ def test_a_run_in_a_bucket_that_is_not_there_is_refused(monkeypatch, tmp_path, c
         (["generate", "s3://bucket/facts"], "OUT=s3://bucket/facts"),
         (["search", "s3://no-such-bucket/run", "--like", "x"], "there is no bucket no-such-bucket"),
         (["compare", "s3://no-such-bucket/run", "there"], "there is no bucket no-such-bucket"),
-        (["ensemble", "there", "s3://no-such-bucket/run"], "there is no bucket no-such-bucket"),
+        (["ensemble", "s3://no-such-bucket/run", "there"], "there is no bucket no-such-bucket"),
         (["import", "facts.csv", "gs://bucket/facts.parquet"], "OUT=gs://bucket/facts.parquet"),
         (["train", "s3://bucket/my.yaml"], "CONFIG=s3://bucket/my.yaml"),
         (["run", "my.yaml", "predict.out=s3://bucket/answers.csv"], "predict.out: a URI"),
@@ -97,7 +98,7 @@ def test_an_error_is_a_line_and_a_status(monkeypatch, tmp_path, capsys, error, s
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(cli, "load_config", fail)
+    monkeypatch.setattr(cli, "config_of_run", fail)
     assert gam_kg(monkeypatch, "run", "my.yaml") == status
     start = "TIME ERROR run=- stage=- " if shown else ""
     assert re.sub(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "TIME", capsys.readouterr().err.strip()) == start + shown
@@ -133,7 +134,7 @@ def test_the_version_is_shown_with_the_place_of_the_configs(monkeypatch, capsys)
 
 
 def test_log_lines_cannot_steer_the_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "app", lambda: logging.getLogger("gam_kg").info("a %s", "\x1b]0;title\x07"))
+    monkeypatch.setattr(cli, "app", lambda **_: logging.getLogger("gam_kg").info("a %s", "\x1b]0;title\x07"))
     monkeypatch.setattr(sys, "argv", ["gam-kg"])
     cli.main()
     assert capsys.readouterr().err.endswith("Z INFO run=- stage=- a \\x1b]0;title\\x07\n")
@@ -154,3 +155,49 @@ def test_flags_of_predict_are_its_settings(monkeypatch, tmp_path):
     ((verb, predict, flags),) = found
     assert (verb, flags) == ("predict", {"force": False, "take_over": True})
     assert (predict.strict, predict.out, predict.top_k) == (True, "~/a: b.csv", 3)
+
+
+def test_a_mistake_is_found_before_the_slow_imports(tmp_path):
+    code = (
+        "import sys; from pipelines import cli\n"
+        "sys.argv = ['gam-kg', 'train', 'demo', 'model.dimm=3']\n"
+        "try:\n    cli.main()\n"
+        "finally:\n    print({'torch', 'ray', 'pandas'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (1, "set()\n")
+    assert "did you mean model.dim?" in done.stderr
+
+
+def test_a_verb_is_completed_by_the_shell():
+    code = "import sys; from pipelines import cli\nsys.argv = ['gam-kg']\ncli.main()"
+    variables = {"_GAM_KG_COMPLETE": "complete_bash", "COMP_WORDS": "gam-kg se", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.split() == ["search"]
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["search", "-h"], ["job", "-h"]])
+def test_help_has_a_short_flag(monkeypatch, capsys, arguments):
+    assert gam_kg(monkeypatch, *arguments) == 0
+    assert "Usage: gam-kg" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *([verb, "nowhere"] for verb in ("evaluate", "embed", "predict", "report", "update", "plan")),
+        ["search", "nowhere", "--like", "x"],
+        ["compare", "nowhere", "demo"],
+    ],
+)
+def test_a_run_that_is_nowhere_is_refused_alike(monkeypatch, tmp_path, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    assert gam_kg(monkeypatch, *arguments) == 1
+    assert "nowhere: there is no such file or folder of a run" in capsys.readouterr().err

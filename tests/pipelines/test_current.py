@@ -16,15 +16,16 @@ from gam_kg.artifacts import read_manifest
 from gam_kg.config import load_config
 from gam_kg.errors import ConfigError, DataError
 from gam_kg.versions import artifact_folder
+from gam_kg.workflow.imports import import_if_missing
+from gam_kg.workflow.situation import finished
 from pipelines.embed import embed
 from pipelines.evaluate import evaluate
 from pipelines.predict import predict
 from pipelines.prepare import prepare
 from pipelines.report import report
-from pipelines.run import import_if_missing, run
+from pipelines.run import run
 from pipelines.search import Question, search
 from pipelines.train import train
-from pipelines.workflow import finished
 
 pytestmark = pytest.mark.ray
 
@@ -167,14 +168,14 @@ def test_facts_of_another_place_must_be_equal(copied, tmp_path, caplog):
 def test_facts_that_change_while_they_are_read_are_refused(copied, monkeypatch):
     import pipelines.prepare
 
-    make_graph = pipelines.prepare._make_graph
+    make_graph = pipelines.prepare.make_graph
 
     def change(*arguments):
         made = make_graph(*arguments)
         write_facts(copied.data.facts, num_days=25)
         return made
 
-    monkeypatch.setattr(pipelines.prepare, "_make_graph", change)
+    monkeypatch.setattr(pipelines.prepare, "make_graph", change)
     with pytest.raises(DataError, match="changed while they were read"):
         prepare(copied, force=True)
     assert not finished(with_run_dir(copied, copied.run_path, data={"facts": None}))

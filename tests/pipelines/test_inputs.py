@@ -12,8 +12,8 @@ from gam_kg.artifacts import Manifest, write_artifact
 from gam_kg.config import load_config
 from gam_kg.importers.dispatch import import_facts
 from gam_kg.ingest.sources import Sources
-from pipelines.inputs import notices, notices_of_run, record
-from pipelines.workflow import GRAPH
+from gam_kg.workflow.inputs import notices, notices_of_run, record
+from gam_kg.workflow.situation import GRAPH
 
 
 def graph_of(config):

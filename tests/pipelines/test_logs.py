@@ -17,10 +17,10 @@ from flows import SMALL, write_facts
 
 from gam_kg.config import load_config
 from gam_kg.errors import DataError
-from pipelines.logs import LogFormatter, working_on
+from gam_kg.workflow.logs import LogFormatter, working_on
+from gam_kg.workflow.stage import owned
 from pipelines.metrics import record
 from pipelines.prepare import prepare
-from pipelines.stages import owned
 from pipelines.train import train
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ (INFO|WARNING|ERROR) run=(\S+) stage=(\S+) (.+)", re.DOTALL)
@@ -30,7 +30,7 @@ SECONDS_TO_EXPORT = 120
 @pytest.fixture
 def lines(monkeypatch):
     """(level, run, stage, message) of every record so far."""
-    monkeypatch.setattr("pipelines.logs._work", ("-", "-"))
+    monkeypatch.setattr("gam_kg.workflow.logs._work", ("-", "-"))
     found, handler = [], logging.Handler()
     formatter = LogFormatter(full=True)
     handler.emit = lambda made: found.append(LINE.fullmatch(formatter.format(made)).groups())

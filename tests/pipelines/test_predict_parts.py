@@ -24,10 +24,10 @@ from runs import train_run
 
 from gam_kg.config import Config
 from gam_kg.errors import ArtifactError, DataError, WorkerLostError
+from gam_kg.workflow.prediction_file import PARTS, UNFINISHED
 from pipelines import predict as predict_module
 from pipelines import prediction_workers
 from pipelines.predict import predict
-from pipelines.prediction_file import PARTS, UNFINISHED
 from pipelines.prediction_parts import Part, Survey, divide, in_time_order
 from pipelines.prediction_workers import Answerer, answer_on_actors
 

@@ -149,8 +149,8 @@ def test_the_same_facts_give_the_same_bytes_in_any_order_and_any_files(run, tmp_
     (tmp_path / "parts" / "_ignored.parquet").write_text("not Parquet")
     (tmp_path / "parts" / "notes.txt").write_text("not Parquet")
     monkeypatch.setattr("pipelines.prepare._ROWS_A_BLOCK", 40)
-    monkeypatch.setattr("pipelines.prepare._ROWS_A_PARTITION", 30)
-    monkeypatch.setattr("pipelines.prepare._SUMMARIES_AT_ONCE", 2)
+    monkeypatch.setattr("gam_kg.ingest.prepare.ROWS_A_PARTITION", 30)
+    monkeypatch.setattr("gam_kg.ingest.prepare._SUMMARIES_AT_ONCE", 2)
     expected = digests(first)
     assert len(expected) > 10
     assert digests(run(tmp_path / "parts", name="folder")) == expected

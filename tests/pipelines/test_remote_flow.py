@@ -19,7 +19,7 @@ from gam_kg.ingest.sources import Sources
 from gam_kg.mirror import readable_run
 from gam_kg.storage import open_uri
 from gam_kg.versions import artifact_folder
-from pipelines import train as train_stage
+from gam_kg.workflow import train as library_stage
 from pipelines import workers
 from pipelines.predict import predict
 from pipelines.prepare import prepare
@@ -150,13 +150,13 @@ def test_a_training_goes_on_on_another_machine(tmp_path, bucket, object_store, i
     in_process(tmp_path / "lost.py", "run", tmp_path / "my.yaml", *arguments, status=9)
     assert any(name.startswith(prefix) for name in object_store.names(bucket))
     monkeypatch.setenv("GAM_KG_CACHE", str(tmp_path / "other"))
-    train_graph, latest = train_stage.train_graph, []
+    train_graph, latest = library_stage.train_graph, []
 
     def noted(*positional, **named):
         latest.append(named["latest"])
         train_graph(*positional, **named)
 
-    monkeypatch.setattr(train_stage, "train_graph", noted)
+    monkeypatch.setattr(library_stage, "train_graph", noted)
     train(config)
     assert latest[0] is not None
     assert not any(name.startswith(prefix) for name in object_store.names(bucket))

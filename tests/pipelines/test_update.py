@@ -18,6 +18,7 @@ from gam_kg import output
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import Config, PublishConfig
 from gam_kg.errors import ArtifactError, ConfigError, DataError, GamKGError
+from gam_kg.graph import folded_updates, stored_update
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.graph.update_chain import read_updates
 from gam_kg.inference.embed import read_vectors
@@ -259,6 +260,7 @@ def test_late_facts_are_quarantined(make, tmp_path, caplog):
 
 def test_a_kill_leaves_the_state_before_or_the_state_after(make, tmp_path, monkeypatch):
     """The update is stopped before each rename of a finished file or folder; the next update finishes it."""
+    monkeypatch.setattr(folded_updates, "_MOST_APART", 0)
     expected = make("expected")
     first, second = (write_days(tmp_path / f"{day}.parquet", at(day)) for day in (BEFORE, BEFORE + 1))
     for facts in (first, second):
@@ -282,10 +284,12 @@ def test_a_kill_leaves_the_state_before_or_the_state_after(make, tmp_path, monke
         except KeyboardInterrupt:
             pass
         monkeypatch.setattr(output, "put_in_place", put_in_place)
+        monkeypatch.setattr(stored_update, "_SEEN", {})  # as in a new process
         assert len(chain(config)) in (1, 2)
         TrainedRun.load(config.run_path).scorer_before(BEFORE + 1)
         update(config, second)
         assert_same(config, expected)
+        assert len(folded_updates.read_folded(config.run_path)) == 2
         number += 1
     assert number > 6
 
@@ -313,6 +317,28 @@ def test_scores_are_shown_where_the_update_has_ranked_facts(make, tmp_path, caps
         config = changed(config, score_facts=score_facts)
         update(config, write_days(tmp_path / "day.parquet", at(BEFORE + 1)))
         assert ("MRR of new facts" in capsys.readouterr().out) == (score_facts > 0)
+
+
+def test_baselines_that_are_left_out_are_in_no_table_and_go_on_as_if_they_had_not_been(make, tmp_path, capsys, caplog):
+    config, every = make("run"), make("every")
+    without = config.changed({"evaluate.baselines": False})
+    files = [write_days(tmp_path / f"{day}.parquet", at(day)) for day in range(BEFORE, BEFORE + 3)]
+    for file in files[:2]:
+        update(without, file)
+    assert "popularity" not in capsys.readouterr().out
+    over_time = config.run_path / "evaluation" / "over_time.parquet"
+    assert [name for name in read_table(over_time).column_names if name.endswith("_mrr")] == []
+    assert "count anew" not in caplog.text
+    update(config, files[2])
+    assert "count anew from the first fact" in caplog.text
+    for file in files:
+        update(every, file)
+    assert published(config)[2][BEFORE + 2] == pytest.approx(published(every)[2][BEFORE + 2])
+    table = read_table(over_time)
+    assert [value is None for value in table["popularity_mrr"].to_pylist()] == [True, True, False]
+    shown = capsys.readouterr().out
+    assert "popularity" in shown
+    assert "–" in shown
 
 
 def test_settings_that_differ_are_refused_by_the_name_of_the_verb(make, tmp_path):

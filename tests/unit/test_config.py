@@ -153,6 +153,9 @@ def test_a_date_boundary_keeps_its_text(value):
         ("data.split.valid_start=3", ["data.split", "valid_start", "test_start"]),
         ("data.split={valid_fraction: 0.5, test_fraction: 0.5}", ["data.split", "below 1"]),
         ("model=3", ["model", "found 3"]),
+        ("model.dimm=3", ["model.dimm: unknown key; did you mean model.dim? allowed here: name, dim,"]),
+        ("learning_rate=3", ["learning_rate: unknown key; did you mean train.learning_rate? allowed here"]),
+        ("model.nothing_like_it=3", ["model.nothing_like_it: unknown key; allowed here: name, dim,"]),
     ],
 )
 def test_a_refusal_names_the_key_the_value_and_what_is_allowed(override, expected):

@@ -1,13 +1,22 @@
 """What a run was made with is known, and other settings are refused."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from gam_kg.artifacts import Manifest, write_artifact
 from gam_kg.config import load_config
-from gam_kg.errors import ConfigError
-from gam_kg.run_config import SETTINGS, differences, mend_config, require_same_settings, write_config
+from gam_kg.errors import ArtifactError, ConfigError
+from gam_kg.run_config import (
+    SETTINGS,
+    config_of_run,
+    differences,
+    folder_of_run,
+    mend_config,
+    require_same_settings,
+    write_config,
+)
 
 
 def made(kind, *overrides):
@@ -95,3 +104,21 @@ def test_a_record_that_a_killed_process_left_behind_is_mended(tmp_path):
     (run / "config.yaml").write_text(edited)
     mend_config(run)
     assert (run / "config.yaml").read_text() == edited, "what a user writes into it stays"
+
+
+def test_a_run_is_named_by_its_folder_its_file_or_what_comes_with_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config(None, ["name=mine", f"run_dir={tmp_path}/runs/mine", "model.dim=64"])
+    Path("my.yaml").write_text("name: mine\nmodel: {dim: 64}\n")
+    config.run_path.mkdir(parents=True)
+    write_config(config)
+    for place in ("my.yaml", "runs/mine", f"file://{tmp_path}/runs/mine"):
+        found = config_of_run(place, ["seed=3"])
+        assert (found.run_path, found.model.dim, found.seed) == (config.run_path, 64, 3)
+        assert folder_of_run(place, "RUN") == config.run_path
+    Path("demo").mkdir()  # a folder that is no run
+    assert config_of_run("demo").run_path == folder_of_run("configs/demo.yaml", "RUN")
+    with pytest.raises(ArtifactError, match="no run folder"):
+        config_of_run("runs")
+    with pytest.raises(ConfigError, match="there is no such file or folder of a run"):
+        config_of_run("runs/other")

@@ -14,6 +14,7 @@ from updates import (
     END,
     LAST,
     SIZES,
+    add_update,
     add_updates,
     divided_facts,
     new_names,
@@ -23,7 +24,8 @@ from updates import (
 
 from gam_kg.artifacts import Manifest, open_artifact, read_manifest
 from gam_kg.errors import ArtifactError
-from gam_kg.graph import fact_source, update_chain
+from gam_kg.graph import fact_source, folded_updates, stored_update
+from gam_kg.graph.folded_updates import fold_updates, read_folded
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.graph.update_chain import chain_id, read_updates, sizes, updates_after, write_update
 from gam_kg.ingest.vocabulary import Vocabulary
@@ -210,7 +212,7 @@ def test_files_that_look_as_when_they_were_verified_are_not_read_again(chain, mo
     read_updates(run, graph)
     read = []
     monkeypatch.setattr(
-        update_chain, "open_artifact", lambda path, kind: read.append(path) or open_artifact(path, kind)
+        stored_update, "open_artifact", lambda path, kind: read.append(path) or open_artifact(path, kind)
     )
     assert read_updates(run, graph) == updates
     assert read == []
@@ -234,3 +236,84 @@ def test_files_that_are_no_updates_are_left_alone(chain):
     (run / "updates" / ".000004.staging-rubbish").mkdir()
     (run / "updates" / "notes.txt").write_text("mine")
     assert read_updates(run, graph) == updates
+
+
+@pytest.fixture
+def folded(chain, monkeypatch):
+    """The same run, all of whose updates are folded too, as a new process sees it."""
+    monkeypatch.setattr(folded_updates, "_MOST_APART", 0)
+    fold_updates(chain[0], chain[2])
+    monkeypatch.setattr(stored_update, "_SEEN", {})
+    return chain
+
+
+def described(updates):
+    return [
+        (one.path, one.manifest, one.facts().tolist(), one.entities().to_pylist(), one.relations().to_pylist())
+        for one in updates
+    ]
+
+
+def test_folded_updates_are_the_same_and_only_the_last_is_read(folded, monkeypatch):
+    run, graph, updates = folded
+    read = []
+    monkeypatch.setattr(
+        stored_update, "open_artifact", lambda path, kind: read.append(path) or open_artifact(path, kind)
+    )
+    for update in updates[:-1]:
+        for file in update.path.glob("*.parquet"):
+            file.unlink()
+    found = read_updates(run, graph, CHECKPOINT)
+    assert read == [updates[-1].path]
+    assert described(found) == described(updates)
+    assert [one.names("entity").to_pylist() for one in found] == [one.names("entity").to_pylist() for one in updates]
+    assert found[0].entities().schema.equals(updates[0].entities().schema)
+
+
+def test_updates_that_follow_the_folded_ones_are_read(folded):
+    run, graph, updates = folded
+    shutil.rmtree(run / "updates" / "folded")
+    fold_updates(run, updates[:1])
+    assert len(read_folded(run)) == 1
+    assert described(read_updates(run, graph)) == described(updates)
+
+
+def test_updates_are_folded_where_many_are_not(chain, monkeypatch):
+    run, _, updates = chain
+    for apart, number in ((3, 0), (2, 3), (0, 3)):
+        monkeypatch.setattr(folded_updates, "_MOST_APART", apart)
+        fold_updates(run, updates)
+        assert len(read_folded(run)) == number
+
+
+@pytest.mark.parametrize("file", ["facts.parquet", "entities.parquet", "manifests.json", "manifest.json"])
+def test_damaged_folded_updates_are_not_used_and_written_anew(folded, file, caplog):
+    run, graph, updates = folded
+    path = run / "updates" / "folded" / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert described(read_updates(run, graph)) == described(updates)
+    assert "updates are read one by one" in caplog.text
+    assert "gam-kg update RUN writes it anew" in caplog.text
+    fold_updates(run, updates)
+    assert len(read_folded(run)) == 3
+
+
+def test_folded_updates_of_which_the_last_has_gone_or_is_another_are_not_used(folded, caplog):
+    run, graph, updates = folded
+    aside = run / "aside"
+    updates[2].path.rename(aside)
+    assert described(read_updates(run, graph)) == described(updates[:2])
+    add_update(run, updates[2].facts()[:1], SIZES[2], SIZES[3], CHECKPOINT)
+    found = read_updates(run, graph)
+    assert described(found[:2]) == described(updates[:2])
+    assert found[2].facts().tolist() == updates[2].facts()[:1].tolist()
+    assert not caplog.text
+
+
+def test_a_missing_update_is_named_though_it_is_folded(folded):
+    run, graph, updates = folded
+    shutil.rmtree(updates[0].path)
+    with pytest.raises(ArtifactError, match=r"000001 is missing, and .*000002 is there"):
+        read_updates(run, graph)

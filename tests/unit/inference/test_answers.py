@@ -132,12 +132,12 @@ def test_candidates_are_those_that_have_been_subject_or_object_before(run):
 
 
 def test_candidates_have_a_category_of_the_features(run, monkeypatch):
-    with pytest.raises(DataError, match="no such file, and no type.*object-of:RELATION.*no entity features"):
+    with pytest.raises(DataError, match=r"no such file, and no type.*object-of:RELATION.*no entity features"):
         candidates_of(run, "kind=town", 8)
     rows = [(1, "kind = town", 1.0), (4, "kind = river", 1.0), (8, "kind = town", 1.0), (2, "age =", 3.0)]
     monkeypatch.setattr(candidates, "read_features", lambda *_: features_of(rows))
     assert candidates_of(run, "kind=town", 8).tolist() == [1, 8]
-    with pytest.raises(DataError, match="'kind=town', 'kind=river'$"):
+    with pytest.raises(DataError, match=r"'kind=town', 'kind=river'$"):
         candidates_of(run, "kind=sea", 8)
 
 

@@ -140,7 +140,7 @@ def test_a_stored_state_gives_what_the_first_fact_gives_and_does_not_serve_after
     run = TrainedRun.load(tmp_path)
     with state_parts(tmp_path) as parts:
         found = advance_run(run, END, END, 0)
-        write_state_part(parts, found.memory, found.baselines)
+        write_state_part(parts, found.memory, run.history, found.baselines)
         publish_state(tmp_path, END - 1, run.made_from, parts, UpdateConfig())
     add_updates(tmp_path, divided, run.checkpoint_manifest)
     stored, anew = TrainedRun.load(tmp_path), TrainedRun.load(tmp_path)

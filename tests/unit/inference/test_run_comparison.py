@@ -5,8 +5,11 @@ import pyarrow as pa
 import pytest
 
 from gam_kg.artifacts import Manifest, write_artifact
+from gam_kg.config import Config, ModelConfig
 from gam_kg.errors import ArtifactError, EvaluationError
-from gam_kg.inference.run_comparison import Ranked, compare, comparison_tables, ensemble_tables, ranked_by_all
+from gam_kg.inference import run_comparison
+from gam_kg.inference.comparison_tables import comparison_tables, ensemble_tables, figure_tables, settings_table
+from gam_kg.inference.run_comparison import Ranked, compare, ranked_by_all
 from gam_kg.metrics.bootstrap import paired_difference
 from gam_kg.parquet import write_table
 from gam_kg.schemas import ENTITIES_SEEN
@@ -125,7 +128,7 @@ def test_multi_step_is_compared_by_horizon(tmp_path):
 def test_the_table_shows_percent(tmp_path):
     better = evaluated(tmp_path / "a", ranks_table(np.ones(40)))
     worse = evaluated(tmp_path / "b", ranks_table(np.full(40, 2.0)))
-    header, rows = next(comparison_tables(compare([better], [worse]), ("A", "B")))
+    header, rows = next(comparison_tables({"B": compare([better], [worse])}, "A"))
     assert header == ["valid, single-step, MRR %", "answers", "A", "B", "difference", "95 % interval"]
     assert rows[0] == ["both", "20", "100.00", "50.00", "-50.00", "-50.00 to -50.00"]
 
@@ -177,3 +180,38 @@ def test_what_all_have_ranked_is_what_is_shown(tmp_path):
 def test_a_run_without_evaluation_is_refused(tmp_path):
     with pytest.raises(ArtifactError, match="gam-kg evaluate"):
         Ranked.read(tmp_path)
+
+
+def test_each_relation_with_enough_answers_is_compared_the_largest_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_comparison, "FEWEST_ANSWERS", 11)
+    answers = [*ANSWERS, *((8, subject, 0, 7) for subject in range(5))]
+    ranks = np.ones(len(answers)), np.where([relation for _, _, relation, _ in answers], 4.0, 2.0)
+    sides = [evaluated(tmp_path / str(side), ranks_table(rank, answers)) for side, rank in enumerate(ranks)]
+    found = compare(*([side] for side in sides), by_relation=True)
+    valid = [one for one in found if one.split == "valid"]
+    assert [(one.answers, one.count) for one in valid] == [("object of r0", 15)]  # r1 has 10
+    assert valid[0].difference.mean == pytest.approx(0.5 - 1)
+
+
+def test_several_runs_are_beside_the_first(tmp_path):
+    first, *others = (evaluated(tmp_path / str(rank), ranks_table(np.full(40, rank))) for rank in (1.0, 2.0, 4.0))
+    found = {name: compare([first], [other]) for name, other in zip(("two", "four"), others, strict=True)}
+    header, rows = next(comparison_tables(found, "one"))
+    assert header[2:] == ["one", "two", "difference", "95 % interval", "four", "difference", "95 % interval"]
+    assert rows[0][2:] == ["100.00", "50.00", "-50.00", "-50.00 to -50.00", "25.00", "-75.00", "-75.00 to -75.00"]
+    by_name = {"one": first, "four": others[1]}
+    header, rows = next(figure_tables(by_name))
+    assert header == ["valid, single-step, %", "MRR", "Hits@1", "Hits@3", "Hits@10"]
+    assert rows == [["one", *["100.00"] * 4], ["four", "25.00", "0.00", "0.00", "100.00"]]
+
+
+def test_settings_that_differ_are_shown_and_no_others(tmp_path):
+    runs = {name: tmp_path / name for name in ("a", "b", "together")}
+    for name, run in runs.items():
+        run.mkdir()
+        if name != "together":
+            config = Config(name=name, run_dir=str(run), model=ModelConfig(dim=64 if name == "a" else 32))
+            (run / "config.yaml").write_text(config.to_yaml())
+    assert settings_table(runs) == (["settings that differ", *runs], [["model.dim", "64", "32", ""]])
+    alike = {"a": runs["a"], "again": runs["a"], "none": runs["together"]}
+    assert settings_table(alike) == (["all settings are alike", *alike], [])

@@ -14,10 +14,11 @@ from gam_kg.config import EvaluateConfig, UpdateConfig
 from gam_kg.errors import ArtifactError, DataError
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.graph.update_chain import write_update
+from gam_kg.inference import state
 from gam_kg.inference.embed import read_vectors, write_embeddings
 from gam_kg.inference.evaluation import count_ticks, evaluate_run
 from gam_kg.inference.search import nearest_entities, query_answers
-from gam_kg.inference.state import publish_state, read_states, state_parts, write_state_part
+from gam_kg.inference.state import can_advance, publish_state, read_states, state_parts, write_state_part
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.inference.update import advance_run
 from gam_kg.ingest.vocabulary import Vocabulary
@@ -158,13 +159,13 @@ def test_embeddings_have_the_new_entities(runs, tmp_path):
     assert len(read_vectors(tmp_path / "relations.parquet")) == 2 * RELATIONS
 
 
-def store_state(run):
+def store_state(run, *, baselines=True):
     """Store the state after the last fact of a run, as an update does."""
     loaded = TrainedRun.load(run)
-    found = advance_run(loaded, 0, loaded.graph.end, 0)
+    found = advance_run(loaded, 0, loaded.graph.end, 0, with_baselines=baselines)
     with state_parts(run) as parts:
-        write_state_part(parts, found.memory, found.baselines)
-        publish_state(run, loaded.graph.end - 1, loaded.made_from, parts, UpdateConfig())
+        write_state_part(parts, found.memory, loaded.history, found.baselines)
+        publish_state(run, loaded.graph.end - 1, loaded.made_from, parts, UpdateConfig(), baselines=baselines)
 
 
 def ticks_to(run, snapshot):
@@ -174,8 +175,10 @@ def ticks_to(run, snapshot):
     return len(ticks)
 
 
+@pytest.mark.parametrize("room", [1, 16], ids=["room for the new entities", "no room"])
 @pytest.mark.parametrize("late", [True, False])
-def test_a_stored_state_serves_unless_an_update_changes_what_it_remembers(tmp_path, late):
+def test_a_stored_state_serves_unless_an_update_changes_what_it_remembers(tmp_path, monkeypatch, late, room):
+    monkeypatch.setattr(state, "_ROOM", room)
     divided = divided_facts(1, late=late)
     run = prepared_run(tmp_path, divided)
     store_state(run)
@@ -191,6 +194,54 @@ def test_a_stored_state_serves_unless_an_update_changes_what_it_remembers(tmp_pa
     # Without the last update, that state is of facts which are not there.
     states = read_states(run, loaded.graph_manifest, loaded.checkpoint_manifest, loaded.updates[:2])
     assert LAST - 1 not in [state.after for state in states]
+
+
+def states_of(run):
+    loaded = TrainedRun.load(run)
+    return read_states(run, *loaded.made_from)
+
+
+def test_without_baselines_a_state_has_nothing_of_them_and_they_do_not_go_on_from_it(tmp_path):
+    divided = divided_facts(1, late=False)
+    run = prepared_run(tmp_path, divided)
+    store_state(run, baselines=False)
+    (stored,) = states_of(run)
+    assert can_advance([stored], baselines=False) == [stored]
+    assert can_advance([stored], baselines=True) == []
+    (part,) = stored.history(TrainedRun.load(run).graph.partition).parts
+    update(run, divided)
+    expected = advance_run(TrainedRun.load(run), END, END, 1000)
+    found = advance_run(TrainedRun.load(run), END, END, 1000, with_baselines=False)
+    assert (found.baselines, len(found.scores) > 1) == (None, True)
+    for row, of_all in zip(found.scores, expected.scores, strict=True):
+        names = [name for name in of_all if name.endswith("_mrr")]
+        assert len(names) == 5
+        assert row == pytest.approx({name: value for name, value in of_all.items() if name not in names})
+    assert expected.baselines is not None
+    more = expected.baselines.store().keys() - part.keys()
+    kinds = ["pairs.typed_pairs.pairs", "pairs.typed_pairs.exposures", "pairs.typed_pairs.hits"]
+    fading = ["facts.strict_recurrency", "strict_recurrency.decay", "answers.fading_popularity"]
+    assert sorted(more) == sorted([*kinds, *fading])
+    # Where the state has them, they go on from it, with the same scores.
+    (run / "updates").rename(tmp_path / "later")
+    store_state(run)
+    (tmp_path / "later").rename(run / "updates")
+    again = TrainedRun.load(run)
+    ticks = []
+    assert advance_run(again, END, END, 1000, lambda: ticks.append(1)).scores == [
+        pytest.approx(row) for row in expected.scores
+    ]
+    assert len(ticks) == sum(time >= END for time in again.graph.times)
+
+
+def test_a_state_of_another_layout_is_not_used(tmp_path, monkeypatch, caplog):
+    run = prepared_run(tmp_path, divided_facts(1, late=False))
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "_LAYOUT", 1)
+        store_state(run)
+        assert ticks_to(run, END) == 0
+    assert ticks_to(run, END) == len(TrainedRun.load(run).graph.times)
+    assert "another version of gam-kg" in caplog.text
 
 
 def test_a_run_with_a_damaged_update_is_refused(tmp_path):

@@ -118,12 +118,19 @@ def test_rows_and_replaced_are_copies(index_dtype):
 
 def test_rows_that_a_memory_grows_by_are_those_of_entities_that_were_never_seen():
     memory = Memory(*torch.randn(2, 4, DIM).double(), torch.arange(4))
-    grown = memory.grown(6)
+    grown = memory.resized(6)
     empty = Memory.empty(2, DIM, like=memory.hidden)
     for name, found in vars(grown).items():
         assert torch.equal(found, torch.cat([vars(memory)[name], vars(empty)[name]]))
     assert grown.last_seen.tolist() == [0, 1, 2, 3, -1, -1]
-    assert torch.equal(memory.grown(4).cell, memory.cell)
+
+
+def test_the_first_rows_of_a_memory_are_in_its_place():
+    memory = Memory(*torch.randn(2, 4, DIM).double(), torch.arange(4))
+    first = memory.resized(3)
+    assert [len(state) for state in vars(first).values()] == [3, 3, 3]
+    first.hidden.zero_()
+    assert memory.hidden.count_nonzero(dim=1).tolist() == [0, 0, 0, DIM]
 
 
 @pytest.mark.parametrize("silence", [0, 5])

@@ -74,6 +74,7 @@ AT_DEFAULT = {
     "train.precision": "the numbers are recorded in float64; bf16 has a test of its own",
     "train.num_workers": "workers belong to the commands; training runs in this process",
     "train.max_failures": "as num_workers",
+    "train.loggers": "as num_workers",
     "train.threads": "as num_workers",
     "train.use_gpu": "the numbers are recorded on a CPU",
 }

@@ -12,6 +12,7 @@ HOW_NOT_WHAT = {
     "train.use_gpu",
     "train.threads",
     "train.max_failures",
+    "train.loggers",
     "train.checkpoint_steps",
     "train.max_logits",
 }

@@ -1,4 +1,4 @@
-"""The tasks of `prepare`: each works on one block, from Arrow tables to Arrow tables."""
+"""What is done with each block of merged facts, in any number of processes: from Arrow tables to Arrow tables."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,10 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import ray
 
-from gam_kg.ingest import fact_reader
-from gam_kg.ingest.fact_reader import Reader
 from gam_kg.ingest.merging import (
     anchored_tables,
     duplicates,
@@ -22,7 +19,6 @@ from gam_kg.ingest.merging import (
     tally_relations,
 )
 from gam_kg.ingest.splits import Timeline
-from gam_kg.ingest.validation import DUPLICATE
 from gam_kg.ingest.vocabulary import Vocabulary, merge_tallies, partition_tally
 from gam_kg.parquet import write_table
 
@@ -63,11 +59,6 @@ class MergedSummary:
         )
 
 
-def read_quarantine(groups: pa.Table, reader: Reader, duplicate_rows: ray.ObjectRef) -> Iterator[pa.Table]:
-    """Row groups → the bad rows and the listed duplicates, source → row numbers, as QUARANTINE."""
-    yield from fact_reader.read_quarantine(groups, reader, {DUPLICATE: ray.get(duplicate_rows)})
-
-
 def add_partition(facts: pa.Table, partitions: int) -> pa.Table:
     """SOURCED_FACTS → the same without notes, and the partition in which each row is merged."""
     facts = facts.drop_columns(["notes"])
@@ -86,28 +77,20 @@ def summarise_merged(merged: pa.Table) -> MergedSummary:
     )
 
 
-def tally_block(merged: pa.Table, partitions: int) -> tuple[pa.Table, ...] | pa.Table:
-    """MERGED → TALLY of its entities, a table for each hashed partition of names; for one partition, that table."""
-    parts = partition_tally(tally_entities(stored(merged)), partitions)
-    return parts if partitions > 1 else parts[0]
+def tally_block(merged: pa.Table, partitions: int) -> tuple[pa.Table, ...]:
+    """MERGED → TALLY of its entities, a table for each hashed partition of names."""
+    return partition_tally(tally_entities(stored(merged)), partitions)
 
 
-def merge_parts(*parts: pa.Table) -> pa.Table:
-    """The TALLY of a partition from those of all its blocks."""
-    return merge_tallies(parts)
-
-
-def anchor_facts(
-    merged: pa.Table, entities: ray.ObjectRef, relations: ray.ObjectRef, buckets: int
-) -> Iterator[pa.Table]:
-    """MERGED → BUCKETED. The vocabularies come through the object store, one copy per machine."""
-    vocabularies = Vocabulary(ray.get(entities), "entity"), Vocabulary(ray.get(relations), "relation")
+def anchor_facts(merged: pa.Table, entities: pa.Array, relations: pa.Array, buckets: int) -> Iterator[pa.Table]:
+    """MERGED → BUCKETED, given all names by id."""
+    vocabularies = Vocabulary(entities, "entity"), Vocabulary(relations, "relation")
     yield from anchored_tables(stored(merged), *vocabularies, buckets, _FACTS_A_TABLE)
 
 
-def encode_open(merged: pa.Table, entities: ray.ObjectRef, relations: ray.ObjectRef) -> pa.Table:
-    """MERGED → OPEN_FACTS; the vocabularies come as to `anchor_facts`."""
-    return open_table(opened(merged), Vocabulary(ray.get(entities)), Vocabulary(ray.get(relations), "relation"))
+def encode_open(merged: pa.Table, entities: pa.Array, relations: pa.Array) -> pa.Table:
+    """MERGED → OPEN_FACTS, given all names by id."""
+    return open_table(opened(merged), Vocabulary(entities), Vocabulary(relations, "relation"))
 
 
 def write_bucket(rows: pa.Table, folder: Path) -> pa.Table:

@@ -17,8 +17,8 @@ from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.run_config import SETTINGS, differences, require_same_settings
 from gam_kg.run_folder import graph_to_train, waiting
 from gam_kg.versions import revisions, version_name
-from .inputs import notices, record
-from .prediction_file import out_path
+from gam_kg.workflow.inputs import notices, record
+from gam_kg.workflow.prediction_file import out_path
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any
 
 from pyarrow.fs import LocalFileSystem
 
-from gam_kg.artifacts import Content, Manifest, read_manifest
+from gam_kg.artifacts import Content, Manifest
 from gam_kg.config import Config
 from gam_kg.errors import ArtifactError, ConfigError, DataError
-from gam_kg.graph.update_chain import UPDATES
+from gam_kg.graph.update_chain import Update, read_updates
 from gam_kg.importers.dispatch import has_content_of, import_state
 from gam_kg.importers.source import find_source
 from gam_kg.ingest.sources import Sources
@@ -96,7 +96,8 @@ def _files_notice(key: str, given: str | None, graph: Manifest, run: Path | None
     try:
         sources = Sources.find(given, key)
         made_from = {file: found for file, found in graph.inputs.items() if file.startswith(f"{prefix}/")}
-        added = [] if run is None else [one.sources.get(key, {}).get("files") for one in _update_manifests(run)]
+        updates = () if run is None else _updates(run, graph)
+        added = [one.manifest.sources.get(key, {}).get("files") for one in updates]
         if _files(sources) in (recorded["files"], *added) or sources.hashes() == made_from:
             return None
         what = "have changed since graph/ was made from them"
@@ -110,13 +111,11 @@ def _files_notice(key: str, given: str | None, graph: Manifest, run: Path | None
     return f"the {name} {given} {what}; results are of the old ones, run: gam-kg run CONFIG"
 
 
-def _update_manifests(run: Path) -> list[Manifest]:
-    """Manifests of the updates of a run, as far as they can be read."""
-    found = []
-    for path in sorted((run / UPDATES).glob("[0-9]*")):
-        with suppress(ArtifactError):
-            found.append(read_manifest(path, "update"))
-    return found
+def _updates(run: Path, graph: Manifest) -> tuple[Update, ...]:
+    """The updates of a run; none where they cannot be read, which is said where they are needed."""
+    with suppress(ArtifactError):
+        return read_updates(run, graph)
+    return ()
 
 
 def _require_features_alike(given: str | None, graph: Manifest) -> None:

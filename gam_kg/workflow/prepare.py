@@ -1,16 +1,46 @@
-"""What `prepare` says of the graph that it made."""
+"""The prepare stage: facts in files → `graph/`, by whatever reads them; `prepare_here` does it in this process."""
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from gam_kg.artifacts import Content
+from gam_kg.ingest.prepare import FactsInput, make_graph
+from gam_kg.ingest.quarantine import Quarantine
 from gam_kg.ingest.time_axis import TimeAxis
-from .inputs import quarantine_notice
+from gam_kg.workflow.inputs import quarantine_notice
+from gam_kg.workflow.situation import GRAPH
+from gam_kg.workflow.stage import Stage, Task
 
 logger = logging.getLogger("gam_kg")
 
 
-def warn_of_quality(content: Content) -> None:
+def prepare_stage(make: Callable[[FactsInput, Path], Content]) -> Stage:
+    """The stage.
+
+    Args:
+        make: (input, empty folder) → the content of the manifest, with the files in the folder; see `make_graph`.
+    """
+
+    def write(task: Task) -> Content:
+        """Vocabularies, features of entities, anchored facts in buckets, and the rows that were quarantined."""
+        content = make(FactsInput.check(task.config, task.sources), task.folder)
+        _warn_of_quality(content)
+        return content
+
+    return Stage(
+        GRAPH,
+        write=write,
+        summary=lambda _, content: describe_graph(content),
+        finish=lambda config: (config.run_path / Quarantine.NAME).unlink(missing_ok=True),
+    )
+
+
+prepare_here = prepare_stage(lambda found, folder: make_graph(found, found.local_blocks(), folder))
+
+
+def _warn_of_quality(content: Content) -> None:
     """Warn where a third of the rows is missing, test is empty, or snapshots have hardly any facts."""
     if notice := quarantine_notice(content):
         logger.warning(notice)
@@ -25,7 +55,7 @@ def warn_of_quality(content: Content) -> None:
         )
 
 
-def summarise(content: Content) -> str:
+def describe_graph(content: Content) -> str:
     """Where the rows went, what a snapshot is, and how time is divided."""
     axis = TimeAxis(**content["time"])
     counts = ", ".join(f"{content[f'num_{name}']} {name}" for name in ("facts", "entities", "relations", "snapshots"))

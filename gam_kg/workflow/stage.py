@@ -16,9 +16,9 @@ from gam_kg.run_config import CONFIG, mend_config, write_config
 from gam_kg.run_folder import place_to_write, settle, waiting
 from gam_kg.run_lock import run_lock
 from gam_kg.versions import point_latest, publish
-from .inputs import record, waiting_notice
-from .logs import working_on
-from .workflow import Description, Situation
+from gam_kg.workflow.inputs import record, waiting_notice
+from gam_kg.workflow.logs import working_on
+from gam_kg.workflow.situation import Description, Situation
 
 if TYPE_CHECKING:  # it imports torch
     from gam_kg.inference.trained_run import TrainedRun
