@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -111,7 +112,7 @@ def test_every_query_is_in_exactly_one_part_and_parts_follow_each_other(num_quer
 @given(st.lists(st.lists(st.integers(0, 50), max_size=5), min_size=1, max_size=8))
 def test_parts_are_answered_once_each_and_the_earliest_first(times):
     parts = divide(len(times), 1, 1)
-    surveys = [Survey(*({}, (), dict.fromkeys(of_part, 1))) for of_part in times]
+    surveys = [Survey(Counter(), (), Counter(of_part)) for of_part in times]
     order = in_time_order(parts, surveys)
     assert sorted(part.number for part in order) == list(range(len(times)))
     first = [min(times[part.number], default=0) for part in order]
@@ -196,6 +197,20 @@ def test_an_interrupted_predict_goes_on_after_the_finished_parts(new_run, expect
     assert not (config.run_path / UNFINISHED).exists()
 
 
+def test_parts_that_were_all_finished_are_only_put_together(new_run, expected, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    config = new_run("all finished")
+    with monkeypatch.context() as patch:
+        patch.setattr(predict_module, "put_together", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            predict(config)
+    written = recording(monkeypatch)
+    assert_same(whole(predict(config), 5), expected)
+    assert not written
+
+
 def test_a_part_that_was_damaged_meanwhile_is_written_again(new_run, expected, monkeypatch):
     config = new_run("damaged")
     interrupted(config, monkeypatch, after=4)
@@ -275,7 +290,7 @@ def killed(config: Config) -> None:
 
 
 def test_a_killed_process_is_gone_on_from(new_run, tmp_path, monkeypatch):
-    many = pa.concat_tables([QUERIES] * 6)
+    many = pa.concat_tables([QUERIES] * 3)
     pq.write_table(many, tmp_path / "many.parquet")
     settings = {"queries": str(tmp_path / "many.parquet"), "queries_per_file": 1}
     config = new_run("killed", **settings)
