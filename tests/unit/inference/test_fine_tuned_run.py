@@ -131,7 +131,7 @@ def test_damage_of_fine_tuned_weights_is_found(tmp_path, file, is_folded, monkey
     path = update(run, tuned(run)).path / file
     if is_folded:
         update(TrainedRun.load(tmp_path))  # the files of the last one are read in any case
-        monkeypatch.setattr(folded_updates, "_MOST_APART", 0)
+        monkeypatch.setattr(folded_updates, "_EVERY", 1)
         fold_updates(tmp_path, read_updates(tmp_path, run.graph_manifest))
         TrainedRun.load(tmp_path)
     content = bytearray(path.read_bytes())
