@@ -23,7 +23,7 @@ FOLDED = "folded"
 """The folder, and the kind of the artifact."""
 
 _MANIFESTS = "manifests.json"
-_MOST_APART = 16
+_EVERY = 16
 
 logger = logging.getLogger("gam_kg")
 
@@ -48,7 +48,7 @@ def read_folded(run: Path) -> Sequence[Update]:
 
 
 def fold_updates(run: Path, updates: Sequence[Update]) -> None:
-    """Write `updates/folded` anew where more than a few updates are not in it.
+    """Write `updates/folded` anew where it lacks 16 updates or more.
 
     Args:
         run: Folder of the run, whose lock the caller owns.
@@ -57,7 +57,7 @@ def fold_updates(run: Path, updates: Sequence[Update]) -> None:
     Raises:
         OutputError: It cannot be written.
     """
-    if len(updates) - len(read_folded(run)) <= _MOST_APART:
+    if len(updates) - len(read_folded(run)) < _EVERY:
         return
 
     def write(folder: Path) -> Content:

@@ -39,14 +39,14 @@ def read_updates(run: Path, graph: Manifest, checkpoint: Manifest | None = None)
     folder = run / UPDATES
     names = sorted(path.name for path in folder.glob("*") if re.fullmatch(r"\d{6}", path.name))
     folded, updates = read_folded(run)[: len(names) - 1] if names else (), list[Update]()
-    for name in names:
-        path = _path(run, len(updates) + 1)
-        if name != path.name:
+    for number, name in enumerate(names, 1):
+        path = folder / name
+        if name != f"{number:06d}":
             raise ArtifactError(
-                f"{path} is missing, and {folder / name} is there: put it back, or remove all updates after the "
+                f"{_path(run, number)} is missing, and {path} is there: put it back, or remove all updates after the "
                 f"missing one and add their facts again: {command('update')}"
             )
-        update = folded[len(updates)] if len(updates) < len(folded) else verified(path)
+        update = folded[number - 1] if number <= len(folded) else verified(path)
         for kind, expected in {"graph": graph, "checkpoint": checkpoint}.items():
             found = update.manifest.inputs.get(kind)
             if expected is not None and found != expected.id:

@@ -92,7 +92,7 @@ def test_facts_that_an_update_has_added_have_not_changed(tmp_path):
     assert notices(config, graph) == ()
     added = found_after(2).sources
     assert "have changed" in notices(config, graph)[0]
-    manifest = replace(Manifest.of("update", {}, {}), sources=added)
+    manifest = replace(Manifest.of("update", {"graph": graph.id, "previous": ""}, {}), sources=added)
     write_artifact(config.run_path / "updates" / "000001", manifest, lambda _: {})
     assert notices(config, graph) == ()
     found_after(3)

@@ -20,7 +20,7 @@ from gam_kg.versions import VERSIONED, versions
 
 NUM_ENTITIES, NUM_DAYS, FACTS_A_DAY = 36, 12, 12
 READER = """
-import json, sys, duckdb
+import json, sys, time, duckdb
 from pathlib import Path
 
 def rows(query):
@@ -43,6 +43,7 @@ while not Path(sys.argv[1]).exists():
         with open(f"{place}/{name}/manifest.json") as file:
             found["content"] = json.load(file)["content"]
         print(json.dumps(found), flush=True)
+        time.sleep(0.05)
 """
 
 

@@ -260,7 +260,7 @@ def test_late_facts_are_quarantined(make, tmp_path, caplog):
 
 def test_a_kill_leaves_the_state_before_or_the_state_after(make, tmp_path, monkeypatch):
     """The update is stopped before each rename of a finished file or folder; the next update finishes it."""
-    monkeypatch.setattr(folded_updates, "_MOST_APART", 0)
+    monkeypatch.setattr(folded_updates, "_EVERY", 1)
     expected = make("expected")
     first, second = (write_days(tmp_path / f"{day}.parquet", at(day)) for day in (BEFORE, BEFORE + 1))
     for facts in (first, second):

@@ -241,7 +241,7 @@ def test_files_that_are_no_updates_are_left_alone(chain):
 @pytest.fixture
 def folded(chain, monkeypatch):
     """The same run, all of whose updates are folded too, as a new process sees it."""
-    monkeypatch.setattr(folded_updates, "_MOST_APART", 0)
+    monkeypatch.setattr(folded_updates, "_EVERY", 1)
     fold_updates(chain[0], chain[2])
     monkeypatch.setattr(stored_update, "_SEEN", {})
     return chain
@@ -280,8 +280,8 @@ def test_updates_that_follow_the_folded_ones_are_read(folded):
 
 def test_updates_are_folded_where_many_are_not(chain, monkeypatch):
     run, _, updates = chain
-    for apart, number in ((3, 0), (2, 3), (0, 3)):
-        monkeypatch.setattr(folded_updates, "_MOST_APART", apart)
+    for every, number in ((4, 0), (3, 3), (1, 3)):
+        monkeypatch.setattr(folded_updates, "_EVERY", every)
         fold_updates(run, updates)
         assert len(read_folded(run)) == number
 

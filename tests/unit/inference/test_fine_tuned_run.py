@@ -12,8 +12,10 @@ from updates import END, LAST, SIZES, add_updates, divided_facts, new_names, wri
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import UpdateConfig
 from gam_kg.errors import ArtifactError
+from gam_kg.graph import folded_updates
+from gam_kg.graph.folded_updates import fold_updates
 from gam_kg.graph.temporal_graph import read_names
-from gam_kg.graph.update_chain import write_update
+from gam_kg.graph.update_chain import read_updates, write_update
 from gam_kg.inference.state import publish_state, state_parts, write_state_part
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.inference.update import advance_run
@@ -121,11 +123,17 @@ def test_a_run_has_the_weights_of_its_last_fine_tuning_and_is_prepared_with_thos
     assert not torch.equal(second.model.shared, first.model.shared)
 
 
+@pytest.mark.parametrize("is_folded", [False, True])
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer-00000-of-00001.safetensors"])
-def test_damage_of_fine_tuned_weights_is_found(tmp_path, file):
+def test_damage_of_fine_tuned_weights_is_found(tmp_path, file, is_folded, monkeypatch):
     trained_run(tmp_path)
     run = TrainedRun.load(tmp_path)
     path = update(run, tuned(run)).path / file
+    if is_folded:
+        update(TrainedRun.load(tmp_path))  # the files of the last one are read in any case
+        monkeypatch.setattr(folded_updates, "_EVERY", 1)
+        fold_updates(tmp_path, read_updates(tmp_path, run.graph_manifest))
+        TrainedRun.load(tmp_path)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
