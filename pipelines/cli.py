@@ -27,6 +27,7 @@ from gam_kg.synthetic.groups import SyntheticConfig
 from gam_kg.text import printable, user_path
 from .cli_arguments import ConfigFile, Force, Overrides, TakeOver, Version
 from .cli_experiments import ablate_command, compare_command, ensemble_command, tune_command
+from .cli_index import export_command, index_command
 from .cli_jobs import job_app, submit_command
 from .logs import set_up_logging
 from .progress import console, results
@@ -258,19 +259,30 @@ def search_command(
     query: Annotated[tuple[str, str] | None, typer.Option(help="SUBJECT RELATION to answer.")] = None,
     at: At = None,
     top_k: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 10,
+    by_index: Annotated[bool, typer.Option("--index", help="With --like, by the index of gam-kg index RUN.")] = False,
 ) -> None:
     """Nearest entities (--like NAME) or answers (--query SUBJECT RELATION), exact, as a table."""
     from .search import search_answers, search_like
 
     if (like is None) == (query is None):
         raise typer.BadParameter("give either --like NAME or --query SUBJECT RELATION")
-    if like is not None:
+    if by_index:
+        if like is None:
+            raise typer.BadParameter("--index goes with --like NAME")
+        from .index import search_like_by_index
+
+        search_like_by_index(readable_run(run, "RUN", "graph", "checkpoint", "embeddings", "index"), like, at, top_k)
+    elif like is not None:
         search_like(readable_run(run, "RUN", *_QUERIED), like, at, top_k)
     elif query is not None:
         search_answers(readable_run(run, "RUN", *_QUERIED), *query, at, top_k)
 
 
-for _command in (submit_command, compare_command, ensemble_command, ablate_command, tune_command):
+_OTHERS = (
+    *(index_command, export_command, submit_command),
+    *(compare_command, ensemble_command, ablate_command, tune_command),
+)
+for _command in _OTHERS:
     app.command(_command.__name__.removesuffix("_command"))(_command)
 app.add_typer(job_app, name="job")
 

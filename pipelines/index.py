@@ -1,0 +1,58 @@
+"""The index verb: a version of embeddings/ → a version of index/ in faiss; and a search that uses it."""
+
+import logging
+from pathlib import Path
+
+from gam_kg.config import Config
+from gam_kg.inference.vector_index import RECALL_AT, VectorIndex, build_index, current_index
+from gam_kg.inference.vector_source import find_version
+from .report import show_table
+from .stages import owned
+
+logger = logging.getLogger("gam_kg")
+
+
+def index(config: Config, at: str | None = None, *, force: bool = False, take_over: bool = False) -> Path:
+    """Build the index of a version, unless it is there.
+
+    Returns:
+        Its folder.
+
+    Raises:
+        GamKGError: See `build_index`; or another process writes into the run folder.
+    """
+    with owned(config, "index", take_over=take_over):
+        run = config.run_path
+        name = find_version(run, at)
+        made = None if force else current_index(run, name, config.index)
+        if made is not None:
+            logger.info("index: up to date, skipped (--force redoes it)")
+        else:
+            made = build_index(run, name, config.index, lambda text: logger.info("index: %s", text))
+        found = made.content
+        logger.info(
+            "index: %s over %s vectors, recall@%d %.1f %%, %s",
+            found["kind"],
+            f"{found['num_vectors']:,}",
+            RECALL_AT,
+            100 * found["recall"],
+            run / "index" / name,
+        )
+        return run / "index" / name
+
+
+def search_like_by_index(run_path: Path, name: str, at: str | None, top_k: int) -> None:
+    """Print the entities nearest to one, by the index of a version.
+
+    Raises:
+        ArtifactError: There is no index, or the embeddings were replaced after it was built.
+        DataError: The name is unknown; the message has the closest names.
+    """
+    found = VectorIndex.load(run_path, at)
+    rows = [
+        [row["entity"], f"{row['cosine']:.3f}", row["last_seen"] or "never"]
+        for row in found.like(name, top_k).to_pylist()
+    ]
+    about = found.manifest.content
+    title = f"nearest to {name} after {about['version'].removeprefix('as_of=')} (recall {about['recall']:.1%})"
+    show_table(title, ["entity", "cosine", "last seen"], rows)
