@@ -5,8 +5,9 @@ id. faiss is an extra: `pip install 'gam-kg[index]'`.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -145,24 +146,34 @@ class VectorIndex:
         Raises:
             DataError: The name is unknown; the message has the closest names.
         """
-        with VectorSource.open(
-            self.run, self.manifest.content["version"], column=self.manifest.content["vector"]
-        ) as source:
-            about = pa.concat_tables(table.drop_columns("vector") for table in source.batches()).sort_by("id")
-            folds = read_manifest(self.run / "graph", "graph").config.get("data", {}).get("normalize_names", ())
-            names = Vocabulary(about["name"].combine_chunks(), "entity")
-            (entity,) = names.encode(clean_names(pa.array([name]), folds))
+        folds = read_manifest(self.run / "graph", "graph").config.get("data", {}).get("normalize_names", ())
+        with self._source() as source:
+            (entity,) = self._names.encode(clean_names(pa.array([name]), folds))
             (ids,), (similarity,) = self.search(source.read(np.array([entity])), top_k + 1)
         others = (ids != entity) & (ids >= 0)
         found = pa.array(ids[others][:top_k])
         return pa.table(
             {
                 "entity_id": found,
-                "entity": names.names.take(found),
+                "entity": self._names.names.take(found),
                 "cosine": similarity[others][:top_k],
-                "last_seen": about["last_seen"].take(found),
+                "last_seen": self._entities["last_seen"].take(found),
             }
         )
+
+    def _source(self) -> AbstractContextManager[VectorSource]:
+        about = self.manifest.content
+        return VectorSource.open(self.run, about["version"], column=about["vector"], verified=True)
+
+    @cached_property
+    def _entities(self) -> pa.Table:
+        """Names of entities, and when they were last seen, by id."""
+        with self._source() as source:
+            return pa.concat_tables(source.batches(vectors=False)).sort_by("id")
+
+    @cached_property
+    def _names(self) -> Vocabulary:
+        return Vocabulary(self._entities["name"].combine_chunks(), "entity")
 
 
 def exact(vectors: np.ndarray, queries: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:

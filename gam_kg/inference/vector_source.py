@@ -69,7 +69,13 @@ class VectorSource:
     @classmethod
     @contextmanager
     def open(
-        cls, run: Path, name: str, kind: Kind = "entity", column: Column = "search_vector"
+        cls,
+        run: Path,
+        name: str,
+        kind: Kind = "entity",
+        column: Column = "search_vector",
+        *,
+        verified: bool = False,
     ) -> Generator["VectorSource"]:
         """Open a version, which then stays until the block ends.
 
@@ -78,6 +84,7 @@ class VectorSource:
             name: The version; see `find_version`.
             kind: Whose vectors.
             column: Which vectors; relations have only `embedding`.
+            verified: Whether the caller has verified the files before; else this does.
 
         Raises:
             ArtifactError: There is no such version, it is damaged, or it is of another graph or checkpoint than the
@@ -89,7 +96,7 @@ class VectorSource:
         plural = {"entity": "entities", "relation": "relations"}[kind]
         with ExitStack() as stack:
             version = stack.enter_context(open_version(run / "embeddings", name))
-            manifest = open_artifact(version, "embeddings", part=plural)
+            manifest = _opened(version, plural, verified)
             for made_from in ("graph", "checkpoint"):
                 if (run / made_from).exists():
                     own = read_manifest(run / made_from, made_from).id
@@ -97,7 +104,7 @@ class VectorSource:
             files, base = sorted(version.glob(f"{plural}*.parquet")), None
             if kind == "entity" and (base_name := base_of(version)):
                 below = stack.enter_context(open_version(run / "embeddings", base_name))
-                base = open_artifact(below, "embeddings", part=plural)
+                base = _opened(below, plural, verified)
                 files += sorted(below.glob(f"{plural}*.parquet"))
             yield cls(version, manifest, kind, column, tuple(files), base)
 
@@ -127,28 +134,32 @@ class VectorSource:
             f"gam_kg.{key.removeprefix(of_column)}": value for key, value in found.items() if key.startswith(of_column)
         }
 
-    def batches(self) -> Iterator[pa.Table]:
+    def batches(self, *, vectors: bool = True) -> Iterator[pa.Table]:
         """All rows, each once, some at a time, in no order.
 
         The columns are `id`, `name` (text), `last_seen` of entities or `inverse` of relations, and `vector`. The id of
         a relation is twice its id in the graph, that of its inverse one more.
+
+        Args:
+            vectors: Whether with the column `vector`.
         """
         more, changed = ("last_seen" if self.kind == "entity" else "inverse"), None
+        columns = [f"{self.kind}_id", self.kind, more, *([self.column] if vectors else ())]
         for path in self.files:
             is_base = path.parent != self.version
             if is_base and changed is None:
                 own = [pq.read_table(file, columns=["entity_id"]) for file in self.files if file.parent == self.version]
                 changed = pa.concat_tables(own)["entity_id"]
             with open_file(path) as file:
-                for batch in file.iter_batches(_BATCH, columns=[f"{self.kind}_id", self.kind, more, self.column]):
+                for batch in file.iter_batches(_BATCH, columns=columns):
                     table = pa.Table.from_batches([batch])
                     if is_base:
                         table = table.filter(pc.invert(pc.is_in(table["entity_id"], value_set=changed)))
-                    ids, names, others, vectors = (table[name].combine_chunks() for name in table.column_names)
+                    ids, names = table[columns[0]], table[self.kind].cast(pa.large_string())
                     if self.kind == "relation":
-                        ids = pc.add(pc.multiply(ids, 2), others.cast(pa.int64()))
-                    names = names.cast(pa.large_string())
-                    yield pa.table({"id": ids, "name": names, more: others, "vector": vectors})
+                        ids = pc.add(pc.multiply(ids, 2), table[more].cast(pa.int64()))
+                    row_vectors = {"vector": table[self.column]} if vectors else {}
+                    yield pa.table({"id": ids, "name": names, more: table[more], **row_vectors})
 
     def read(self, ids: np.ndarray) -> np.ndarray:
         """The vectors of a few entities, float32 (num_ids, dim)."""
@@ -175,6 +186,10 @@ class VectorSource:
         if not filled.all():
             raise ArtifactError(f"{self.version}: entities are missing; redo it: {command('embeddings')} --force")
         return vectors
+
+
+def _opened(version: Path, part: str, verified: bool) -> Manifest:
+    return read_manifest(version, "embeddings") if verified else open_artifact(version, "embeddings", part=part)
 
 
 def matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
