@@ -251,7 +251,6 @@ def _measured(index: Any, vectors: np.ndarray, settings: dict[str, Any], config:
     recall = _recall(index, vectors, sample[second], least[second])
     if recall < config.min_recall:
         knobs = {
-            "flat": "index.min_recall",
             "hnsw": "index.ef_search (now {effort}), index.neighbours and index.ef_construction",
             "ivf_pq": "index.probes (now {effort} of {lists}), index.rerank and index.subvectors",
         }[settings["kind"]].format(effort=effort, **settings)

@@ -162,16 +162,20 @@ class VectorSource:
                     yield pa.table({"id": ids, "name": names, more: table[more], **row_vectors})
 
     def read(self, ids: np.ndarray) -> np.ndarray:
-        """The vectors of a few entities, float32 (num_ids, dim)."""
-        for path in dict.fromkeys(file.parent for file in self.files):  # what has changed comes first
-            here = [str(file) for file in self.files if file.parent == path]
-            columns = ds.dataset(here, format="parquet").to_table(
-                columns=["entity_id", self.column], filter=ds.field("entity_id").isin(ids.tolist())
-            )
-            found = columns["entity_id"].to_pylist()
-            if set(found) >= set(ids.tolist()):
-                return matrix(columns[self.column])[[found.index(one) for one in ids.tolist()]]
-        raise ArtifactError(f"{self.version}: an entity is missing; redo it: {command('embeddings')} --force")
+        """The vectors of a few entities, float32 (num_ids, dim).
+
+        Raises:
+            ArtifactError: Rows are missing.
+        """
+        found: dict[int, np.ndarray] = {}
+        for folder in dict.fromkeys(file.parent for file in self.files):  # what has changed comes first
+            files = [str(file) for file in self.files if file.parent == folder]
+            wanted = ds.field("entity_id").isin([one for one in ids.tolist() if one not in found])
+            rows = ds.dataset(files, format="parquet").to_table(["entity_id", self.column], filter=wanted)
+            found |= dict(zip(rows["entity_id"].to_pylist(), matrix(rows[self.column]), strict=True))
+        if not found.keys() >= set(ids.tolist()):
+            raise ArtifactError(f"{self.version}: entities are missing; redo it: {command('embeddings')} --force")
+        return np.stack([found[one] for one in ids.tolist()])
 
     def load(self) -> np.ndarray:
         """The vectors of all entities by id, float32 (num_rows, dim).
