@@ -26,10 +26,12 @@ class IndexConfig(Section):
         None, description="ivf_pq: lists that a search reads; null: the fewest that find min_recall, of 1, 2, 4, ..."
     )
     subvectors: Positive | None = Field(
-        None, description="ivf_pq: parts of a vector, 4 bits each; must divide model.dim; null: of 4 numbers or more"
+        None, description="ivf_pq: parts of a vector, 4 bits each; must divide model.dim; null: of 2 numbers or more"
     )
-    rerank: Count = Field(
-        16, description="ivf_pq: vectors for each answer that are compared in float16; 0: stores none of these"
+    rerank: Count | None = Field(
+        None,
+        description="ivf_pq: vectors for each answer that are compared in float16; null: the fewest that find "
+        "min_recall, of 4, 16, ..., 1024; 0: stores none in float16",
     )
     neighbours: int = Field(32, ge=2, le=256, description="hnsw: neighbours of a vector")
     ef_construction: int = Field(80, ge=1, le=10_000, description="hnsw: candidates for neighbours while it is built")

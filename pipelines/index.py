@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 
 from gam_kg.config import Config
-from gam_kg.inference.vector_index import RECALL_AT, VectorIndex, build_index, current_index
+from gam_kg.inference.faiss_index import RECALL_AT
+from gam_kg.inference.vector_index import VectorIndex, build_index, current_index
 from gam_kg.inference.vector_source import find_version
 from .report import show_table
 from .stages import owned

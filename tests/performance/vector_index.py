@@ -22,7 +22,8 @@ import torch
 from stored_vectors import clustered, write_version
 
 from gam_kg.config import IndexConfig
-from gam_kg.inference.vector_index import VectorIndex, build_index, exact
+from gam_kg.inference.faiss_index import exact
+from gam_kg.inference.vector_index import VectorIndex, build_index
 from gam_kg.inference.vector_source import VectorSource, find_version
 
 QUERIES = 1000
@@ -99,8 +100,10 @@ def main() -> None:
             index = VectorIndex.load(run)
             size = made.files["index.faiss"]["bytes"] / 1e6
             found, _ = index.search(queries, NEAREST)
-            effort = made.content["effort"]
-            name = kind + (f", effort {effort}" if effort else "")
+            settings = [
+                f"{key} {made.content[key]}" for key in ("probes", "rerank", "ef_search") if key in made.content
+            ]
+            name = ", ".join([kind, *settings])
             rows = f"{seconds:.0f}", f"{busy:.0f}", f"{size:.0f}", f"{recall(found, expected):.3f}"
             show(name, *rows, *timed(lambda batch, index=index: index.search(batch, NEAREST), queries))
 

@@ -6,8 +6,9 @@ from stored_vectors import clustered, unit_rows, write_version
 
 from gam_kg.config import IndexConfig
 from gam_kg.errors import ArtifactError, ConfigError, DataError, EvaluationError
-from gam_kg.inference import vector_index
-from gam_kg.inference.vector_index import VectorIndex, build_index, current_index, exact
+from gam_kg.inference import faiss_index
+from gam_kg.inference.faiss_index import exact
+from gam_kg.inference.vector_index import VectorIndex, build_index, current_index
 from gam_kg.inference.vector_source import VectorSource, find_version
 
 pytest.importorskip("faiss", reason="faiss is not installed")
@@ -36,7 +37,7 @@ def share(found, expected):
 
 
 def test_exact_search_in_blocks_is_that_of_the_whole_matrix(vectors, monkeypatch):
-    monkeypatch.setattr(vector_index, "_BLOCK", 333)
+    monkeypatch.setattr(faiss_index, "_BLOCK", 333)
     ids, similarity = exact(vectors, vectors[:9], 7)
     assert ids.tolist() == nearest(vectors, vectors[:9], 7).tolist()
     assert similarity == pytest.approx(np.take_along_axis(vectors[:9] @ vectors.T, ids, 1), abs=1e-5)
@@ -69,7 +70,10 @@ def test_neighbours_by_name_are_the_exact_ones(run, vectors):
 @pytest.mark.parametrize(
     ("settings", "knobs"),
     [
-        ({"kind": "ivf_pq", "probes": 1, "rerank": 0, "subvectors": 1}, "index.probes .now 1 of 80.*index.rerank"),
+        (
+            {"kind": "ivf_pq", "probes": 1, "rerank": 0, "subvectors": 1},
+            "probes .now 1 of 80.*index.rerank .now 0",
+        ),
         ({"kind": "hnsw", "ef_search": 1, "neighbours": 2, "ef_construction": 1}, "index.ef_search .now 1.*neighbours"),
     ],
 )
@@ -88,7 +92,7 @@ def test_an_index_that_is_refused_leaves_the_one_before(run):
 
 def test_a_search_takes_no_more_effort_than_recall_needs(run):
     efforts = [
-        build_index(run, VERSION, IndexConfig(kind="ivf_pq", min_recall=least)).content["effort"]
+        build_index(run, VERSION, IndexConfig(kind="ivf_pq", min_recall=least)).content["probes"]
         for least in (0.1, 0.9)
     ]
     assert efforts[0] == 1 < efforts[1]
@@ -109,9 +113,9 @@ def test_vectors_of_length_zero_are_no_queries(tmp_path, vectors):
 
 def test_auto_is_exact_while_that_is_fast(run, monkeypatch):
     assert build_index(run, VERSION, IndexConfig()).content["kind"] == "flat"
-    monkeypatch.setattr(vector_index, "_FLAT_UP_TO", 3999)
+    monkeypatch.setattr(faiss_index, "_FLAT_UP_TO", 3999)
     found = build_index(run, VERSION, IndexConfig()).content
-    assert (found["kind"], found["lists"], found["subvectors"]) == ("ivf_pq", 80, 6)
+    assert (found["kind"], found["lists"], found["subvectors"]) == ("ivf_pq", 80, 12)
 
 
 def test_an_index_of_embeddings_that_were_replaced_is_refused(run, vectors):
