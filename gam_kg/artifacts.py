@@ -38,8 +38,10 @@ _VERBS = {
     "predictions": "predict",
     "synthetic": "generate",
     "update": "update",
+    "index": "index",
+    "export": "export",
 }
-_ARGUMENTS = {"synthetic": "OUT", "update": "RUN"}
+_ARGUMENTS = {"synthetic": "OUT", "update": "RUN", "index": "RUN", "export": "RUN FORMAT OUT"}
 _READ = (".parquet", ".safetensors")  # found by their endings, so that one too many would be read
 _MOST_JSON_BYTES = 2**28
 _MANY_BYTES = 2**24

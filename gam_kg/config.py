@@ -15,6 +15,7 @@ from gam_kg.config_file import Section, apply_override, base_file, find_config, 
 from gam_kg.config_types import Boundary, Count, LocalPath, Place, Positive, Probability, RunName, Share
 from gam_kg.data_config import DataConfig
 from gam_kg.errors import ConfigError
+from gam_kg.index_config import IndexConfig
 from gam_kg.storage import local_folder
 
 NumWorkers = Count | tuple[Positive, Positive]
@@ -294,6 +295,7 @@ class Config(Section):
     predict: PredictConfig = Field(PredictConfig(), description="checkpoint/ → predictions/")
     update: UpdateConfig = Field(UpdateConfig(), description="new facts → updates/, embeddings/, predictions/")
     publish: PublishConfig = Field(PublishConfig(), description="versions of embeddings/ and predictions/")
+    index: IndexConfig = Field(IndexConfig(), description="embeddings/ → index/, approximate nearest entities")
 
     def changed(self, settings: Mapping[str, Any], source: str = "configuration") -> "Config":
         """The configuration with other values of some settings.

@@ -50,7 +50,7 @@ def settle(run: Path) -> None:
     """
     for name in _IN_A_RUN:
         recover(run / name)
-    for folder in (*VERSIONED, "state", "updates"):
+    for folder in (*VERSIONED, "state", "updates", "index"):
         recover_versions(run / folder)
     for left_over in run.glob(".weights-*"):
         remove(left_over)

@@ -28,6 +28,7 @@ from gam_kg.workflow.logs import set_up_logging
 from .cli_arguments import ConfigFile, Force, Overrides, TakeOver, Version
 from .cli_experiments import ablate_command, compare_command, ensemble_command, tune_command
 from .cli_explain import explain_command
+from .cli_index import export_command, index_command
 from .cli_jobs import job_app, submit_command
 from .cli_search import SearchCommand, search_command
 from .progress import console, results
@@ -244,7 +245,11 @@ _add_stage("report", "evaluation/ → report/: a page with tables and a picture.
 
 
 app.command("search", cls=SearchCommand)(search_command)
-for _command in (explain_command, submit_command, compare_command, ensemble_command, ablate_command, tune_command):
+_OTHERS = (
+    *(explain_command, index_command, export_command, submit_command),
+    *(compare_command, ensemble_command, ablate_command, tune_command),
+)
+for _command in _OTHERS:
     app.command(_command.__name__.removesuffix("_command"))(_command)
 app.add_typer(job_app, name="job")
 

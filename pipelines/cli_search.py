@@ -55,6 +55,7 @@ def search_command(
             "features, object-of:RELATION or subject-of:RELATION.",
         ),
     ] = None,
+    by_index: Annotated[bool, typer.Option("--index", help="With --like, by the index of gam-kg index RUN.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     interactive: Annotated[
@@ -74,13 +75,20 @@ def search_command(
         raise typer.BadParameter("give one of --json and --csv")
     if query is not None and query[1] == _UNKNOWN:
         raise typer.BadParameter("the relation of --query must be given")
+    if by_index and (like is None or among is not None):
+        raise typer.BadParameter("--index goes with --like NAME, without --among")
     from .interactive import Session
     from .search import Question, load, search
 
-    folder, form = folder_of_run(run, "RUN", *_READ), "json" if as_json else "csv" if as_csv else "table"
+    read = ("graph", "checkpoint", "embeddings", "index") if by_index else _READ
+    folder, form = folder_of_run(run, "RUN", *read), "json" if as_json else "csv" if as_csv else "table"
     names = (None,) * 3 if query is None else (None if name == _UNKNOWN else name for name in query)
     question = Question(like, *names, at, top_k, among)
-    if no_question:
+    if by_index:
+        from .index import look_up_by_index
+
+        look_up_by_index(folder, question).show(form)
+    elif no_question:
         Session(load(folder), question, form).read()
     else:
         search(folder, question, form)
