@@ -1,6 +1,7 @@
 """How honest probabilities are: expected calibration error and log-likelihood, by horizon."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -47,8 +48,11 @@ class Reliability:
         self.answers[at] += len(log_answer)
         self.log_answer[at] += log_answer.sum(0)
 
-    def compute(self) -> dict[str, dict[str, float]]:
+    def compute(self) -> dict[str, dict[str, Any]]:
         """By bin of the horizon that has queries: `count` of them; for each kind `ece_...` and `log_likelihood_...`.
+
+        `tenths` has, for each kind, the tenths of the probability of the best candidate that have queries: `count` of
+        them, mean `probability`, and `share` of the queries that the candidate answers.
 
         `ece`, the expected calibration error, is how far the probability of the best candidate is from the share of
         queries that it answers, over tenths of the probability and weighted by their queries. `log_likelihood` is the
@@ -56,7 +60,7 @@ class Reliability:
 
         Source: Naeini et al. 2015, "Obtaining well calibrated probabilities using Bayesian binning".
         """
-        tree: dict[str, dict[str, float]] = {}
+        tree: dict[str, dict[str, Any]] = {}
         for at, name in enumerate(HORIZONS):
             number = self.queries[at, 0].sum()
             if number:
@@ -65,4 +69,13 @@ class Reliability:
                 for kind, of_kind, log_answer in zip(KINDS, error, self.log_answer[at], strict=True):
                     tree[name][f"ece_{kind}"] = float(of_kind)
                     tree[name][f"log_likelihood_{kind}"] = float(log_answer / self.answers[at])
+                tree[name]["tenths"] = {kind: self._tenths(at, index) for index, kind in enumerate(KINDS)}
         return tree
+
+    def _tenths(self, at: int, kind: int) -> list[dict[str, float]]:
+        columns = (self.queries[at, kind], self.best[at, kind], self.hits[at, kind])
+        return [
+            {"count": int(count), "probability": float(best / count), "share": float(hits / count)}
+            for count, best, hits in zip(*columns, strict=True)
+            if count
+        ]

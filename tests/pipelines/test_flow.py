@@ -21,7 +21,7 @@ from gam_kg.graph.snapshot import Queries
 from gam_kg.inference import similarity, trained_run
 from gam_kg.inference.embed import read_vectors
 from gam_kg.inference.evaluation import evaluate_run
-from gam_kg.inference.report import write_html
+from gam_kg.inference.report_html import write_html
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.schemas import DIRECTIONS, FILTERS, PREDICTIONS, SETTINGS, STRATA
 from gam_kg.training import checkpoint

@@ -1,0 +1,273 @@
+"""The page of a report: what the model is worth first, then why, on what, and at what cost."""
+
+from collections.abc import Mapping
+from itertools import starmap
+
+from gam_kg.inference.charts import color_of
+from gam_kg.inference.report import (
+    LABELS,
+    best_table,
+    calibration_table,
+    difference_table,
+    metrics_table,
+    part_table,
+    time_table,
+    traffic_table,
+    worse_table,
+)
+from gam_kg.inference.report_data import RelationRow, ReportData
+from gam_kg.inference.report_examples import Example
+from gam_kg.inference.report_html import details, figure, glossary, page, table, term, text
+from gam_kg.inference.report_verdict import judged, primary, verdict
+from gam_kg.ingest.time_axis import TimeAxis
+from gam_kg.progress import duration
+from gam_kg.schemas import MODEL, SPLITS
+
+Charts = Mapping[str, str]
+"""Name of a chart → its SVG; see `report_charts`."""
+
+_ALWAYS_OPEN = 12
+
+
+def report_page(data: ReportData, charts: Charts) -> str:
+    """The page of a run."""
+    sections = {
+        "Results": _results(data, charts),
+        "Relations": _relations(data, charts),
+        "Examples": _examples(data),
+        "Neighbours": _neighbours(data, charts),
+        "Probabilities": _probabilities(data, charts),
+        "Data": _data(data, charts),
+        "Training": _training(data, charts),
+        "Cost": _cost(data, charts),
+    }
+    foot = f"<p>Made by gam-kg on {data.made:%Y-%m-%d %H:%M} UTC. Dotted words explain themselves when touched.</p>"
+    shown = [(name, inner) for name, inner in sections.items() if inner]
+    return page(f"{data.name}: gam-kg report", _head(data), shown, foot + glossary())
+
+
+def _head(data: ReportData) -> str:
+    found, (split, setting) = verdict(data.metrics), primary(data.metrics)
+    claim = f'<span class="{found.kind}">{text(found.claim)}</span>'
+    heading = f"<h1>{claim}{text(found.headline.removeprefix(found.claim))}</h1>"
+    lines = "".join(f"<p class={'lead' if at == 0 else 'note'}>{text(line)}</p>" for at, line in enumerate(found.lines))
+    both = data.metrics[split][setting]["time_aware"]["both"]
+    best = data.metrics.get("comparison", {}).get(split, {}).get(setting, {}).get("overall", {}).get("best_baseline")
+    tiles = []
+    for label, key, word in [("MRR", "mrr", "mrr"), *((f"Hits@{k}", f"hits@{k}", "hits") for k in (1, 3, 10))]:
+        small = ""
+        if best:
+            theirs = data.metrics["baselines"][best][split][setting]["time_aware"]["both"][key]
+            small = f"<small>best baseline {100 * theirs:.1f} %</small>"
+        tiles.append(f"<div><dt>{term(word, label)}</dt><dd>{100 * both[key]:.1f} %{small}</dd></div>")
+    notices = "".join(f"<p class=notice>{text(notice)}</p>" for notice in data.notices)
+    run = f"<p class=run>{text(data.name)} · temporal knowledge graph, {data.graph['num_facts']:,} facts</p>"
+    return f"{run}{heading}{lines}<dl class=tiles>{''.join(tiles)}</dl>{notices}"
+
+
+def _results(data: ReportData, charts: Charts) -> str:
+    split, setting = primary(data.metrics)
+    inner = (
+        f"<p>Every answer of {term('test' if split == 'test' else 'valid')} is a question about the future: which "
+        f"entity completes a fact, among all {data.graph['num_entities']:,} of them, in both directions. Ranks are "
+        f"{term('time-aware')}; beside the model stand {term('baseline', 'untrained baselines')}. The best value of "
+        "each column is bold.</p>"
+    )
+    inner += table(metrics_table(data.metrics, split), best=True)
+    names = {
+        "comparison": ("MRR of each scorer", ""),
+        "over_time": ("MRR over time", "Thick: smoothed. Dots: the model, each snapshot."),
+        "strata": (f"By {term('stratum')}", ""),
+        "horizons": (f"By {term('horizon')}, {term('multi-step')}", ""),
+    }
+    inner += _charts(charts, names)
+    if charts and data.metrics["baselines"]:
+        inner += legend(
+            {LABELS.get(name, name): color_of(at) for at, name in enumerate([MODEL, *data.metrics["baselines"]])}
+        )
+    compared = data.metrics.get("comparison", {}).get(split)
+    if compared:
+        inner += f"<h3>The model minus each baseline, with {term('interval', '95 % intervals')}</h3>"
+        inner += table(difference_table(data.metrics, split))
+    more = [part_table(data.metrics, split, setting, kind) for kind in ("strata", "entities")]
+    if "multi_step" in data.metrics[split]:
+        more.append(part_table(data.metrics, split, "multi_step", "horizons"))
+    long = "".join(table(one, best=True) for one in more)
+    if compared:
+        long += table(best_table(data.metrics, split), words=(1, 3))
+    inner += details("All parts as tables", long)
+    if split == "test" and "valid" in data.metrics:
+        inner += details("The same on validation", table(metrics_table(data.metrics, "valid"), best=True))
+    return inner
+
+
+def _relations(data: ReportData, charts: Charts) -> str:
+    if not data.relations:
+        return ""
+    split, _ = primary(data.metrics)
+    inner = (
+        "<p>Each relation is asked both ways: for its object and for its subject. Those with most answers first.</p>"
+    )
+    note = "A dot a relation and direction with 200 answers or more, with its interval. Green is better, red is worse."
+    inner += _charts(charts, {"differences": ("The model minus the best baseline", note)})
+    compared = data.metrics.get("comparison", {}).get(split)
+    if compared:
+        found = worse_table(data.metrics, split)
+        inner += details(found[0][0], table(found, words=(1, 3))) if found[1] else f"<p>{text(found[0][0])}.</p>"
+    rows = list(map(_relation_row, data.relations))
+    header = ["relation", "asked", "answers", "MRR", "best baseline", "its MRR", "difference [95 % interval]", ""]
+    shown = table((header, rows[:_ALWAYS_OPEN]), words=(1, 4, 7))
+    if len(rows) > _ALWAYS_OPEN:
+        rest = table((header, rows[_ALWAYS_OPEN:]), words=(1, 4, 7))
+        shown += details(f"{len(rows) - _ALWAYS_OPEN:,} more", rest)
+    return inner + shown
+
+
+def _relation_row(row: RelationRow) -> list[str]:
+    cells = [row.relation, row.direction, f"{row.count:,}", f"{100 * row.mrr:.1f}", LABELS.get(row.baseline or "", "")]
+    cells.append("" if row.baseline_mrr is None else f"{100 * row.baseline_mrr:.1f}")
+    if row.difference is None:
+        few = f"{100 * (row.mrr - row.baseline_mrr):+.1f}" if row.baseline_mrr is not None else ""
+        return [*cells, few, "too few answers for an interval" if few else ""]
+    mean, low, high = (100 * row.difference[name] for name in ("mrr", "low", "high"))
+    words = {"better": "▲ better", "same": "≈ may be chance", "worse": "▼ worse"}[judged(row.difference)]
+    return [*cells, f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]", words]
+
+
+def _examples(data: ReportData) -> str:
+    if data.look is None or not data.look.examples:
+        return ""
+    right = [example for example in data.look.examples if example.right]
+    wrong = [example for example in data.look.examples if not example.right]
+    inner = (
+        f"<p>Questions of {text(data.look.examples[0].timestamp)}, the last snapshot that was evaluated, drawn by the "
+        "seed. The bars are probabilities; true answers are green.</p>"
+    )
+    if right:
+        inner += "<h3>Right, and most of them not mere repetition</h3>"
+        inner += f"<div class=cards>{''.join(map(_card, right))}</div>"
+    if wrong:
+        inner += "<h3>Wrong: where the model was surest of something that did not happen</h3>"
+        inner += f"<div class=cards>{''.join(map(_card, wrong))}</div>"
+    return inner
+
+
+def _card(example: Example) -> str:
+    slot = "<span class=slot>?</span>"
+    subject, found = (slot if name is None else text(name) for name in (example.subject, example.object))
+    items = "".join(
+        f"<li{' class=true' if true else ''}><span>{'✓ ' if true else ''}{text(name)}</span>"
+        f'<span>{probability:.1%}</span><span class=bar><i style="width:{probability:.1%}"></i></span></li>'
+        for name, probability, true in example.answers
+    )
+    truth = (
+        f"<p>True was {text(example.truth)}, at {term('rank')} {example.rank:,.0f}.</p>" if not example.right else ""
+    )
+    why = f"<p class=why>Why the first: {text(example.reason)}</p>" if example.reason else ""
+    question = f"{subject} · {text(example.relation)} · {found}"
+    return f"<article class=card><h4>{question}</h4><ol class=answers>{items}</ol>{truth}{why}</article>"
+
+
+def _neighbours(data: ReportData, charts: Charts) -> str:
+    if data.look is None or not data.look.neighbours:
+        return ""
+    rows = "".join(starmap(_neighbour_card, data.look.neighbours.items()))
+    inner = f"<p>Entities whose vectors point the same way after the last fact, by {term('cosine')}.</p>"
+    if (found := data.look.entities) and "map" in charts:
+        note = (
+            f"The {len(found.names):,} entities with most facts, along the two directions in which they differ most "
+            f"({found.share:.0%} of the variance). Point at one for its name."
+        )
+        inner += f"<div class=charts>{figure(charts['map'], 'A map of the embeddings', note, wide=True)}</div>"
+        colors = ["model", "c1", "c2", "c3", "c4", "c5"]
+        inner += legend(dict(zip(found.groups, colors, strict=False)))
+    return f"{inner}<div class=cards>{rows}</div>"
+
+
+def _neighbour_card(name: str, nearest: list[tuple[str, float]]) -> str:
+    items = "".join(f"<li><span>{text(other)}</span><span>{cosine:.3f}</span></li>" for other, cosine in nearest)
+    return f"<article class=card><h4>{text(name)}</h4><ol class=answers>{items}</ol></article>"
+
+
+def _probabilities(data: ReportData, charts: Charts) -> str:
+    split, setting = primary(data.metrics)
+    found = calibration_table(data.metrics, split) if "calibration" in data.metrics[split][setting] else ([], [])
+    if not found[1]:
+        return ""
+    inner = (
+        f"<p>Scores become {term('probability', 'probabilities')} by a softmax. They are calibrated on validation by a "
+        f"{term('temperature')}, so that an answer of 70 % should be right in 70 of 100 cases.</p>"
+    )
+    note = "On the dotted line they are honest; below it, too sure. Grey: before calibration."
+    return inner + _charts(charts, {"reliability": ("Are they honest?", note)}) + table(found)
+
+
+def _data(data: ReportData, charts: Charts) -> str:
+    graph, axis = data.graph, TimeAxis(**data.graph["time"])
+    bad = sum(graph["quarantined"].values())
+    rows = [
+        ["facts", f"{graph['num_facts']:,}"],
+        ["entities", f"{graph['num_entities']:,}"],
+        ["relations", f"{graph['num_relations']:,}"],
+        [
+            "snapshots with facts",
+            f"{graph['num_snapshots']:,}, of {axis.unit} each, {data.profile.labels[0]} to {data.profile.labels[-1]}",
+        ],
+        *([f"facts in {split}", f"{graph['splits'][split]:,}"] for split in SPLITS),
+        ["rows read", f"{graph.get('num_rows', 0):,}"],
+        ["merged with the same fact of the same snapshot", f"{graph.get('merged', 0):,}"],
+        ["names stripped or folded", f"{graph.get('names_changed', 0):,}"],
+        ["rows in quarantine", f"{bad:,}"],
+        *([f"… {reason}", f"{count:,}"] for reason, count in graph["quarantined"].items()),
+    ]
+    names = {
+        "facts": ("Facts over time", "Grey: train. Orange: validation. Blue: test."),
+        "relation_counts": ("Facts by relation", "The most frequent ones."),
+        "degrees": (f"Entities by {term('degree')}", "How many have so many facts, or more."),
+    }
+    inner = f"<p>What the model was given. Rows that could not be used are in {term('quarantine')}.</p>"
+    return inner + _charts(charts, names) + table((["what", "how much"], rows), words=(1,))
+
+
+def _training(data: ReportData, charts: Charts) -> str:
+    epochs, best = data.epochs, data.checkpoint["best_epoch"]
+    seconds = sum(epoch["seconds"] for epoch in epochs)
+    facts = [
+        ["weights", f"of epoch {best} of {data.checkpoint['epochs']}, chosen by validation MRR"],
+        ["seed", str(data.seed)],
+        ["duration", f"{duration(seconds)} for {len(epochs)} epochs, {duration(seconds / len(epochs))} an epoch"],
+        ["workers", str(epochs[-1]["world_size"])],
+        ["trained with", ", ".join(f"{name} {number}" for name, number in data.versions.items())],
+        *([f"this page was made on: {name}", value] for name, value in data.machine.items()),
+    ]
+    inner = "<p>What it takes to make this run again.</p>" + _charts(
+        charts, {"training": ("Loss and validation MRR", "")}
+    )
+    inner += table((["what", "value"], facts), words=(1,))
+    if not data.settings:
+        return f"{inner}<p>All settings have their defaults.</p>"
+    return f"{inner}<h3>Settings that are not the default</h3>" + table(
+        (["setting", "value", "default"], [list(row) for row in data.settings]), words=(1, 2)
+    )
+
+
+def _cost(data: ReportData, charts: Charts) -> str:
+    last = data.epochs[-1]
+    rows = [["facts a second", f"{last['facts_per_second']:,.0f}"]]
+    if last.get("peak_memory_bytes"):
+        rows.append(["peak memory of a worker", f"{last['peak_memory_bytes'] / 2**30:.2f} GiB"])
+    inner = "<p>Of the last epoch.</p>" + _charts(charts, {"phases": (f"Time by {term('phase')}", "")})
+    inner += table((["what", "how much"], rows)) + table(time_table(data.epochs))
+    return inner + (table(traffic_table(data.epochs)) if last["traffic"] else "")
+
+
+def _charts(charts: Charts, names: dict[str, tuple[str, str]]) -> str:
+    """Those of the charts that there are; title and note of each are HTML."""
+    found = [figure(charts[name], *about) for name, about in names.items() if name in charts]
+    return f"<div class=charts>{''.join(found)}</div>" if found else ""
+
+
+def legend(colors: Mapping[str, str]) -> str:
+    """What the colors of charts mean: label → name of its color."""
+    items = (f'<li><i style="background:var(--{color})"></i>{text(label)}</li>' for label, color in colors.items())
+    return f"<ul class=legend>{''.join(items)}</ul>"
