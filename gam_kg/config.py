@@ -212,6 +212,16 @@ class PredictConfig(Section):
     top_k: Positive = Field(10, description="answers to each query")
     strict: bool = Field(False, description="refuse the queries if one of them cannot be answered")
     out: LocalPath = Field(None, description="also write the predictions to this file, .parquet or .csv")
+    queries_per_file: Positive = Field(
+        100_000,
+        description="queries that one file answers, at most, and that are in memory at once; an interrupted predict "
+        "goes on after the last finished file",
+    )
+    num_workers: Count = Field(
+        0,
+        description="actors of Ray Data that answer predict.queries where they are more than queries_per_file; 0: this "
+        "process does, without Ray",
+    )
 
 
 class UpdateConfig(Section):

@@ -61,6 +61,10 @@ class RunInUseError(GamKGError):
     """Another process is writing into the run's folder."""
 
 
+class WorkerLostError(GamKGError):
+    """Processes were lost again and again while they did the same piece of work."""
+
+
 class ConnectionLostError(GamKGError):
     """The connection to a job was lost; the job itself may go on."""
 

@@ -52,6 +52,7 @@ _ANSWER = {"snapshots_beyond_last_fact": _INT, "position": pa.int32(), "answer_i
     "probability": pa.float32(),
     "times_seen": _INT,
     "last_seen": _TEXT,
+    "novelty": _WORD,
 }
 # One row an answer; a query without answers has one row. Columns of the query file that are not ours follow.
 PREDICTIONS = table_schema(

@@ -1,23 +1,28 @@
-"""The file that predictions are also written to, where `predict.out` names one."""
+"""The files of predictions, and the one that they are also written to, where `predict.out` names one."""
 
 import logging
 import os
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import csv
 
+from gam_kg.artifacts import redo
 from gam_kg.config import Config
-from gam_kg.errors import ConfigError, OutputError
+from gam_kg.errors import ArtifactError, ConfigError, OutputError
 from gam_kg.ingest.text_columns import is_text, text_of
-from gam_kg.output import replacing
-from gam_kg.parquet import read_table, write_table
+from gam_kg.output import remove, replacing
+from gam_kg.parquet import open_file, open_writer
 from gam_kg.text import is_uri, user_path
 from gam_kg.versions import latest
 
-NAME = "predictions.parquet"
-"""In the artifact."""
+PARTS = "predictions*.parquet"
+"""The files in the artifact: one, or parts in the order of the queries."""
+
+UNFINISHED = "predicting"
+"""Folder of a run for the finished parts of predictions that are not."""
 
 logger = logging.getLogger("gam_kg")
 
@@ -55,29 +60,54 @@ def out_path(config: Config) -> Path | None:
     return out
 
 
-def write_out(config: Config) -> None:
-    """Write the finished predictions of the run to `predict.out`, if that is set.
+def deliver_predictions(config: Config) -> None:
+    """Write the finished predictions of the run to `predict.out`, if that is set, and remove what is not needed.
 
     Raises:
         ConfigError: See `out_path`.
         OutputError: It cannot be written, or a column is of a type that CSV has no form for.
     """
+    remove(config.run_path / UNFINISHED)
     if out := out_path(config):
-        table = read_table(latest(config.run_path / "predictions") / NAME)
+        tables = _read(latest(config.run_path / "predictions"))
         with replacing(out) as staging:
-            _WRITERS[out.suffix](table, staging)
+            _WRITERS[out.suffix](next(tables), tables, staging)
         logger.info("predictions: written to %s", out)
 
 
-def _write_csv(table: pa.Table, path: Path) -> None:
-    for at, field in enumerate(table.schema):
+def _read(version: Path) -> Iterator[pa.Table]:
+    """The row groups of all parts, and first a table without rows."""
+    paths = sorted(version.glob(PARTS))
+    for path in paths:
+        try:
+            with open_file(path) as file:
+                if path == paths[0]:
+                    yield file.schema_arrow.empty_table()
+                for group in range(file.num_row_groups):
+                    yield file.read_row_group(group)
+        except (OSError, pa.ArrowException) as error:
+            raise ArtifactError(f"{path}: cannot be read ({error}); {redo('predictions')}") from None
+
+
+def _write_parquet(first: pa.Table, rest: Iterator[pa.Table], path: Path) -> None:
+    with open_writer(path, first.schema) as writer:
+        for table in rest:
+            writer.write_table(table)
+
+
+def _write_csv(first: pa.Table, rest: Iterator[pa.Table], path: Path) -> None:
+    for field in first.schema:
         if pa.types.is_nested(field.type) or pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
             raise OutputError(
                 f"predict.out: column {field.name!r} is {field.type}, which CSV has no form for; use .parquet"
             )
-        if is_text(field.type):  # queries may have other columns that are no UTF-8
-            table = table.set_column(at, field, text_of(table[field.name].combine_chunks()).cast(field.type))
-    csv.write_csv(table, path)
+    with csv.CSVWriter(path, first.schema) as writer:
+        for table in rest:
+            for at, field in enumerate(table.schema):
+                if is_text(field.type):  # queries may have other columns that are no UTF-8
+                    cells = text_of(table[field.name].combine_chunks()).cast(field.type)
+                    table = table.set_column(at, field, cells)
+            writer.write_table(table)
 
 
-_WRITERS = {".parquet": write_table, ".csv": _write_csv}
+_WRITERS = {".parquet": _write_parquet, ".csv": _write_csv}

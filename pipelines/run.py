@@ -9,7 +9,7 @@ from gam_kg.errors import ArtifactError, ConfigError
 from gam_kg.importers.dispatch import import_facts, import_state
 from gam_kg.run_folder import remove_finished_training, waiting
 from gam_kg.text import is_uri, user_path
-from .prediction_file import write_out
+from .prediction_file import deliver_predictions
 from .report import show_metrics
 from .stages import confirm, owned
 from .workflow import PREDICTIONS, finished
@@ -41,7 +41,7 @@ def run(config: Config, *, force: bool = False, take_over: bool = False) -> Path
                 confirm(path, situation)
             logger.info("finished: up to date (--force redoes every stage)")
             remove_finished_training(config.run_path)
-            write_out(config)
+            deliver_predictions(config)
         else:
             _run_stages(config, force=force)
         show_metrics(config)

@@ -101,11 +101,7 @@ def enter(settings: dict[str, Any]) -> tuple[Config, Communicator, torch.device,
     """
     context = ray.train.get_context()
     config = Config.model_validate(settings["config"])
-    if not config.run_path.is_dir():
-        raise ConfigError(
-            f"{config.run_path} is not on this worker's machine, {socket.gethostname()}; set run_dir to a folder that "
-            f"all machines share, or for a run at a URI set {CACHE} to one"
-        )
+    require_here(config)
     torch.set_num_threads(threads(config))
     communicator = Communicator(context.get_world_rank(), context.get_world_size())
 
@@ -180,8 +176,26 @@ def _forwarding(events: Queue, on_event: OnEvent) -> Generator[None]:
         thread.join(timeout=30)
 
 
-def check_room(config: Config, resources: dict[str, int]) -> None:
+def require_here(config: Config) -> None:
+    """Refuse to work where the run is not.
+
+    Raises:
+        ConfigError: The run folder is not on this machine.
+    """
+    if not config.run_path.is_dir():
+        raise ConfigError(
+            f"{config.run_path} is not on this worker's machine, {socket.gethostname()}; set run_dir to a folder that "
+            f"all machines share, or for a run at a URI set {CACHE} to one"
+        )
+
+
+def check_room(config: Config, resources: dict[str, int], key: str = "train.num_workers") -> None:
     """Refuse `train.num_workers` workers of which each needs these resources, if Ray has fewer.
+
+    Args:
+        config: The configuration.
+        resources: Name → how many a worker needs.
+        key: The setting that says how many workers there are, for messages.
 
     Raises:
         ConfigError: There is no room for them.
@@ -191,8 +205,8 @@ def check_room(config: Config, resources: dict[str, int]) -> None:
     for name, each in resources.items():
         if each * fewest > available.get(name, 0):
             raise ConfigError(
-                f"train.num_workers={workers} needs {each * fewest} {name}, Ray has {int(available.get(name, 0))}; "
-                f"lower {'train.threads or ' if name == 'CPU' else ''}train.num_workers"
+                f"{key}={workers} needs {each * fewest} {name}, Ray has {int(available.get(name, 0))}; "
+                f"lower {'train.threads or ' if name == 'CPU' else ''}{key}"
                 f"{' or set train.use_gpu=false' if name == 'GPU' else ''}"
             )
 

@@ -46,6 +46,32 @@ class Walks:
 
 
 @dataclass(frozen=True)
+class LastFacts:
+    """The facts in which walks of one fact end, in the order of `Walks.facts`.
+
+    Attributes:
+        relation, row: Relation and row of the candidate in the shard, int64 (num_facts,).
+        last, count: Snapshot in which each was last seen, and in how many it was, int64 (num_facts,).
+    """
+
+    relation: Tensor
+    row: Tensor
+    last: Tensor
+    count: Tensor
+
+    @classmethod
+    def of(cls, found: Found, recent: Recent, same: Recent) -> "LastFacts":
+        """Facts by subject, then answers by query; all of `found`, or those that were drawn of them."""
+        relation = found.groups.queries.relation.index_select(0, same.row)
+        return cls(
+            torch.cat([recent.item // found.num_rows, relation]),
+            torch.cat([recent.item % found.num_rows, same.item]),
+            torch.cat([recent.last, same.last]),
+            torch.cat([recent.count, same.count]),
+        )
+
+
+@dataclass(frozen=True)
 class Joined:
     """What was found for queries, joined to each of them. Pairs are `query * num_rows + row`.
 
@@ -122,13 +148,12 @@ class _Join:
         query, fact = self._readers(recent, by_query)
         query = torch.cat([query, same.row])
         fact = torch.cat([fact, torch.arange(num_recent, num_recent + len(same.row))])
-        recency = log_bin(self.now - torch.cat([recent.last, same.last]))
-        count = log_bin(torch.cat([recent.count, same.count]))
+        last_facts = LastFacts.of(self.found, recent, same)
+        recency, count = log_bin(self.now - last_facts.last), log_bin(last_facts.count)
         is_same = (torch.arange(len(count)) >= num_recent).long()
-        columns = torch.cat([recent.item // num_rows, self.relation[same.row]]), recency, count, is_same
-        facts, end = UniqueRows.of(columns), torch.cat([recent.item, same.item]) % num_rows
+        facts, end = UniqueRows.of((last_facts.relation, recency, count, is_same)), last_facts.row
         walks = self._walks(query, query, fact, None, facts, end)
-        of_walk = (column.index_select(0, fact) for column in (recency, torch.cat([recent.count, same.count])))
+        of_walk = (column.index_select(0, fact) for column in (recency, last_facts.count))
         return replace(walks, features=self._features(walks, *of_walk, same))
 
     def _features(self, walks: Walks, recency: Tensor, count: Tensor, same: Recent) -> UniqueRows:

@@ -146,15 +146,21 @@ def open_table(path: Path, data: DataConfig, prefix: str, needed: Collection[str
 
 
 def read_table(path: Path, data: DataConfig, *, prefix: str = "data.") -> pa.Table:
-    """All columns of a CSV or TSV file as text: stripped, null where empty.
+    """`read_tables` as one."""
+    return pa.concat_tables(read_tables(path, data, prefix=prefix))
+
+
+def read_tables(path: Path, data: DataConfig, *, prefix: str = "data.") -> Iterator[pa.Table]:
+    """All columns of a CSV or TSV file as text, stripped, null where empty, in tables of limited size.
 
     Args:
         path: The file, which may be packed; `data.csv` says how it is read, and what is null there is found.
         data: Cells of the columns that `columns` names must be on one line.
         prefix: What stands before the settings of `data`, for messages.
 
-    Returns:
-        One column of large_string for each name in the header; a column without a name becomes "column 3" and so on.
+    Yields:
+        Tables with a column of large_string for each name in the header; a column without a name becomes "column 3" and
+        so on. The first has no rows.
 
     Raises:
         ConfigError: There is no such encoding.
@@ -165,8 +171,9 @@ def read_table(path: Path, data: DataConfig, *, prefix: str = "data.") -> pa.Tab
     table = replace(table, header=tuple(names))
     one_line = set(data.columns.model_dump().values()).intersection(names)
     schema = pa.schema(dict.fromkeys(names, pa.large_string()))
-    found = pa.concat_tables([schema.empty_table(), *table.blocks(names, one_line)])
-    return pa.table([strip_cells(column) for column in found.columns], schema)
+    yield schema.empty_table()
+    for found in table.blocks(names, one_line):
+        yield pa.table([strip_cells(column) for column in found.columns], schema)
 
 
 def _choose_separator(path: Path, samples: dict[str, list[list[str]]], prefix: str, needed: Collection[str]) -> str:

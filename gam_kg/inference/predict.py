@@ -1,92 +1,44 @@
-"""Answers to "(subject, relation, ?) at a time": the best candidates with scores, from the facts before it."""
+"""The table of predictions: queries with their answers, by name."""
 
-import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
 
-from gam_kg.graph.snapshot import Queries
-from gam_kg.inference.queries import EncodedQueries, QueryRows
+from gam_kg.inference.answers import Answers
+from gam_kg.inference.queries import QueryRows
 from gam_kg.inference.trained_run import TrainedRun
-from gam_kg.ops.finite import require_finite
-from gam_kg.schemas import PREDICTIONS, STATUSES
-from gam_kg.training.evaluate import Tick, roll
-from gam_kg.training.step_batch import divide_queries
-
-logger = logging.getLogger("gam_kg")
-
-_MAX_SCORES = 32_000_000
+from gam_kg.schemas import PREDICTIONS, STATUSES, STRATA
 
 
-@dataclass(frozen=True)
-class Answers:
-    """The best answers to queries, best first; all of shape (num_queries, num_answers).
-
-    Attributes:
-        entity: int64.
-        score, probability: float32; the probability is a softmax over all candidates, calibrated by horizon.
-        times_seen: In how many snapshots before the query the answer was a fact, int64.
-        last_seen: In which of them last, int64; -1: never.
-    """
-
-    entity: np.ndarray
-    score: np.ndarray
-    probability: np.ndarray
-    times_seen: np.ndarray
-    last_seen: np.ndarray
-
-
-def answer_queries(run: TrainedRun, queries: EncodedQueries, top_k: int, tick: Tick = lambda: None) -> Answers:
-    """Score all candidates of each query and return the best.
+def prediction_tables(
+    run: TrainedRun, rows: QueryRows, answers: Answers, first: int = 0, most_rows: int = 100_000
+) -> Iterator[pa.Table]:
+    """`prediction_table` in pieces, so that the names of all answers are never in memory together.
 
     Args:
-        run: The run that answers.
-        queries: The queries, of any times; each sees only the facts before its own time.
-        top_k: Answers to each query; fewer where there are fewer entities.
-        tick: Called after each snapshot.
-
-    Raises:
-        EvaluationError: A score is NaN or infinite.
+        run: The run that answered.
+        rows: The queries.
+        answers: Answers to those that could be answered, in their order.
+        first: Number of the first query.
+        most_rows: Rows of a piece, at most, where a query has not more; one piece at least is made.
     """
-    _warn_beyond_training(run, queries)
-    shape = len(queries), min(top_k, len(run.entities))
-    answers = Answers(*(np.zeros(shape, kind) for kind in (np.int64, np.float32, np.float32, np.int64, np.int64)))
-    for rows, block, scores in _scores(run, queries, tick):
-        require_finite(scores, "scores of the answers")
-        best = torch.topk(scores, shape[1], dim=1)
-        temperature = run.temperature(block.horizon)
-        normaliser = torch.logsumexp(scores.div_(temperature), 1, keepdim=True)
-        probability = (best.values / temperature - normaliser).exp()
-        known = (column.repeat_interleave(shape[1]) for column in (block.subject, block.relation))
-        seen = run.history.times_seen(*known, run.graph.partition.rows(best.indices.cpu().flatten()))
-        found = best.indices, best.values, probability, *(column.view(-1, shape[1]) for column in seen)
-        for column, values in zip(vars(answers).values(), found, strict=True):
-            column[rows] = values.cpu().numpy()
-    return answers
+    at_once = max(1, most_rows // answers.entity.shape[1])
+    place = np.concatenate([[0], np.cumsum(rows.answered)])
+    for start in range(0, max(1, len(rows)), at_once):
+        stop = min(start + at_once, len(rows))
+        piece = answers.slice(int(place[start]), int(place[stop]))
+        yield prediction_table(run, rows.slice(start, stop), piece, first + start)
 
 
-def _warn_beyond_training(run: TrainedRun, queries: EncodedQueries) -> None:
-    horizon = queries.snapshot - (run.graph.end - 1)
-    far, last = horizon > run.trained_horizon, run.axis.label(run.graph.end - 1)
-    if far.any():
-        logger.warning(
-            "warning: training looked ahead %s snapshots at most (train.max_horizon); answers to %s of %s queries lie "
-            "beyond that, up to %s snapshots after the last fact (%s), and extrapolate",
-            *(f"{run.trained_horizon:,}", f"{far.sum():,}", f"{len(far):,}", f"{horizon.max():,}", last),
-        )
-
-
-def prediction_table(run: TrainedRun, rows: QueryRows, answers: Answers) -> pa.Table:
+def prediction_table(run: TrainedRun, rows: QueryRows, answers: Answers, first: int = 0) -> pa.Table:
     """Queries and answers as `schemas.PREDICTIONS`, followed by the extra columns of the queries.
 
     Args:
         run: The run that answered.
         rows: The queries.
         answers: Answers to those that could be answered, in their order.
+        first: Number of the first query.
 
     Returns:
         One row per answer, query by query and best first; a query that could not be answered has one row.
@@ -105,9 +57,10 @@ def prediction_table(run: TrainedRun, rows: QueryRows, answers: Answers) -> pa.T
         "probability": answers.probability.ravel(),
         "times_seen": answers.times_seen.ravel(),
         "last_seen": run.labels(answers.last_seen.ravel()),
+        "novelty": pa.array(STRATA).take(pa.array(answers.novelty.ravel())),
     }
     of_query = {**rows.columns, "status": pa.array(STATUSES).take(pa.array(rows.status)), "reason": rows.reason}
-    repeated = {"query_id": query} | {name: column.take(pa.array(query)) for name, column in of_query.items()}
+    repeated = {"query_id": query + first} | {name: column.take(pa.array(query)) for name, column in of_query.items()}
     answered = pa.table(flat).take(pa.array(place, mask=~is_answer))
     table = pa.Table.from_pydict(repeated | dict(zip(flat, answered.columns, strict=True)), schema=PREDICTIONS)
     table = _as_given(run, table).replace_schema_metadata(run.provenance(run.graph.end - 1))
@@ -134,25 +87,3 @@ def _int64(name: str) -> int | None:
     except ValueError:
         return None
     return number if str(number) == name and -(2**63) <= number < 2**63 else None
-
-
-def _scores(run: TrainedRun, queries: EncodedQueries, tick: Tick) -> Iterator[tuple[np.ndarray, Queries, Tensor]]:
-    """Positions of some queries, these queries, and their scores of all candidates, until all queries are scored."""
-    times = np.unique(queries.snapshot).tolist()
-    if not times:
-        return
-    scorer = run.scorer_before(times[0], tick)
-    snapshots = run.snapshots(times[0], times[-1])
-    following = next(snapshots, None)
-    for time in times:
-        while following is not None and following.time < time:
-            roll([scorer], run.history, [following], tick)
-            following = next(snapshots, None)
-        rows = np.flatnonzero(queries.snapshot == time)
-        subject, relation = (torch.from_numpy(column[rows]) for column in (queries.subject, queries.relation))
-        nothing = torch.zeros(0, dtype=torch.int64)
-        of_time = Queries(time, subject, relation, nothing, nothing).seen_from(min(time, run.graph.end))
-        for block in divide_queries(of_time, len(run.entities), _MAX_SCORES):
-            yield rows[: len(block)], block, scorer.table(block)
-            rows = rows[len(block) :]
-        tick()

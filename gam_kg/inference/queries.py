@@ -65,6 +65,17 @@ class QueryRows:
     def __len__(self) -> int:
         return len(self.status)
 
+    def slice(self, start: int, stop: int) -> "QueryRows":
+        """The rows in `[start, stop)`."""
+        before, through = (int(self.answered[:row].sum()) for row in (start, stop))
+        return QueryRows(
+            {role: column.slice(start, stop - start) for role, column in self.columns.items()},
+            self.status[start:stop],
+            self.reason.slice(start, stop - start),
+            EncodedQueries(*(column[before:through] for column in vars(self.encoded).values())),
+            self.extra.slice(start, stop - start),
+        )
+
     @property
     def answered(self) -> np.ndarray:
         """Whether each row can be answered, bool (num_rows,)."""

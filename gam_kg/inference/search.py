@@ -1,11 +1,11 @@
 """Look-ups in a finished run, exact: the entities nearest to one, and the answers to one query, as tables."""
 
-import numpy as np
 import pyarrow as pa
 import torch
 
-from gam_kg.inference.predict import answer_queries, prediction_table
-from gam_kg.inference.queries import EncodedQueries, QueryRows
+from gam_kg.inference.answers import answer_queries, encode_query, find_name
+from gam_kg.inference.predict import prediction_table
+from gam_kg.inference.queries import QueryRows
 from gam_kg.inference.similarity import SearchSpace, vector_groups
 from gam_kg.inference.trained_run import TrainedRun
 
@@ -27,7 +27,7 @@ def nearest_entities(run: TrainedRun, name: str, at: str | int | None = None, to
         DataError: The name is unknown; the message has the closest names.
         ConfigError: `at` is no timestamp of the graph, or before the first fact.
     """
-    entity = int(run.entities.encode(run.spelt(pa.array([name])))[0])
+    entity = find_name(run, run.entities, name)
     memory = run.memory_before(run.axis.snapshot_at(at, run.graph.end - 1) + 1)
     space = SearchSpace.after(run, memory)
     with torch.no_grad():
@@ -53,7 +53,5 @@ def query_answers(
 
     The default of `at` is the snapshot after the last fact; raises what `nearest_entities` raises.
     """
-    names = zip((run.entities, run.relations), (subject, relation), strict=True)
-    ids = (vocabulary.encode(run.spelt(pa.array([name]))) for vocabulary, name in names)
-    queries = EncodedQueries(*ids, np.array([run.axis.snapshot_at(at, run.graph.end)]))
+    queries = encode_query(run, subject, relation, None, at)
     return prediction_table(run, QueryRows.of(run, queries), answer_queries(run, queries, top_k))

@@ -77,6 +77,11 @@ class Vocabulary:
         """Names of ids, large_string."""
         return self.names.take(pa.array(ids, pa.int64()))
 
+    def alike(self, name: str) -> list[int]:
+        """Ids of the names that equal a name where case does not count, and "_" is a blank; ascending."""
+        plain = pc.replace_substring(pc.utf8_lower(pa.array([name], pa.large_string())), "_", " ")
+        return np.flatnonzero(pc.equal(self._plain, plain[0])).tolist()
+
     def closest(self, name: str, n: int = 3) -> list[str]:
         """The most similar names, best first, at most n; case does not count, and "_" is a blank.
 

@@ -15,7 +15,6 @@ from gam_kg.history.pair_features import PARTS
 from gam_kg.history.walks import Walks
 from gam_kg.nn.relation_rows import relation_table
 from gam_kg.nn.vectors import segment_log_sum
-from gam_kg.ops.ragged import UniqueRows
 from gam_kg.ops.sparse import sddmm
 
 
@@ -123,6 +122,11 @@ class FactAttention(nn.Module):
             walks: The walks.
             horizon: See `Queries`.
         """
+        pointer = segment_log_sum(self.log_weights(ends, query, walks), walks.pair, walks.num_pairs)
+        return pointer + self.pattern(walks, horizon) if self.statistics else pointer
+
+    def log_weights(self, ends: Tensor, query: Tensor, walks: Walks) -> Tensor:
+        """Logarithms of what the facts weigh, (num_walks,); arguments: see `forward`."""
         relation, recency, count, same = walks.facts.columns
         key = _rows_at(self.key, relation) * (1 + _rows_at(self.key_recency, recency)) + _rows_at(self.key_count, count)
         extra = _rows_at(self.recency, recency) + _rows_at(self.count, count)
@@ -130,11 +134,12 @@ class FactAttention(nn.Module):
         key = _rows_at(key, walks.facts.index) + _rows_at(ends, walks.end)
         weight = sddmm(_rows_at(query, walks.query), key, walks.pattern)
         weight = weight + _rows_at(extra, walks.facts.index.index_select(0, walks.pattern.column))
-        pointer = segment_log_sum(weight.clamp(max=self.max_log_weight), walks.pair, walks.num_pairs)
-        assert walks.features is not None
-        return pointer + self._pair_mlp(walks.features, horizon) if self.statistics else pointer
+        return weight.clamp(max=self.max_log_weight)
 
-    def _pair_mlp(self, pairs: UniqueRows, horizon: int) -> Tensor:
+    def pattern(self, walks: Walks, horizon: int) -> Tensor:
+        """What the MLP on the past of each pair adds, (num_pairs,); arguments: see `forward`."""
+        pairs = walks.features
+        assert pairs is not None
         relation, *columns = pairs.columns
         found = [_rows_at(rows(), column) for rows, column in zip(self.features, columns, strict=True)]
         hidden = sum(found[1:], start=found[0]) * (1 + self.gain(relation, horizon)) + self.bias(relation, horizon)
@@ -170,6 +175,10 @@ class PathAttention(nn.Module):
 
     def forward(self, ends: Tensor, query: Tensor, walks: Walks) -> Tensor:
         """Score the pairs of walks of two facts, (num_pairs,); see `FactAttention.forward`."""
+        return segment_log_sum(self.log_weights(ends, query, walks), walks.pair, walks.num_pairs)
+
+    def log_weights(self, ends: Tensor, query: Tensor, walks: Walks) -> Tensor:
+        """Logarithms of what the paths weigh, (num_walks,); arguments: see `FactAttention.forward`."""
         assert walks.first is not None
         relation, recency = walks.first.columns
         first = _rows_at(self.first, relation) * (1 + _rows_at(self.first_recency, recency))
@@ -182,8 +191,7 @@ class PathAttention(nn.Module):
         left = _rows_at(query, walks.query)
         left = torch.cat([left * _rows_at(first, walks.first.index), left], 1)
         right = torch.cat([1 + second, ending + _rows_at(ends, walks.end)], 1)
-        weight = sddmm(left, right, walks.pattern) + self.bias
-        return segment_log_sum(weight.clamp(max=self.max_log_weight), walks.pair, walks.num_pairs)
+        return (sddmm(left, right, walks.pattern) + self.bias).clamp(max=self.max_log_weight)
 
 
 class PopularityScore(nn.Module):

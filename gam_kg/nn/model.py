@@ -276,24 +276,22 @@ class GAMLSTM(nn.Module):
         width = self.config.history.dim
         return queries.split([self.config.dim, width, width, width], 1)
 
+    def end_keys(self, ends: Tensor) -> tuple[Tensor, ...]:
+        """What keys of past facts and of paths have of the vectors of ends, (num_ends, history dim) each."""
+        maps = self.pair_attention.other, self.path_attention.other
+        return functional.linear(ends, torch.cat([one.weight for one in maps])).chunk(2, 1)  # one product for both
+
     def walk_scores(self, ends: Tensor, fact: Tensor, path: Tensor, rule: Tensor, layout: ScoreLayout) -> list[Tensor]:
         """What past facts, paths, rules and their confidence add to the scores of their pairs, one part after another.
 
-        Args:
-            ends: Vectors of the layout's ends, (num_ends, dim).
-            fact: Queries for past facts, see `query_vectors`, (num_queries, history dim).
-            path: Queries for paths, likewise.
-            rule: Queries for rules, likewise.
-            layout: The past, in `relation_rows`.
+        It reads the vectors of the layout's ends, (num_ends, dim), the last three of `query_vectors`, (num_queries,
+        history dim) each, and the past, in `relation_rows`.
         """
-        facts, paths = self.pair_attention, self.path_attention
-        # One product for both maps.
-        of_facts, of_paths = functional.linear(ends, torch.cat([facts.other.weight, paths.other.weight])).chunk(2, 1)
-        scores = []
+        (of_facts, of_paths), scores = self.end_keys(ends), []
         if layout.facts is not None:
-            scores.append(facts(of_facts, fact, layout.facts, layout.horizon))
+            scores.append(self.pair_attention(of_facts, fact, layout.facts, layout.horizon))
         if layout.paths is not None:
-            scores.append(paths(of_paths, path, layout.paths))
+            scores.append(self.path_attention(of_paths, path, layout.paths))
         if layout.rules is not None:
             scores.append(self.rule_attention(rule, layout.rules))
         if layout.confidences is not None:

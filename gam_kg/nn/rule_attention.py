@@ -48,14 +48,17 @@ class RuleAttention(nn.Module):
             query: See `queries`, (num_queries, width).
             rules: The rules.
         """
+        return segment_log_sum(self.log_weights(query, rules), rules.pair, rules.num_pairs)
+
+    def log_weights(self, query: Tensor, rules: RuleWalks) -> Tensor:
+        """Logarithms of what the rules weigh, (num_rules,); arguments: see `forward`."""
         relation, recency = rules.body.columns
         body = self.body.index_select(0, relation) * (1 + self.recency.index_select(0, recency))
         left = query.index_select(0, rules.query) * body.index_select(0, rules.body.index)
         of_start = self.recency_bias.index_select(0, recency.index_select(0, rules.body.index))
         weight = sddmm(left, 1 + self.kind(), rules.pattern)
         weight = weight + self.kind_bias.index_select(0, rules.pattern.column)
-        weight = (weight + of_start.index_select(0, rules.pattern.row)).clamp(max=self.max_log_weight)
-        return segment_log_sum(weight, rules.pair, rules.num_pairs)
+        return (weight + of_start.index_select(0, rules.pattern.row)).clamp(max=self.max_log_weight)
 
 
 class ConfidenceScore(nn.Module):

@@ -23,7 +23,7 @@ from pipelines import train as train_stage
 from pipelines import workers
 from pipelines.predict import predict
 from pipelines.prepare import prepare
-from pipelines.query_files import read_query_files
+from pipelines.query_files import open_query_files
 from pipelines.run import run
 from pipelines.train import train
 
@@ -174,12 +174,12 @@ def test_what_tasks_read_facts_from_travels_without_credentials(bucket):
     assert pickle.loads(travelled).region == filesystem.region
 
 
-def test_queries_in_a_bucket_may_be_text(bucket, object_store):
+def test_queries_in_a_bucket_may_be_text(bucket, object_store, tmp_path):
     place, data = f"s3://{bucket}/in/queries.csv", load_config(None, []).data
     object_store.write(bucket, "in/queries.csv", b"subject;relation\nperson 1;visits\n")
     sources = Sources.find(place, "predict.queries", text_tables=True)
-    (table,) = read_query_files(sources, data)
+    table = open_query_files(sources, data, tmp_path).read(0, 1)
     assert table.to_pydict() == {"subject": ["person 1"], "relation": ["visits"]}
     object_store.write(bucket, "in/queries.csv", b"subject;relation\nperson 1;visits;more\n")
     with pytest.raises(DataError, match=f"^{place}"):
-        read_query_files(Sources.find(place, "predict.queries", text_tables=True), data)
+        open_query_files(Sources.find(place, "predict.queries", text_tables=True), data, tmp_path)

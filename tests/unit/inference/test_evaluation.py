@@ -10,9 +10,9 @@ from runs import train_run
 
 from gam_kg.config import EvaluateConfig
 from gam_kg.errors import EvaluationError
+from gam_kg.inference.answers import answer_queries
 from gam_kg.inference.evaluation import count_ticks, evaluate_run
 from gam_kg.inference.picture import draw
-from gam_kg.inference.predict import answer_queries
 from gam_kg.inference.queries import EncodedQueries
 from gam_kg.inference.report import result_tables
 from gam_kg.inference.trained_run import TrainedRun

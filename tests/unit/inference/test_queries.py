@@ -14,12 +14,13 @@ from runs import train_run
 from gam_kg.config import EvaluateConfig
 from gam_kg.data_config import ColumnsConfig
 from gam_kg.errors import DataError, EvaluationError
+from gam_kg.inference.answers import answer_queries
 from gam_kg.inference.evaluation import evaluate_run
-from gam_kg.inference.predict import answer_queries, prediction_table
+from gam_kg.inference.predict import prediction_table
 from gam_kg.inference.queries import EncodedQueries, QueryRows, read_queries
 from gam_kg.inference.search import nearest_entities, query_answers
 from gam_kg.inference.trained_run import TrainedRun
-from gam_kg.schemas import PREDICTIONS
+from gam_kg.schemas import PREDICTIONS, STRATA
 
 FACTS = random_facts(1, 150)
 NAMES = pa.schema(
@@ -120,6 +121,11 @@ def test_what_was_seen_of_an_answer_is_counted_before_the_query(run):
             expected = past[time].seen.get((subject, relation, entity), set())
             assert (times, last) == (len(expected), max(expected, default=-1))
             seen += len(expected) > 1
+        together = {other for (owner, _, other), times in past[time].seen.items() if owner == subject and times}
+        for entity, times, novelty in zip(
+            *(column[number] for column in (answers.entity, answers.times_seen, answers.novelty)), strict=True
+        ):
+            assert STRATA[novelty] == ("recurrent" if times else "pair_only" if entity in together else "cold")
     assert seen > 100, "facts must recur"
 
 
@@ -131,6 +137,8 @@ def test_answers_have_the_ranks_that_the_evaluation_gives_them(run):
     relation = ranks["relation_id"].to_numpy() + np.where(is_object, 0, len(run.relations))
     answers = answer_queries(run, EncodedQueries(known, relation, ranks["snapshot"].to_numpy()), len(run.entities))
     right = np.where(is_object, ranks["object_id"], ranks["subject_id"])[:, None]
+    assert set(ranks["stratum"]) == set(STRATA)
+    assert np.array(STRATA)[answers.novelty[answers.entity == right]].tolist() == ranks["stratum"].tolist()
     score = answers.score[answers.entity == right][:, None]
     above, equal = (answers.score > score).sum(1), (answers.score == score).sum(1) - 1
     assert len(ranks) > 20
@@ -238,7 +246,7 @@ def test_names_are_folded_as_those_of_the_graph(run):
     assert query_answers(folded, "Entity 1 ", "RELATION 0").num_rows == 10
     assert nearest_entities(folded, "Entity 1").equals(nearest_entities(run, "entity 1"))
     with pytest.raises(DataError, match="did you mean 'entity 1'"):
-        nearest_entities(run, "Entity 1")
+        nearest_entities(run, "Entities 1")
 
 
 def test_names_that_are_no_utf8_are_unknown(run):
