@@ -188,7 +188,7 @@ def draw_names(axes: Any, names: Sequence[str], numbers: Sequence[int]) -> None:
 def draw_map(axes: Any, found: Any) -> Tips:
     """The entities of an `EntityMap`, colored by group, some of them named."""
     colors = [COLORS["model"], *(COLORS[name] for name in OTHERS)]
-    axes.scatter(*found.place.T, s=16, c=[colors[group] for group in found.group], alpha=0.75, linewidths=0, gid="tips")
+    axes.scatter(*found.place.T, s=10, c=[colors[group] for group in found.group], alpha=0.75, linewidths=0, gid="tips")
     placed: list[np.ndarray] = []
     middle = found.place.mean(0)
     size = np.maximum(np.ptp(found.place, axis=0), 1e-9)

@@ -66,7 +66,7 @@ def _adopt(element: ElementTree.Element, name: str) -> None:
     if (style := element.get("style")) is not None:
         for color, value in COLORS.items():
             style = style.replace(value, f"var(--{color})")
-        element.set("style", re.sub(r"font: ([0-9.]+px) [^;]*", r"font-size: \1", style))
+        element.set("style", re.sub(r"font-family: [^;]*; ?", "", style))
 
 
 def draw(panels: Mapping[str, Draw], legend: Sequence[str], path: Path) -> None:

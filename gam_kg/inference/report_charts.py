@@ -26,7 +26,7 @@ _TITLES = {
     "map": "A map of the embeddings",
 }
 _OF_PNG = ("comparison", "over_time", "strata", "differences", "map", "training")
-_SIZES = {"map": (6.4, 4.4)}
+_SIZES = {"map": (4.6, 3.9)}
 
 
 def page_charts(data: ReportData) -> dict[str, str]:

@@ -8,14 +8,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from gam_kg.inference.predict import answer_queries
+from gam_kg.inference.answers import answer_queries
+from gam_kg.inference.explain import explain
 from gam_kg.inference.queries import EncodedQueries
 from gam_kg.inference.report import KINDS
 from gam_kg.inference.search import nearest_entities
 from gam_kg.inference.similarity import SearchSpace, vector_groups
 from gam_kg.inference.trained_run import TrainedRun
 
-NUM_EXAMPLES = 4
+NUM_EXAMPLES = 3
 """Right ones, and as many wrong ones."""
 
 MOST_FACTS, MOST_ENTITIES = 5_000_000, 200_000
@@ -24,7 +25,7 @@ MOST_FACTS, MOST_ENTITIES = 5_000_000, 200_000
 MOST_REPLAYED = 250_000
 """Facts above which there are no examples: the run would walk through all of them again."""
 
-_SHOWN, _NEAREST, _TRIED = 4, 6, 300
+_SHOWN, _REASONS, _NEAREST, _TRIED = 4, 3, 6, 300
 _RECENT = 0.9
 _MAPPED, _GROUPS = 600, 5
 
@@ -40,7 +41,7 @@ class Example:
         truth: A true answer.
         rank: Of that answer, time-aware.
         answers: Name, probability and whether it is true of each of the best, best first.
-        reason: Why the best answer is what it is.
+        reasons: Why the best answer is the best: what carries it, with the percent that it counts.
     """
 
     subject: str | None
@@ -51,7 +52,7 @@ class Example:
     truth: str
     rank: float
     answers: list[tuple[str, float, bool]]
-    reason: str
+    reasons: list[tuple[str, float]]
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def choose_examples(run: TrainedRun, ranks: pa.Table, split: str, seed: int) -> 
     shown = [*range(len(right)), *misled]
     reasons = _reasons(run, _at(queries, shown), answers.entity[shown, 0])
     found = []
-    for at, reason in zip(shown, reasons, strict=True):
+    for at, found_reasons in zip(shown, reasons, strict=True):
         row = ranks.slice(int(rows[at]), 1).to_pylist()[0]
         asked, known = ("object", "subject") if row["direction"] == "object" else ("subject", "object")
         best = zip(answers.entity[at].tolist(), answers.probability[at].tolist(), strict=True)
@@ -142,7 +143,7 @@ def choose_examples(run: TrainedRun, ranks: pa.Table, split: str, seed: int) -> 
                 truth=row[asked],
                 rank=row["rank"],
                 answers=[(_name(run, entity), probability, entity in truth[at]) for entity, probability in best],
-                reason=reason,
+                reasons=found_reasons,
             )
         )
     return found
@@ -244,8 +245,9 @@ def _true_answers(run: TrainedRun, queries: EncodedQueries) -> list[set[int]]:
     return [answers.get(query, set()) for query in asked]
 
 
-def _reasons(run: TrainedRun, queries: EncodedQueries, answers: np.ndarray) -> list[str]:
-    return [""] * len(answers)
+def _reasons(run: TrainedRun, queries: EncodedQueries, answers: np.ndarray) -> list[list[tuple[str, float]]]:
+    explained = explain(run, queries, answers, _REASONS)
+    return [[(reason.text, one.percent_of(reason)) for reason in one.reasons] for one in explained]
 
 
 def _at(queries: EncodedQueries, rows: Sequence[int]) -> EncodedQueries:

@@ -1,5 +1,6 @@
 """The parts of a page: text, tables, pictures and the frame. A page has no script and refers to nothing outside it."""
 
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -22,7 +23,8 @@ _HEADERS = {written: key for key, (written, _) in TERMS.items()} | {
 def text(found: object) -> str:
     """Any text made safe for a page: escaped, without control characters, and cut where it is very long."""
     shown = str(found)
-    return escape(printable(shown if len(shown) <= _MOST_LETTERS else f"{shown[:_MOST_LETTERS]}…"))
+    safe = escape(printable(shown if len(shown) <= _MOST_LETTERS else f"{shown[:_MOST_LETTERS]}…"))
+    return re.sub(r"([_/])(?=\w)", r"\1<wbr>", safe)
 
 
 def term(key: str, written: str | None = None) -> str:
@@ -55,7 +57,10 @@ def table(found: Table, *, best: bool = False, words: Iterable[int] = ()) -> str
         inner = f"<strong>{text(shown)}</strong>" if at in bold[column] else text(shown)
         return f"<td{' class=words' if column in left else ''}>{inner}</td>"
 
-    head = "".join(f"<th scope=col>{_head(name)}</th>" for name in header)
+    head = "".join(
+        f"<th scope=col{' class=words' if column in left else ''}>{_head(name)}</th>"
+        for column, name in enumerate(header)
+    )
     body = "".join(
         f"<tr{' class=model' if row[0] == LABELS[MODEL] else ''}>"
         + "".join(cell(at, column, shown) for column, shown in enumerate(row))
@@ -65,10 +70,21 @@ def table(found: Table, *, best: bool = False, words: Iterable[int] = ()) -> str
     return f"<div class=scroll tabindex=0><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def figure(svg: str, title: str, note: str = "", *, wide: bool = False) -> str:
+def pairs(rows: Iterable[Sequence[str]]) -> str:
+    """A table of two columns, what and how much, without a header."""
+    body = "".join(f"<tr><td>{text(what)}</td><td class=words>{text(value)}</td></tr>" for what, value in rows)
+    return f"<div class=scroll tabindex=0><table class=pairs><tbody>{body}</tbody></table></div>"
+
+
+def beside(first: str, second: str, kind: str = "") -> str:
+    """A picture and what belongs to it: side by side, or below each other on a phone."""
+    return f'<div class="beside {kind}">{first}<div>{second}</div></div>' if first else second
+
+
+def figure(svg: str, title: str, note: str = "", *, large: bool = False) -> str:
     """A picture with its caption."""
     small = f"<small>{note}</small>" if note else ""
-    return f"<figure{' class=wide' if wide else ''}><figcaption>{title}{small}</figcaption>{svg}</figure>"
+    return f"<figure{' class=large' if large else ''}><figcaption>{title}{small}</figcaption>{svg}</figure>"
 
 
 def details(summary: str, inner: str) -> str:
@@ -93,7 +109,7 @@ def page(title: str, head: str, sections: Sequence[tuple[str, str]], foot: str =
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{text(title)}</title><style>{STYLE}</style></head>\n'
+        f'<link rel="icon" href="data:,"><title>{escape(printable(title))}</title><style>{STYLE}</style></head>\n'
         f"<body><header>{head}</header>{contents}<main>{body}</main><footer>{foot}</footer></body></html>\n"
     )
 

@@ -1,9 +1,8 @@
 """The page of a report: what the model is worth first, then why, on what, and at what cost."""
 
 from collections.abc import Mapping
-from itertools import starmap
 
-from gam_kg.inference.charts import color_of
+from gam_kg.inference.charts import OTHERS, color_of
 from gam_kg.inference.report import (
     LABELS,
     best_table,
@@ -17,7 +16,7 @@ from gam_kg.inference.report import (
 )
 from gam_kg.inference.report_data import RelationRow, ReportData
 from gam_kg.inference.report_examples import Example
-from gam_kg.inference.report_html import details, figure, glossary, page, table, term, text
+from gam_kg.inference.report_html import beside, details, figure, glossary, page, pairs, table, term, text
 from gam_kg.inference.report_verdict import judged, primary, verdict
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.progress import duration
@@ -50,7 +49,7 @@ def _head(data: ReportData) -> str:
     found, (split, setting) = verdict(data.metrics), primary(data.metrics)
     claim = f'<span class="{found.kind}">{text(found.claim)}</span>'
     heading = f"<h1>{claim}{text(found.headline.removeprefix(found.claim))}</h1>"
-    lines = "".join(f"<p class={'lead' if at == 0 else 'note'}>{text(line)}</p>" for at, line in enumerate(found.lines))
+    lines = "".join(f"<p class={'lead' if at == 0 else 'more'}>{text(line)}</p>" for at, line in enumerate(found.lines))
     both = data.metrics[split][setting]["time_aware"]["both"]
     best = data.metrics.get("comparison", {}).get(split, {}).get(setting, {}).get("overall", {}).get("best_baseline")
     tiles = []
@@ -109,16 +108,20 @@ def _relations(data: ReportData, charts: Charts) -> str:
         "<p>Each relation is asked both ways: for its object and for its subject. Those with most answers first.</p>"
     )
     note = "A dot a relation and direction with 200 answers or more, with its interval. Green is better, red is worse."
-    inner += _charts(charts, {"differences": ("The model minus the best baseline", note)})
-    compared = data.metrics.get("comparison", {}).get(split)
-    if compared:
-        found = worse_table(data.metrics, split)
-        inner += details(found[0][0], table(found, words=(1, 3))) if found[1] else f"<p>{text(found[0][0])}.</p>"
+    chart = _chart(charts, "differences", "The model minus the best baseline", note)
+    if data.metrics.get("comparison", {}).get(split):
+        (title, *_), found = worse_table(data.metrics, split)
+        rows = sorted(found, key=lambda row: float(row[4].split()[0]))
+        listed = [(f"{row[0]}, {row[1]}", row[4]) for row in rows]
+        worse = f"<h3>{text(title.capitalize())}</h3>" + (pairs(listed[:_ALWAYS_OPEN]) if listed else "")
+        if len(listed) > _ALWAYS_OPEN:
+            worse += details(f"{len(listed) - _ALWAYS_OPEN:,} more", pairs(listed[_ALWAYS_OPEN:]))
+        inner += beside(chart, worse)
     rows = list(map(_relation_row, data.relations))
-    header = ["relation", "asked", "answers", "MRR", "best baseline", "its MRR", "difference [95 % interval]", ""]
-    shown = table((header, rows[:_ALWAYS_OPEN]), words=(1, 4, 7))
+    header = ["relation", "asked", "answers", "MRR", "best baseline", "its MRR", "difference [interval]"]
+    shown = table((header, rows[:_ALWAYS_OPEN]), words=(1, 4))
     if len(rows) > _ALWAYS_OPEN:
-        rest = table((header, rows[_ALWAYS_OPEN:]), words=(1, 4, 7))
+        rest = table((header, rows[_ALWAYS_OPEN:]), words=(1, 4))
         shown += details(f"{len(rows) - _ALWAYS_OPEN:,} more", rest)
     return inner + shown
 
@@ -127,11 +130,10 @@ def _relation_row(row: RelationRow) -> list[str]:
     cells = [row.relation, row.direction, f"{row.count:,}", f"{100 * row.mrr:.1f}", LABELS.get(row.baseline or "", "")]
     cells.append("" if row.baseline_mrr is None else f"{100 * row.baseline_mrr:.1f}")
     if row.difference is None:
-        few = f"{100 * (row.mrr - row.baseline_mrr):+.1f}" if row.baseline_mrr is not None else ""
-        return [*cells, few, "too few answers for an interval" if few else ""]
+        return [*cells, "" if row.baseline_mrr is None else f"{100 * (row.mrr - row.baseline_mrr):+.1f}"]
     mean, low, high = (100 * row.difference[name] for name in ("mrr", "low", "high"))
-    words = {"better": "▲ better", "same": "≈ may be chance", "worse": "▼ worse"}[judged(row.difference)]
-    return [*cells, f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]", words]
+    sign = {"better": "▲", "same": "≈", "worse": "▼"}[judged(row.difference)]
+    return [*cells, f"{sign} {mean:+.1f} [{low:+.1f}, {high:+.1f}]"]
 
 
 def _examples(data: ReportData) -> str:
@@ -163,7 +165,10 @@ def _card(example: Example) -> str:
     truth = (
         f"<p>True was {text(example.truth)}, at {term('rank')} {example.rank:,.0f}.</p>" if not example.right else ""
     )
-    why = f"<p class=why>Why the first: {text(example.reason)}</p>" if example.reason else ""
+    items_why = "".join(
+        f"<li><b>{percent:+.0f} %</b><span>{text(reason)}</span></li>" for reason, percent in example.reasons
+    )
+    why = f"<p>Why {text(example.answers[0][0])}</p><ul>{items_why}</ul>" if items_why else ""
     question = f"{subject} · {text(example.relation)} · {found}"
     return f"<article class=card><h4>{question}</h4><ol class=answers>{items}</ol>{truth}{why}</article>"
 
@@ -171,17 +176,21 @@ def _card(example: Example) -> str:
 def _neighbours(data: ReportData, charts: Charts) -> str:
     if data.look is None or not data.look.neighbours:
         return ""
-    rows = "".join(starmap(_neighbour_card, data.look.neighbours.items()))
+    cards = [_neighbour_card(name, nearest) for name, nearest in data.look.neighbours.items()]
     inner = f"<p>Entities whose vectors point the same way after the last fact, by {term('cosine')}.</p>"
+    chart, beside_it = "", 0
     if (found := data.look.entities) and "map" in charts:
         note = (
             f"The {len(found.names):,} entities with most facts, along the two directions in which they differ most "
             f"({found.share:.0%} of the variance). Point at one for its name."
         )
-        inner += f"<div class=charts>{figure(charts['map'], 'A map of the embeddings', note, wide=True)}</div>"
-        colors = ["model", "c1", "c2", "c3", "c4", "c5"]
-        inner += legend(dict(zip(found.groups, colors, strict=False)))
-    return f"{inner}<div class=cards>{rows}</div>"
+        colors = legend(dict(zip(found.groups, ["model", *OTHERS], strict=False)))
+        chart, beside_it = figure(charts["map"] + colors, "A map of the embeddings", note, large=True), 2
+    return (
+        inner
+        + beside(chart, "".join(cards[:beside_it]), "map")
+        + f"<div class=cards>{''.join(cards[beside_it:])}</div>"
+    )
 
 
 def _neighbour_card(name: str, nearest: list[tuple[str, float]]) -> str:
@@ -199,7 +208,7 @@ def _probabilities(data: ReportData, charts: Charts) -> str:
         f"{term('temperature')}, so that an answer of 70 % should be right in 70 of 100 cases.</p>"
     )
     note = "On the dotted line they are honest; below it, too sure. Grey: before calibration."
-    return inner + _charts(charts, {"reliability": ("Are they honest?", note)}) + table(found)
+    return inner + beside(_chart(charts, "reliability", "Are they honest?", note), table(found))
 
 
 def _data(data: ReportData, charts: Charts) -> str:
@@ -211,8 +220,9 @@ def _data(data: ReportData, charts: Charts) -> str:
         ["relations", f"{graph['num_relations']:,}"],
         [
             "snapshots with facts",
-            f"{graph['num_snapshots']:,}, of {axis.unit} each, {data.profile.labels[0]} to {data.profile.labels[-1]}",
+            f"{graph['num_snapshots']:,}, from {data.profile.labels[0]} to {data.profile.labels[-1]}",
         ],
+        ["time unit", f"{axis.unit}{f', zone {axis.zone}' if axis.zone else ''}"],
         *([f"facts in {split}", f"{graph['splits'][split]:,}"] for split in SPLITS),
         ["rows read", f"{graph.get('num_rows', 0):,}"],
         ["merged with the same fact of the same snapshot", f"{graph.get('merged', 0):,}"],
@@ -226,7 +236,7 @@ def _data(data: ReportData, charts: Charts) -> str:
         "degrees": (f"Entities by {term('degree')}", "How many have so many facts, or more."),
     }
     inner = f"<p>What the model was given. Rows that could not be used are in {term('quarantine')}.</p>"
-    return inner + _charts(charts, names) + table((["what", "how much"], rows), words=(1,))
+    return inner + _charts(charts, names) + pairs(rows)
 
 
 def _training(data: ReportData, charts: Charts) -> str:
@@ -238,12 +248,10 @@ def _training(data: ReportData, charts: Charts) -> str:
         ["duration", f"{duration(seconds)} for {len(epochs)} epochs, {duration(seconds / len(epochs))} an epoch"],
         ["workers", str(epochs[-1]["world_size"])],
         ["trained with", ", ".join(f"{name} {number}" for name, number in data.versions.items())],
-        *([f"this page was made on: {name}", value] for name, value in data.machine.items()),
+        *([f"page made on: {name}", value] for name, value in data.machine.items()),
     ]
-    inner = "<p>What it takes to make this run again.</p>" + _charts(
-        charts, {"training": ("Loss and validation MRR", "")}
-    )
-    inner += table((["what", "value"], facts), words=(1,))
+    inner = "<p>What it takes to make this run again.</p>"
+    inner += beside(_chart(charts, "training", "Loss and validation MRR"), pairs(facts))
     if not data.settings:
         return f"{inner}<p>All settings have their defaults.</p>"
     return f"{inner}<h3>Settings that are not the default</h3>" + table(
@@ -256,15 +264,21 @@ def _cost(data: ReportData, charts: Charts) -> str:
     rows = [["facts a second", f"{last['facts_per_second']:,.0f}"]]
     if last.get("peak_memory_bytes"):
         rows.append(["peak memory of a worker", f"{last['peak_memory_bytes'] / 2**30:.2f} GiB"])
-    inner = "<p>Of the last epoch.</p>" + _charts(charts, {"phases": (f"Time by {term('phase')}", "")})
-    inner += table((["what", "how much"], rows)) + table(time_table(data.epochs))
-    return inner + (table(traffic_table(data.epochs)) if last["traffic"] else "")
+    tables = pairs(rows) + details("Time by phase as a table", table(time_table(data.epochs)))
+    tables += table(traffic_table(data.epochs)) if last["traffic"] else ""
+    inner = f"<p>Of the last epoch. A training step has {term('phase', 'phases')}.</p>"
+    return inner + beside(_chart(charts, "phases", "Time by phase"), tables)
 
 
 def _charts(charts: Charts, names: dict[str, tuple[str, str]]) -> str:
     """Those of the charts that there are; title and note of each are HTML."""
-    found = [figure(charts[name], *about) for name, about in names.items() if name in charts]
-    return f"<div class=charts>{''.join(found)}</div>" if found else ""
+    found = [_chart(charts, name, *about) for name, about in names.items() if name in charts]
+    even = "" if len(found) % 3 == 0 else " even"
+    return f'<div class="charts{even}">{"".join(found)}</div>' if found else ""
+
+
+def _chart(charts: Charts, name: str, title: str, note: str = "") -> str:
+    return figure(charts[name], title, note) if name in charts else ""
 
 
 def legend(colors: Mapping[str, str]) -> str:

@@ -20,7 +20,7 @@ h1 .better{color:var(--good)}h1 .worse{color:var(--bad)}
 h2{margin:0 0 .4rem;font-size:1.45rem;letter-spacing:-.01em}
 h3{margin:1.6rem 0 .5rem;font-size:1.02rem}
 section{padding:2.4rem 0 .4rem}
-p{margin:.5rem 0}section>p,.note{color:var(--muted);max-width:46rem}
+p{margin:.5rem 0}section>p{color:var(--muted);max-width:46rem}
 a{color:var(--model);text-decoration:none}a:hover{text-decoration:underline}
 nav{position:sticky;top:0;z-index:2;margin-top:1.6rem;background:var(--page);border-block:1px solid var(--line)}
 nav ul{display:flex;gap:1.3rem;list-style:none;overflow-x:auto;scrollbar-width:none}
@@ -32,11 +32,17 @@ nav li{flex:none}nav a{display:block;padding:.7rem 0;font-size:.92rem;font-weigh
 .tiles small{display:block;font-size:.84rem;font-weight:400;letter-spacing:0;color:var(--muted)}
 .notice{margin:1rem 0 0;padding:.7rem 1rem;border-left:.25rem solid var(--c1);background:var(--soft);max-width:46rem}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(19rem,100%),1fr));gap:1rem;margin:1rem 0}
+.charts.even{grid-template-columns:repeat(auto-fit,minmax(min(27rem,100%),1fr))}
+.beside{display:grid;grid-template-columns:minmax(0,1fr);gap:1rem;margin:1rem 0;align-items:start}
+.beside>div{display:grid;gap:1rem;min-width:0}.beside .scroll,.beside h3{margin:0}
+@media (min-width:62rem){.beside{grid-template-columns:minmax(0,4fr) minmax(0,5fr)}
+.beside.map{grid-template-columns:minmax(0,3fr) minmax(0,2fr)}}
 figure{margin:0;padding:1rem 1rem .6rem;min-width:0}
 figcaption{font-weight:600;line-height:1.35}figcaption small{display:block;font-weight:400;color:var(--muted)}
-figure svg{display:block;width:100%;height:auto;max-width:34rem;margin:.5rem auto 0;overflow:visible}
+figure svg{display:block;width:100%;height:auto;max-width:29rem;margin:.5rem auto 0;overflow:visible}
 figure img{display:block;max-width:100%;height:auto;margin:auto;background:#fff}
-figure.wide{grid-column:1/-1}figure.wide svg{max-width:44rem}
+figure.large svg{max-width:none}figure.large text{paint-order:stroke;stroke:var(--card);stroke-width:2px}
+@media (min-width:62rem){figure.large text{font-size:7px!important}}
 .legend{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;list-style:none;margin:.6rem 0;padding:0;font-size:.88rem}
 .legend i{display:inline-block;width:.8em;height:.8em;border-radius:.2em;margin-right:.4em;vertical-align:-.05em}
 .scroll{overflow-x:auto;margin:.9rem 0;background:var(--card);border:1px solid var(--line);border-radius:.8rem}
@@ -44,15 +50,19 @@ table{border-collapse:collapse;width:100%;font-size:.92rem;font-variant-numeric:
 th,td{padding:.5rem .85rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 tr:last-child td{border-bottom:0}
 th{font-weight:550;color:var(--muted);vertical-align:bottom}
-td:first-child,th:first-child{text-align:left;white-space:normal;min-width:9.5rem;max-width:26rem}
-td.words{text-align:left;white-space:normal;min-width:8rem;max-width:34rem}
+th,td{overflow-wrap:break-word}
+td:first-child,th:first-child,.words{text-align:left;white-space:normal;max-width:24rem}
+td:first-child,th:first-child{min-width:7.5rem}td.words{min-width:6rem}
+table.pairs td:first-child{color:var(--muted)}
 tr.model td{background:var(--soft)}
 td strong{font-weight:750}
 .good{color:var(--good)}.bad{color:var(--bad)}
 details{margin:.9rem 0}summary{cursor:pointer;font-weight:550;padding:.35rem 0}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(21rem,100%),1fr));gap:1rem;margin:1rem 0}
 .card{padding:1rem 1.1rem;min-width:0}.card h4{margin:0 0 .3rem;font-size:1rem;line-height:1.4}
-.card p{margin:.35rem 0;font-size:.92rem}.card .why{color:var(--muted)}
+.card p{margin:.35rem 0;font-size:.92rem}
+.card ul{margin:.2rem 0 .3rem;padding:0;list-style:none;font-size:.88rem;color:var(--muted)}
+.card ul li{display:grid;grid-template-columns:3.7rem 1fr;padding:.12rem 0}.card ul b{font-weight:600;color:var(--ink)}
 .slot{padding:0 .45em;border-radius:.35em;background:var(--soft);border:1px dashed var(--c5)}
 .answers{list-style:none;margin:.6rem 0;padding:0;font-size:.92rem}
 .answers li{display:grid;grid-template-columns:1fr auto;gap:0 .8rem;padding:.15rem 0}

@@ -109,11 +109,9 @@ def _misses(metrics: dict[str, Any], split: str) -> Iterator[str]:
         named = ", ".join(f"{name} ({100 * found[name]['mrr']:+.1f})" for name in worst[:_MOST_NAMED])
         more = f" and {len(worst) - _MOST_NAMED} more" if len(worst) > _MOST_NAMED else ""
         if found and (worst or by_verdict["same"]):
-            worse = f"is worse in {len(worst)}: {named}{more};" if worst else "is worse in none;"
-            yield (
-                f"Of {len(found)} parts of the answers (relations, and what had been seen before) it {worse} in "
-                f"{len(by_verdict['same'])} the difference may be chance."
-            )
+            chance = f"in {len(by_verdict['same'])} of them the difference may be chance"
+            worse = f"it is worse in {len(worst)}: {named}{more}" if worst else "it is worse in none"
+            yield f"Of {len(found)} parts of the answers, by relation and by what had been seen, {worse}; {chance}."
 
 
 def _mrr(tree: dict[str, Any], split: str, setting: str) -> float:
