@@ -45,12 +45,12 @@ def _data(task: Task) -> "ReportData":
     from gam_kg.inference.report_data import (
         ReportData,
         changed_settings,
-        read_over_time,
         read_profile,
         relation_rows,
         this_machine,
         without_places,
     )
+    from gam_kg.inference.update import over_time
 
     config, graph, checkpoint = task.config, task.read["graph"], task.read["checkpoint"]
     evaluation, metrics = config.run_path / "evaluation", read_metrics(config)
@@ -66,7 +66,7 @@ def _data(task: Task) -> "ReportData":
         versions={name: number for name, number in checkpoint.versions.items() if number != "none"},
         profile=read_profile(task.paths["graph"], graph.content),
         relations=relation_rows(ranks, metrics),
-        over_time=read_over_time(evaluation),
+        over_time=over_time(task.updates).to_pylist(),
         settings=changed_settings(config),
         seed=config.seed,
         notices=[without_places(notice, config) for notice in (*_notices(task), *note)],

@@ -62,13 +62,13 @@ def draw_strata(axes: Any, trees: Trees) -> None:
     axes.set_ylabel("MRR, %")
 
 
-def draw_over_time(axes: Any, curves: Mapping[str, list[tuple[str, float, int]]], updated: int | None) -> None:
+def draw_over_time(axes: Any, curves: Mapping[str, list[tuple[str, float, int]]], starts: Mapping[str, int]) -> None:
     """MRR of each scorer over time: smoothed, and of the model also as it is.
 
     Args:
         axes: Where to draw.
         curves: Label of a scorer → label of the snapshot, MRR and number of answers of each point.
-        updated: The first point that an update added; None: none did.
+        starts: What begins at a point, as a split → its position.
     """
     for at, points in enumerate(curves.values()):
         heights = np.array([100 * mrr for _, mrr, _ in points])
@@ -76,12 +76,14 @@ def draw_over_time(axes: Any, curves: Mapping[str, list[tuple[str, float, int]]]
         if at == 0:
             axes.plot(heights, "o", color=color, alpha=0.35, markersize=3, markeredgewidth=0)
         axes.plot(smoothed(heights, counts), color=color, linewidth=_width(at), zorder=9 - at)
-    if updated is not None:
-        axes.axvline(updated - 0.5, color=COLORS["muted"], linewidth=1, linestyle=":")
-        axes.annotate("updates", (updated - 0.4, 1), xycoords=("data", "axes fraction"), va="top", fontsize="small")
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.1)
+    for name, place in starts.items():
+        if place:
+            axes.axvline(place - 0.5, color=COLORS["muted"], linewidth=1, linestyle=":")
+        where = (place - 0.5 if place else 0, 0.99)
+        axes.annotate(f" {name}", where, xycoords=("data", "axes fraction"), va="top", fontsize="small")
     _time_ticks(axes, [label for label, *_ in next(iter(curves.values()))])
     axes.set_ylabel("MRR, %")
-    axes.set_ylim(bottom=0)
 
 
 def smoothed(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -102,7 +102,7 @@ def draw(panels: Mapping[str, Draw], legend: Sequence[str], path: Path) -> None:
 def _style() -> Generator[None]:
     from matplotlib import rc_context
 
-    settings = {
+    settings: Any = {
         "font.size": 10,
         "axes.titlesize": 11,
         "axes.spines.top": False,

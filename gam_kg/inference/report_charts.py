@@ -57,18 +57,17 @@ def _drawn(data: ReportData) -> Mapping[str, Draw]:
     every = trees_by_label(metrics, split)
     trees = {label: tree[setting] for label, tree in every.items()}
     found: dict[str, Draw] = {"comparison": partial(charts.draw_comparison, trees=trees)}
-    over_time = {LABELS.get(name, name): points for name, points in curves(metrics, data.over_time).items()}
-    number = len(next(iter(over_time.values())))
-    if number > 1:
-        updated = number - len(data.over_time) if data.over_time else None
-        found["over_time"] = partial(charts.draw_over_time, curves=over_time, updated=updated)
+    by_name, starts = curves(metrics, data.over_time)
+    over_time = {LABELS.get(name, name): points for name, points in by_name.items()}
+    if len(next(iter(over_time.values()))) > 1:
+        found["over_time"] = partial(charts.draw_over_time, curves=over_time, starts=starts)
     found["strata"] = partial(charts.draw_strata, trees=trees)
     ahead = {label: tree["multi_step"] for label, tree in every.items() if "multi_step" in tree}
     if ahead and len(next(iter(ahead.values()))["horizons"]) > 1:
         found["horizons"] = partial(charts.draw_horizons, trees=ahead)
     compared = metrics.get("comparison", {}).get(split, {}).get(setting, {})
     rows = [
-        (name, *(100 * one[key] for key in ("mrr", "low", "high")))
+        (name, 100 * one["mrr"], 100 * one["low"], 100 * one["high"])
         for name, one in parts(compared, ("relations", "inverse_relations"))
     ]
     if rows:

@@ -17,7 +17,6 @@ from gam_kg.artifacts import Content
 from gam_kg.config import Config
 from gam_kg.inference.report_examples import Look
 from gam_kg.inference.report_verdict import primary
-from gam_kg.inference.update import OVER_TIME_FILE
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.run_config import flat
 from gam_kg.schemas import MODEL
@@ -159,28 +158,25 @@ def relation_rows(ranks: pa.Table, metrics: dict[str, Any]) -> list[RelationRow]
     return sorted(rows, key=lambda row: (-row.count, row.relation, row.direction))
 
 
-def curves(metrics: dict[str, Any], over_time: Sequence[dict[str, Any]]) -> dict[str, list[tuple[str, float, int]]]:
-    """Scorer → label of the snapshot, MRR and answers: of validation and test, single-step, then of updates."""
-    trees, found = {MODEL: metrics, **metrics["baselines"]}, {}
-    setting = primary(metrics)[1]
-    for name, tree in trees.items():
-        points = [
-            (point["timestamp"], point["mrr"], point["count"])
-            for split in ("valid", "test")
-            for point in tree.get(split, {}).get(setting, {}).get("curve", ())
-        ]
+def curves(
+    metrics: dict[str, Any], over_time: Sequence[dict[str, Any]]
+) -> tuple[dict[str, list[tuple[str, float, int]]], dict[str, int]]:
+    """MRR over time in the first setting of a page, of validation, test and updates, as far as there are such.
+
+    Returns:
+        Scorer → label of the snapshot, MRR and number of answers of each point; and what begins at which point.
+    """
+    setting, points, starts = primary(metrics)[1], dict[str, list[tuple[str, float, int]]](), dict[str, int]()
+    for name, tree in {MODEL: metrics, **metrics["baselines"]}.items():
+        points[name] = []
+        for split in [split for split in ("valid", "test") if split in tree]:
+            starts[split] = len(points[name])
+            of_split = tree[split][setting]["curve"]
+            points[name] += [(point["timestamp"], point["mrr"], point["count"]) for point in of_split]
+        starts |= {"updates": len(points[name])} if over_time else {}
         column = "mrr" if name == MODEL else f"{name}_mrr"
-        points += [
-            (row["timestamp"], row[column], row["num_answers"]) for row in over_time if row.get(column) is not None
-        ]
-        found[name] = points
-    return found
-
-
-def read_over_time(evaluation: Path) -> list[dict[str, Any]]:
-    """How updates did, a row a snapshot; nothing without updates."""
-    file = evaluation / OVER_TIME_FILE
-    return pq.read_table(file).to_pylist() if file.exists() else []
+        points[name] += [(row["timestamp"], row[column], row["num_answers"]) for row in over_time if column in row]
+    return points, starts
 
 
 def changed_settings(config: Config) -> list[tuple[str, str, str]]:

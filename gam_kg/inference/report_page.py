@@ -1,6 +1,6 @@
 """The page of a report: what the model is worth first, then why, on what, and at what cost."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from gam_kg.inference.charts import OTHERS, color_of
 from gam_kg.inference.report import (
@@ -26,6 +26,7 @@ Charts = Mapping[str, str]
 """Name of a chart → its SVG; see `report_charts`."""
 
 _ALWAYS_OPEN = 12
+_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 
 
 def report_page(data: ReportData, charts: Charts) -> str:
@@ -57,11 +58,11 @@ def _head(data: ReportData) -> str:
         small = ""
         if best:
             theirs = data.metrics["baselines"][best][split][setting]["time_aware"]["both"][key]
-            small = f"<small>best baseline {100 * theirs:.1f} %</small>"
-        tiles.append(f"<div><dt>{term(word, label)}</dt><dd>{100 * both[key]:.1f} %{small}</dd></div>")
+            small = f"best baseline {100 * theirs:.1f} %"
+        tiles.append((term(word, label), f"{100 * both[key]:.1f} %", small))
     notices = "".join(f"<p class=notice>{text(notice)}</p>" for notice in data.notices)
     run = f"<p class=run>{text(data.name)} · temporal knowledge graph, {data.graph['num_facts']:,} facts</p>"
-    return f"{run}{heading}{lines}<dl class=tiles>{''.join(tiles)}</dl>{notices}"
+    return f"{run}{heading}{lines}{_tiles(tiles)}{notices}"
 
 
 def _results(data: ReportData, charts: Charts) -> str:
@@ -212,22 +213,24 @@ def _probabilities(data: ReportData, charts: Charts) -> str:
 
 
 def _data(data: ReportData, charts: Charts) -> str:
-    graph, axis = data.graph, TimeAxis(**data.graph["time"])
-    bad = sum(graph["quarantined"].values())
+    graph, axis, labels = data.graph, TimeAxis(**data.graph["time"]), data.profile.labels
+    splits = ", ".join(f"{_SPLITS[split]} {graph['splits'][split]:,}" for split in SPLITS)
+    unit = f"{axis.unit}, zone {axis.zone}" if axis.zone else f"{axis.unit}"
+    tiles = [
+        ("facts", f"{graph['num_facts']:,}", splits),
+        ("entities", f"{graph['num_entities']:,}", ""),
+        ("relations", f"{graph['num_relations']:,}", ""),
+        (
+            term("snapshot", "snapshots"),
+            f"{graph['num_snapshots']:,}",
+            f"{labels[0]} to {labels[-1]}, time unit {unit}",
+        ),
+    ]
     rows = [
-        ["facts", f"{graph['num_facts']:,}"],
-        ["entities", f"{graph['num_entities']:,}"],
-        ["relations", f"{graph['num_relations']:,}"],
-        [
-            "snapshots with facts",
-            f"{graph['num_snapshots']:,}, from {data.profile.labels[0]} to {data.profile.labels[-1]}",
-        ],
-        ["time unit", f"{axis.unit}{f', zone {axis.zone}' if axis.zone else ''}"],
-        *([f"facts in {split}", f"{graph['splits'][split]:,}"] for split in SPLITS),
         ["rows read", f"{graph.get('num_rows', 0):,}"],
         ["merged with the same fact of the same snapshot", f"{graph.get('merged', 0):,}"],
         ["names stripped or folded", f"{graph.get('names_changed', 0):,}"],
-        ["rows in quarantine", f"{bad:,}"],
+        ["rows in quarantine", f"{sum(graph['quarantined'].values()):,}"],
         *([f"… {reason}", f"{count:,}"] for reason, count in graph["quarantined"].items()),
     ]
     names = {
@@ -236,7 +239,7 @@ def _data(data: ReportData, charts: Charts) -> str:
         "degrees": (f"Entities by {term('degree')}", "How many have so many facts, or more."),
     }
     inner = f"<p>What the model was given. Rows that could not be used are in {term('quarantine')}.</p>"
-    return inner + _charts(charts, names) + pairs(rows)
+    return inner + _tiles(tiles) + _charts(charts, names) + pairs(rows)
 
 
 def _training(data: ReportData, charts: Charts) -> str:
@@ -275,6 +278,15 @@ def _charts(charts: Charts, names: dict[str, tuple[str, str]]) -> str:
     found = [_chart(charts, name, *about) for name, about in names.items() if name in charts]
     even = "" if len(found) % 3 == 0 else " even"
     return f'<div class="charts{even}">{"".join(found)}</div>' if found else ""
+
+
+def _tiles(tiles: Iterable[tuple[str, str, str]]) -> str:
+    """What (HTML), how much and a remark, in large figures."""
+    inner = "".join(
+        f"<div><dt>{what}</dt><dd>{text(value)}<small>{text(remark)}</small></dd></div>"
+        for what, value, remark in tiles
+    )
+    return f"<dl class=tiles>{inner}</dl>"
 
 
 def _chart(charts: Charts, name: str, title: str, note: str = "") -> str:

@@ -60,7 +60,7 @@ td strong{font-weight:750}
 details{margin:.9rem 0}summary{cursor:pointer;font-weight:550;padding:.35rem 0}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(21rem,100%),1fr));gap:1rem;margin:1rem 0}
 .card{padding:1rem 1.1rem;min-width:0}.card h4{margin:0 0 .3rem;font-size:1rem;line-height:1.4}
-.card p{margin:.35rem 0;font-size:.92rem}
+.card p{margin:.5rem 0 .2rem;font-size:.92rem}
 .card ul{margin:.2rem 0 .3rem;padding:0;list-style:none;font-size:.88rem;color:var(--muted)}
 .card ul li{display:grid;grid-template-columns:3.7rem 1fr;padding:.12rem 0}.card ul b{font-weight:600;color:var(--ink)}
 .slot{padding:0 .45em;border-radius:.35em;background:var(--soft);border:1px dashed var(--c5)}
@@ -76,12 +76,15 @@ background:var(--card);color:var(--ink);box-shadow:0 .5rem 2rem #0004}
 [popover] b{display:block}
 footer{padding-block:2rem 3rem;color:var(--muted);font-size:.9rem}
 @media (max-width:40rem){th,td{padding:.45rem .6rem}header{padding-top:1.5rem}section{padding-top:1.8rem}}
-@media print{@page{margin:14mm}body{background:#fff;font-size:10pt}nav{display:none}
-main,header,footer{max-width:none;padding-inline:0}figure,.card,.tiles div,tr{break-inside:avoid}
-h2,h3{break-after:avoid}.scroll{overflow:visible}th,td{white-space:normal;padding:.3rem .45rem}
-td:first-child,th:first-child{min-width:0}table{font-size:.8rem}*{print-color-adjust:exact}
-.charts{grid-template-columns:1fr 1fr}.cards{grid-template-columns:1fr 1fr}
+@media print{@page{margin:13mm}html{font-size:11px}body{background:#fff;font-size:1rem}nav{display:none}
+main,header,footer{max-width:none;padding-inline:0}header{padding-top:0}section{padding-top:1.6rem}
+figure,.card,.tiles div,tr,.legend{break-inside:avoid}h2,h3,section>p,thead{break-after:avoid}
+.scroll{overflow:visible}th,td{padding:.3rem .5rem}
+.beside :is(th,td){white-space:normal;min-width:0;font-size:.84rem}*{print-color-adjust:exact}
+.charts,.charts.even,.beside,.beside.map{grid-template-columns:repeat(2,minmax(0,1fr))}
+.cards{grid-template-columns:repeat(3,minmax(0,1fr))}figure svg{max-width:24rem}
+figure.large text{font-size:8px!important}
 button.term{text-decoration:none}
-[popover]{display:block;position:static;max-width:none;margin:0;padding:.25rem 0;border:0;box-shadow:none}
+[popover]{display:block;position:static;max-width:none;margin:0;padding:.2rem 0;border:0;box-shadow:none}
 [popover] b{display:inline}}
 """
