@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from gam_kg.schemas import SPLITS, STRATA
+from gam_kg.text import printable
 
 COLORS = {
     "ink": "#1b1f24",
@@ -221,7 +222,7 @@ def draw_phases(axes: Any, epochs: Sequence[dict[str, Any]]) -> None:
 
 def short(name: str, length: int = 26) -> str:
     """A name that fits beside a chart."""
-    line = name.replace("\n", " ")
+    line = printable(name.replace("\n", " "))
     return line if len(line) <= length else f"{line[: length - 1]}…"
 
 

@@ -51,7 +51,7 @@ def inline_svg(name: str, title: str, draw: Draw, size: tuple[float, float] = (4
             ElementTree.SubElement(point, f"{{{_SVG}}}title").text = printable(tip)
     for element in root.iter():
         _adopt(element, name)
-    return ElementTree.tostring(root, encoding="unicode")
+    return ElementTree.tostring(root, encoding="unicode").replace(f' xmlns="{_SVG}"', "")  # a page knows it
 
 
 def _adopt(element: ElementTree.Element, name: str) -> None:

@@ -46,17 +46,6 @@ def short_tables(metrics: dict[str, Any], split: str) -> list[Table]:
     return tables
 
 
-def result_tables(metrics: dict[str, Any], split: str) -> list[Table]:
-    """The tables of a split in the report."""
-    tables = short_tables(metrics, split)
-    if "single_step" in metrics[split]:
-        tables += [part_table(metrics, split, "single_step", kind) for kind in ("strata", "entities")]
-    if metrics.get("comparison", {}).get(split):
-        tables += [best_table(metrics, split), worse_table(metrics, split)]
-    tables.append(calibration_table(metrics, split))
-    return tables
-
-
 def metrics_table(metrics: dict[str, Any], split: str) -> Table:
     """Model and baselines side by side, in percent.
 
