@@ -197,7 +197,7 @@ def draw_map(axes: Any, found: Any) -> Tips:
     size = np.maximum(np.ptp(found.place, axis=0), 1e-9)
     for at in found.labelled:
         where = (found.place[at] - middle) / size
-        if len(placed) < _MOST_LABELS and all((np.abs(where - other) > (0.3, 0.06)).any() for other in placed):
+        if len(placed) < _MOST_LABELS and all((np.abs(where - other) > (0.4, 0.06)).any() for other in placed):
             placed.append(where)
             side = "right" if where[0] > _RIGHT else "left"
             offset = (-4 if side == "right" else 4, 2)
@@ -231,7 +231,8 @@ def _width(at: int) -> float:
 
 
 def _time_ticks(axes: Any, labels: Sequence[str]) -> None:
-    """Five labels of moments at most."""
-    places = np.unique(np.linspace(0, len(labels) - 1, min(5, len(labels))).round().astype(int))
-    axes.set_xticks(places, [short(labels[place], 16) for place in places])
+    """Five labels of moments at most, fewer where they are long."""
+    number = min(len(labels), max(2, min(5, 50 // max(map(len, labels)))))
+    places = np.unique(np.linspace(0, len(labels) - 1, number).round().astype(int))
+    axes.set_xticks(places, [short(labels[place], 20) for place in places])
     axes.set_xlim(-0.6, max(len(labels) - 0.4, 0.6))

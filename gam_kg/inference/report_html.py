@@ -13,17 +13,19 @@ from gam_kg.output import replacing
 from gam_kg.schemas import MODEL
 from gam_kg.text import printable
 
-_MOST_LETTERS = 300
+NAME = 120
+"""Letters of a name that are shown."""
+
 _HEADERS = {written: key for key, (written, _) in TERMS.items()} | {
     **{f"Hits@{k}": "hits" for k in (1, 3, 10)},
     **{"raw MRR": "raw", "multi-step MRR": "multi-step", "seen-in-training": "seen"},
 }
 
 
-def text(found: object) -> str:
-    """Any text made safe for a page: escaped, without control characters, and cut where it is very long."""
+def text(found: object, most: int | None = None) -> str:
+    """Any text made safe for a page: escaped, without control characters, and cut after a number of letters."""
     shown = str(found)
-    safe = escape(printable(shown if len(shown) <= _MOST_LETTERS else f"{shown[:_MOST_LETTERS]}…"))
+    safe = escape(printable(shown if most is None or len(shown) <= most else f"{shown[:most]}…"))
     return re.sub(r"([_/])(?=\w)", r"\1<wbr>", safe)
 
 
@@ -54,7 +56,7 @@ def table(found: Table, *, best: bool = False, words: Iterable[int] = ()) -> str
     bold = [_best([row[column] for row in rows]) if best else set() for column in range(len(header))]
 
     def cell(at: int, column: int, shown: str) -> str:
-        inner = f"<strong>{text(shown)}</strong>" if at in bold[column] else text(shown)
+        inner = f"<strong>{text(shown)}</strong>" if at in bold[column] else text(shown, 2 * NAME)
         return f"<td{' class=words' if column in left else ''}>{inner}</td>"
 
     head = "".join(
@@ -72,7 +74,9 @@ def table(found: Table, *, best: bool = False, words: Iterable[int] = ()) -> str
 
 def pairs(rows: Iterable[Sequence[str]]) -> str:
     """A table of two columns, what and how much, without a header."""
-    body = "".join(f"<tr><td>{text(what)}</td><td class=words>{text(value)}</td></tr>" for what, value in rows)
+    body = "".join(
+        f"<tr><td>{text(what, 2 * NAME)}</td><td class=words>{text(value, 2 * NAME)}</td></tr>" for what, value in rows
+    )
     return f"<div class=scroll tabindex=0><table class=pairs><tbody>{body}</tbody></table></div>"
 
 

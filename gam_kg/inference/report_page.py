@@ -16,7 +16,7 @@ from gam_kg.inference.report import (
 )
 from gam_kg.inference.report_data import RelationRow, ReportData
 from gam_kg.inference.report_examples import Example
-from gam_kg.inference.report_html import beside, details, figure, glossary, page, pairs, table, term, text
+from gam_kg.inference.report_html import NAME, beside, details, figure, glossary, page, pairs, table, term, text
 from gam_kg.inference.report_verdict import judged, primary, verdict
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.progress import duration
@@ -106,7 +106,8 @@ def _relations(data: ReportData, charts: Charts) -> str:
         return ""
     split, _ = primary(data.metrics)
     inner = (
-        "<p>Each relation is asked both ways: for its object and for its subject. Those with most answers first.</p>"
+        "<p>Each relation is asked both ways, for its object and for its subject. ▲ is better than the best baseline, "
+        f"▼ worse, and ≈ may be chance; where answers are too few there is no {term('interval')}.</p>"
     )
     note = "A dot a relation and direction with 200 answers or more, with its interval. Green is better, red is worse."
     chart = _chart(charts, "differences", "The model minus the best baseline", note)
@@ -157,20 +158,22 @@ def _examples(data: ReportData) -> str:
 
 def _card(example: Example) -> str:
     slot = "<span class=slot>?</span>"
-    subject, found = (slot if name is None else text(name) for name in (example.subject, example.object))
+    subject, found = (slot if name is None else text(name, NAME) for name in (example.subject, example.object))
     items = "".join(
-        f"<li{' class=true' if true else ''}><span>{'✓ ' if true else ''}{text(name)}</span>"
+        f"<li{' class=true' if true else ''}><span>{'✓ ' if true else ''}{text(name, NAME)}</span>"
         f'<span>{probability:.1%}</span><span class=bar><i style="width:{probability:.1%}"></i></span></li>'
         for name, probability, true in example.answers
     )
     truth = (
-        f"<p>True was {text(example.truth)}, at {term('rank')} {example.rank:,.0f}.</p>" if not example.right else ""
+        f"<p>True was {text(example.truth, NAME)}, at {term('rank')} {example.rank:,.0f}.</p>"
+        if not example.right
+        else ""
     )
     items_why = "".join(
-        f"<li><b>{percent:+.0f} %</b><span>{text(reason)}</span></li>" for reason, percent in example.reasons
+        f"<li><b>{percent:+.0f} %</b><span>{text(reason, 3 * NAME)}</span></li>" for reason, percent in example.reasons
     )
-    why = f"<p>Why {text(example.answers[0][0])}</p><ul>{items_why}</ul>" if items_why else ""
-    question = f"{subject} · {text(example.relation)} · {found}"
+    why = f"<p>Why {text(example.answers[0][0], NAME)}</p><ul>{items_why}</ul>" if items_why else ""
+    question = f"{subject} · {text(example.relation, NAME)} · {found}"
     return f"<article class=card><h4>{question}</h4><ol class=answers>{items}</ol>{truth}{why}</article>"
 
 
@@ -195,8 +198,8 @@ def _neighbours(data: ReportData, charts: Charts) -> str:
 
 
 def _neighbour_card(name: str, nearest: list[tuple[str, float]]) -> str:
-    items = "".join(f"<li><span>{text(other)}</span><span>{cosine:.3f}</span></li>" for other, cosine in nearest)
-    return f"<article class=card><h4>{text(name)}</h4><ol class=answers>{items}</ol></article>"
+    items = "".join(f"<li><span>{text(other, NAME)}</span><span>{cosine:.3f}</span></li>" for other, cosine in nearest)
+    return f"<article class=card><h4>{text(name, NAME)}</h4><ol class=answers>{items}</ol></article>"
 
 
 def _probabilities(data: ReportData, charts: Charts) -> str:
@@ -295,5 +298,7 @@ def _chart(charts: Charts, name: str, title: str, note: str = "") -> str:
 
 def legend(colors: Mapping[str, str]) -> str:
     """What the colors of charts mean: label → name of its color."""
-    items = (f'<li><i style="background:var(--{color})"></i>{text(label)}</li>' for label, color in colors.items())
+    items = (
+        f'<li><i style="background:var(--{color})"></i>{text(label, NAME)}</li>' for label, color in colors.items()
+    )
     return f"<ul class=legend>{''.join(items)}</ul>"

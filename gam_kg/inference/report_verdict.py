@@ -9,7 +9,7 @@ from gam_kg.schemas import MODEL, SETTINGS
 
 Kind = Literal["better", "same", "worse", "unknown"]
 
-_MOST_NAMED = 3
+_MOST_NAMED, _MOST_LETTERS = 3, 80
 _SPLITS = {"test": "test", "valid": "validation"}
 
 
@@ -106,7 +106,7 @@ def _misses(metrics: dict[str, Any], split: str) -> Iterator[str]:
         found = dict(parts(compared, ("strata", "entities", "relations", "inverse_relations")))
         by_verdict = {kind: [name for name, one in found.items() if judged(one) == kind] for kind in ("same", "worse")}
         worst = sorted(by_verdict["worse"], key=lambda name, found=found: found[name]["mrr"])
-        named = ", ".join(f"{name} ({100 * found[name]['mrr']:+.1f})" for name in worst[:_MOST_NAMED])
+        named = ", ".join(f"{_short(name)} ({100 * found[name]['mrr']:+.1f})" for name in worst[:_MOST_NAMED])
         more = f" and {len(worst) - _MOST_NAMED} more" if len(worst) > _MOST_NAMED else ""
         if found and (worst or by_verdict["same"]):
             chance = f"in {len(by_verdict['same'])} of them the difference may be chance"
@@ -116,6 +116,10 @@ def _misses(metrics: dict[str, Any], split: str) -> Iterator[str]:
 
 def _mrr(tree: dict[str, Any], split: str, setting: str) -> float:
     return 100 * tree[split][setting]["time_aware"]["both"]["mrr"]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _MOST_LETTERS else f"{name[:_MOST_LETTERS]}…"
 
 
 def _written(name: str) -> str:
