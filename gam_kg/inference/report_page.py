@@ -217,6 +217,7 @@ def _probabilities(data: ReportData, charts: Charts) -> str:
 
 def _data(data: ReportData, charts: Charts) -> str:
     graph, axis, labels = data.graph, TimeAxis(**data.graph["time"]), data.profile.labels
+    quarantined = graph.get("quarantined", {})
     splits = ", ".join(f"{_SPLITS[split]} {graph['splits'][split]:,}" for split in SPLITS)
     unit = f"{axis.unit}, zone {axis.zone}" if axis.zone else f"{axis.unit}"
     tiles = [
@@ -233,8 +234,8 @@ def _data(data: ReportData, charts: Charts) -> str:
         ["rows read", f"{graph.get('num_rows', 0):,}"],
         ["merged with the same fact of the same snapshot", f"{graph.get('merged', 0):,}"],
         ["names stripped or folded", f"{graph.get('names_changed', 0):,}"],
-        ["rows in quarantine", f"{sum(graph['quarantined'].values()):,}"],
-        *([f"… {reason}", f"{count:,}"] for reason, count in graph["quarantined"].items()),
+        ["rows in quarantine", f"{sum(quarantined.values()):,}"],
+        *([f"… {reason}", f"{count:,}"] for reason, count in quarantined.items()),
     ]
     names = {
         "facts": ("Facts over time", "Grey: train. Orange: validation. Blue: test."),

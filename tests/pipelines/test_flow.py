@@ -42,6 +42,7 @@ def test_run_leaves_every_artifact(finished):
     for name in ("graph", "checkpoint", "evaluation", "embeddings", "predictions", "report"):
         assert (artifact_folder(config.run_path, name) / "manifest.json").exists(), name
     assert (config.run_path / "report" / "report.png").stat().st_size > 10_000
+    assert str(config.run_path.parent) not in (config.run_path / "report" / "report.html").read_text(encoding="utf-8")
     assert not list(config.run_path.glob(".*staging*"))
     assert not (config.run_path / "training").exists()
     assert load_config(config.run_path / "config.yaml") == config
