@@ -14,7 +14,7 @@ import numpy as np
 from gam_kg.config import Config
 from gam_kg.errors import ArtifactError
 from gam_kg.inference.ablation import Ablation, ablation_pages, ablation_table, draw_ablation
-from gam_kg.inference.report import write_html
+from gam_kg.inference.report_html import write_html
 from gam_kg.inference.run_comparison import Ranked, compare
 from gam_kg.output import replacing
 from gam_kg.parquet import write_table

@@ -2,39 +2,94 @@
 
 import json
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
-from gam_kg.artifacts import Content, Manifest, open_artifact, read_json, read_manifest
+from gam_kg.artifacts import Content, open_artifact, read_json, read_manifest
 from gam_kg.config import Config
-from gam_kg.inference.picture import draw
-from gam_kg.inference.report import result_tables, short_tables, time_table, traffic_table, write_html
+from gam_kg.inference.report import short_tables
 from gam_kg.text import printable
 from gam_kg.workflow.situation import REPORT
 from gam_kg.workflow.stage import Stage, Task
 from .progress import results
+
+if TYPE_CHECKING:  # it imports torch
+    from gam_kg.inference.report_data import ReportData
 
 logger = logging.getLogger("gam_kg")
 
 
 def _write(task: Task) -> Content:
     """report.html, and report.png with the `report` extra."""
-    config, metrics = task.config, read_metrics(task.config)
-    log = config.run_path / "checkpoint" / "metrics.jsonl"
-    epochs = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]  # verified by the stage
+    from gam_kg.inference.report_html import write_page
+    from gam_kg.inference.report_page import report_page
+
+    data, charts = _data(task), {}
     if task.manifest.config["picture"]:
-        draw(metrics, epochs, task.folder / "report.png")
+        from gam_kg.inference.report_charts import draw_picture, page_charts
+
+        charts = page_charts(data)
+        draw_picture(data, task.folder / "report.png")
     else:
-        logger.warning("report: no picture; for one, pip install 'gam-kg[report]'")
-    splits = [split for split in ("test", "valid") if split in metrics]
-    tables = [table for split in splits for table in result_tables(metrics, split)]
-    tables.append(time_table(epochs))
-    if epochs[-1]["traffic"]:
-        tables.append(traffic_table(epochs))
-    write_html(task.folder / "report.html", f"gam-kg: {config.name}", [*_summary(task.read), *_notices(task)], tables)
+        logger.warning("report: no charts; for them, pip install 'gam-kg[report]'")
+    write_page(task.folder / "report.html", report_page(data, charts))
     return {}
+
+
+def _data(task: Task) -> "ReportData":
+    """All that the page shows."""
+    import pyarrow.parquet as pq
+
+    from gam_kg.inference.report_data import (
+        ReportData,
+        changed_settings,
+        read_profile,
+        relation_rows,
+        this_machine,
+        without_places,
+    )
+    from gam_kg.inference.update import over_time
+
+    config, graph, checkpoint = task.config, task.read["graph"], task.read["checkpoint"]
+    evaluation, metrics = config.run_path / "evaluation", read_metrics(config)
+    log = config.run_path / "checkpoint" / "metrics.jsonl"
+    ranks = pq.read_table(evaluation / "ranks.parquet")  # verified by the stage, as the log is
+    look, note = _look(task, metrics, ranks)
+    return ReportData(
+        name=config.name,
+        metrics=metrics,
+        epochs=[json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()],
+        graph=graph.content,
+        checkpoint=checkpoint.content,
+        versions={name: number for name, number in checkpoint.versions.items() if number != "none"},
+        profile=read_profile(task.paths["graph"], graph.content),
+        relations=relation_rows(ranks, metrics),
+        over_time=over_time(task.updates).to_pylist(),
+        settings=changed_settings(config),
+        seed=config.seed,
+        notices=[without_places(notice, config) for notice in (*_notices(task), *note)],
+        look=look,
+        machine=this_machine(),
+    )
+
+
+def _look(task: Task, metrics: dict[str, Any], ranks: Any) -> tuple[Any, list[str]]:
+    """What the model itself says, or a note why that is left out."""
+    import torch
+
+    from gam_kg.inference.report_examples import MOST_ENTITIES, MOST_FACTS, look_at
+    from gam_kg.inference.report_verdict import primary
+    from gam_kg.inference.trained_run import TrainedRun
+    from gam_kg.training.run import threads
+
+    graph = task.read["graph"].content
+    if graph["num_facts"] > MOST_FACTS or graph["num_entities"] > MOST_ENTITIES:
+        return None, ["Examples, neighbours and the map are left out, as the graph is large."]
+    torch.set_num_threads(threads(task.config))
+    run = TrainedRun.load(task.config.run_path, verified=True, updated=False)
+    return look_at(run, ranks, primary(metrics)[0], task.config.seed), []
 
 
 report = Stage(
@@ -85,15 +140,3 @@ def _notices(task: Task) -> list[str]:
     """Those of this run of the stage, and those that the artifacts which it reads were made with."""
     earlier = (notice for manifest in task.read.values() for notice in manifest.content.get("notices", ()))
     return [f"Note: {notice}." for notice in dict.fromkeys((*task.notices, *earlier))]
-
-
-def _summary(manifests: dict[str, Manifest]) -> list[str]:
-    graph, checkpoint = manifests["graph"].content, manifests["checkpoint"].content
-    return [
-        f"{graph['num_facts']:,} facts, {graph['num_entities']:,} entities, {graph['num_relations']:,} relations, "
-        f"{graph['num_snapshots']:,} snapshots; train/valid/test facts: "
-        + "/".join(f"{graph['splits'][split]:,}" for split in ("train", "valid", "test")),
-        f"Weights of epoch {checkpoint['best_epoch']} of {checkpoint['epochs']}, selected on validation MRR.",
-        "Extrapolation; all entities are candidates; ranks are realistic (ties count half); time-aware filter unless "
-        "raw; single-step unless multi-step; both directions.",
-    ]

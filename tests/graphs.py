@@ -24,7 +24,7 @@ from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.ingest.vocabulary import Vocabulary, vocabulary_hash
 from gam_kg.metrics.sparse_scores import SparseScores
 from gam_kg.nn.model import GAMLSTM
-from gam_kg.schemas import ANCHORED, ENTITY_FEATURES, SNAPSHOTS
+from gam_kg.schemas import ANCHORED, ENTITY_FEATURES, SNAPSHOTS, SPLITS
 
 Fact = tuple[int, int, int, int]
 
@@ -119,16 +119,26 @@ def write_graph(
         column = rows.anchor if kind == "entity" else rows.relation
         first = [min(rows.time[column == number].tolist(), default=99) for number in range(count)]
         table = pa.table({kind: named, "first_snapshot": first})
-        if kind == "entity":
-            table = table.append_column("degree", pa.array(column.bincount(minlength=count).numpy()))
+        numbers = column.bincount(minlength=count)[:count].numpy()
+        for name, values in {
+            f"{kind}_id": np.arange(count),
+            "degree" if kind == "entity" else "count": numbers,
+        }.items():
+            table = table.append_column(name, pa.array(values))
         pq.write_table(table, folder / f"{plural}.parquet")
     times, counts = rows.time.unique(return_counts=True)
     timeline = pa.table([times.numpy(), counts.numpy() // 2], names=SNAPSHOTS.names).cast(SNAPSHOTS)
     pq.write_table(timeline, folder / "snapshots.parquet")
     if features is not None:
         pq.write_table(features, folder / "entity_features.parquet")
+    ends = (0, graph.valid_start, graph.test_start, max(graph.end, graph.test_start))
     content = {
         "buckets": buckets,
+        "num_snapshots": len(times),
+        "splits": {
+            split: int(counts[(times >= start) & (times < end)].sum()) // 2
+            for split, start, end in zip(SPLITS, ends, ends[1:], strict=False)
+        },
         "num_facts": len(rows.time) // 2 if num_facts is None else num_facts,
         "num_entities": graph.num_entities,
         "num_relations": graph.num_relations,

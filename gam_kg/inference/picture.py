@@ -1,92 +1,129 @@
-"""The picture of a report: training, comparison, strata, the curves over time and over the horizon."""
+"""The charts of a report: as SVG inside its page, with the page's colors and letters, and as one PNG."""
 
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
-import numpy as np
+from gam_kg.inference import charts
+from gam_kg.inference.charts import COLORS, Tips
+from gam_kg.text import printable
 
-from gam_kg.inference.report import LABELS, trees_by_label
-from gam_kg.metrics.parts import FEWEST_ANSWERS
-from gam_kg.schemas import MODEL, STRATA
+Draw = Callable[[Any], Tips | None]
+"""Draws onto axes; may return what its points, those of the artist with the gid "tips", say when pointed at."""
+
+_SVG = "http://www.w3.org/2000/svg"
+_LINK = "{http://www.w3.org/1999/xlink}href"
 
 
-def draw(metrics: dict[str, Any], epochs: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw training, comparison, strata and the curves over time and horizon into one PNG.
+def inline_svg(name: str, title: str, draw: Draw, size: tuple[float, float] = (4.6, 3.1)) -> str:
+    """A chart to be put into a page, in the page's colors and letters.
 
     Args:
-        metrics: The tree of `evaluation/metrics.json`.
-        epochs: The metrics of each epoch.
-        path: The PNG file.
+        name: Of letters, unlike those of the page's other charts, for ids.
+        title: What it shows, for who cannot see it.
+        draw: Draws it.
+        size: Width and height in inches; a page scales it.
 
     Raises:
         ImportError: matplotlib (the `report` extra) is not installed.
     """
     from matplotlib.figure import Figure
 
-    split = "test" if "test" in metrics else "valid"
-    setting = "single_step" if "single_step" in metrics[split] else "multi_step"
-    found = {label: tree[setting] for label, tree in trees_by_label(metrics, split).items()}
-    figure = Figure(figsize=(18, 8), layout="constrained")
-    training, comparison, strata, curve, horizons, relations = figure.subplots(2, 3).flat
-    _draw_training(training, epochs)
-    values = [100 * tree["time_aware"]["both"]["mrr"] for tree in found.values()]
-    bars = comparison.barh(list(found), values, color=["C0", *["0.7"] * (len(found) - 1)])
-    comparison.bar_label(bars, fmt="%.1f", padding=3)
-    comparison.invert_yaxis()
-    comparison.margins(x=0.12)
-    comparison.set(title=f"{split}, {setting.replace('_', '-')}, time-aware", xlabel="MRR, %")
-    width = 0.8 / len(found)
-    for offset, (label, tree) in enumerate(found.items()):
-        heights = [100 * tree["strata"][name]["mrr"] for name in STRATA]
-        places = np.arange(len(STRATA)) + width * (offset - (len(found) - 1) / 2)
-        strata.bar(places, heights, width=0.94 * width, label=label)
-    strata.set_xticks(range(len(STRATA)), [name.replace("_", " ") for name in STRATA])
-    strata.set(title="by what had been seen before", ylabel="MRR, %")
-    strata.legend(fontsize="small")
-    for label, tree in found.items():
-        points = tree["curve"]
-        heights = [100 * point["mrr"] for point in points]
-        curve.plot([point["timestamp"] for point in points], heights, label=label, linewidth=_line(label))
-    step = max(1, len(found[LABELS[MODEL]]["curve"]) // 8)
-    curve.set_xticks(curve.get_xticks()[::step])
-    curve.tick_params(axis="x", rotation=30)
-    curve.set(title="over time", ylabel="MRR, %")
-    _draw_horizons(horizons, metrics, split)
-    _draw_relations(relations, metrics.get("comparison", {}).get(split, {}).get(setting))
-    figure.savefig(path, dpi=110)
+    with _style():
+        figure = Figure(figsize=size, layout="constrained")
+        tips = draw(figure.subplots()) or []
+        buffer = StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    ElementTree.register_namespace("", _SVG)
+    root = ElementTree.fromstring(buffer.getvalue())
+    for metadata in root.findall(f"{{{_SVG}}}metadata"):
+        root.remove(metadata)
+    for key in ("width", "height", "version"):
+        root.attrib.pop(key, None)
+    root.attrib |= {"role": "img", "aria-label": title}
+    for group in (one for one in root.iter() if one.get("id") == "tips"):
+        for point, tip in zip(group.iter(f"{{{_SVG}}}use"), tips, strict=False):
+            ElementTree.SubElement(point, f"{{{_SVG}}}title").text = printable(tip)
+    for element in root.iter():
+        _adopt(element, name)
+    return ElementTree.tostring(root, encoding="unicode").replace(f' xmlns="{_SVG}"', "")  # a page knows it
 
 
-def _draw_horizons(axes: Any, metrics: dict[str, Any], split: str) -> None:
-    axes.set(title=f"{split}, multi-step, by horizon", xlabel="snapshots from the last visible one", ylabel="MRR, %")
-    for label, tree in trees_by_label(metrics, split).items():
-        if "multi_step" in tree:
-            found = tree["multi_step"]["horizons"]
-            heights = [100 * part["mrr"] for part in found.values()]
-            axes.plot(list(found), heights, "o-", label=label, linewidth=_line(label))
+def _adopt(element: ElementTree.Element, name: str) -> None:
+    """Make ids the chart's own, and colors and letters those of the page."""
+    if element.get("id"):
+        element.set("id", f"{name}-{element.get('id')}")
+    for key in ("clip-path", "href", _LINK):
+        if key in element.attrib:
+            element.set(key, element.attrib[key].replace("#", f"#{name}-"))
+    if _LINK in element.attrib:
+        element.set("href", element.attrib.pop(_LINK))
+    if (style := element.get("style")) is not None:
+        for color, value in COLORS.items():
+            style = style.replace(value, f"var(--{color})")
+        element.set("style", re.sub(r"font-family: [^;]*; ?", "", style))
 
 
-def _line(label: str) -> int:
-    return 2 if label == LABELS[MODEL] else 1
+def draw(panels: Mapping[str, Draw], legend: Sequence[str], path: Path) -> None:
+    """Draw charts side by side into one PNG.
+
+    Args:
+        panels: Title → what draws the chart.
+        legend: Labels of the scorers, whose colors are alike in all charts.
+        path: The PNG file.
+
+    Raises:
+        ImportError: matplotlib (the `report` extra) is not installed.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    columns = 3 if len(panels) > 4 else 2
+    rows = -(-len(panels) // columns)
+    with _style():
+        figure = Figure(figsize=(4.9 * columns, 3.3 * rows + 0.4), layout="constrained", facecolor="white")
+        every = figure.subplots(rows, columns, squeeze=False).flat
+        for axes, (title, draw_one) in zip(every, panels.items(), strict=False):
+            draw_one(axes)
+            axes.set_title(title, loc="left", fontweight="bold")
+        for axes in list(every)[len(panels) :]:
+            axes.set_axis_off()
+        patches = [Patch(color=COLORS[charts.color_of(at)], label=label) for at, label in enumerate(legend)]
+        figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
+        figure.savefig(path, dpi=110)
 
 
-def _draw_relations(axes: Any, compared: dict[str, Any] | None) -> None:
-    """The difference to the best baseline of each relation and direction, ascending, with its interval."""
-    parts = [part for kind in ("relations", "inverse_relations") for part in (compared or {}).get(kind, {}).values()]
-    found = sorted((part["model_minus"][part["best_baseline"]] for part in parts), key=lambda one: one["mrr"])
-    for place, one in enumerate(found):
-        color = "C3" if one["high"] < 0 else "C0"
-        axes.plot([place, place], [100 * one["low"], 100 * one["high"]], color=color, alpha=0.5)
-        axes.plot(place, 100 * one["mrr"], "o", color=color, markersize=3)
-    axes.axhline(0, color="0.5", linewidth=1)
-    axes.set(title="minus the best baseline", ylabel="difference of MRR, %", xticks=[])
-    axes.set_xlabel(f"relations with {FEWEST_ANSWERS} answers or more, both directions")
+@contextmanager
+def _style() -> Generator[None]:
+    from matplotlib import rc_context
 
-
-def _draw_training(axes: Any, epochs: Sequence[dict[str, Any]]) -> None:
-    numbers = [metrics["epoch"] for metrics in epochs]
-    axes.plot(numbers, [metrics["loss"] for metrics in epochs], "o-", color="0.5")
-    axes.set(title="training", xlabel="epoch", ylabel="loss (grey)", xticks=numbers)
-    right = axes.twinx()
-    right.plot(numbers, [100 * metrics["valid_mrr"] for metrics in epochs], "o-", color="C0")
-    right.set_ylabel("validation MRR, % (blue)")
+    settings: Any = {
+        "font.size": 10,
+        "axes.titlesize": 11,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": COLORS["muted"],
+        "axes.labelcolor": COLORS["muted"],
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "axes.axisbelow": True,
+        "grid.color": COLORS["line"],
+        "grid.linewidth": 0.8,
+        "lines.markersize": 4.5,
+        "text.color": COLORS["ink"],
+        "text.parse_math": False,
+        "xtick.color": COLORS["muted"],
+        "xtick.labelcolor": COLORS["ink"],
+        "ytick.color": COLORS["muted"],
+        "ytick.labelcolor": COLORS["ink"],
+        "svg.fonttype": "none",
+        "svg.hashsalt": "gam-kg",
+    }
+    with rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # of a PNG; a page has letters of its own
+        yield

@@ -1,14 +1,10 @@
-"""A run's results as tables and as a page."""
+"""A run's results as tables."""
 
 from collections.abc import Sequence
-from html import escape
-from pathlib import Path
 from typing import Any
 
 from gam_kg.metrics.reliability import KINDS as KINDS_OF_PROBABILITY
-from gam_kg.output import replacing
 from gam_kg.schemas import MODEL, SETTINGS
-from gam_kg.text import printable
 
 Table = tuple[list[str], list[list[str]]]
 """A header and rows."""
@@ -47,17 +43,6 @@ def short_tables(metrics: dict[str, Any], split: str) -> list[Table]:
         tables.append(difference_table(metrics, split))
     if "multi_step" in metrics[split]:
         tables.append(part_table(metrics, split, "multi_step", "horizons"))
-    return tables
-
-
-def result_tables(metrics: dict[str, Any], split: str) -> list[Table]:
-    """The tables of a split in the report."""
-    tables = short_tables(metrics, split)
-    if "single_step" in metrics[split]:
-        tables += [part_table(metrics, split, "single_step", kind) for kind in ("strata", "entities")]
-    if metrics.get("comparison", {}).get(split):
-        tables += [best_table(metrics, split), worse_table(metrics, split)]
-    tables.append(calibration_table(metrics, split))
     return tables
 
 
@@ -194,37 +179,3 @@ def trees_by_label(metrics: dict[str, Any], split: str) -> dict[str, dict[str, A
 def _steps(epochs: Sequence[dict[str, Any]]) -> int:
     before = epochs[-2]["step"] if len(epochs) > 1 else 0
     return max(1, epochs[-1]["step"] - before)
-
-
-def write_html(path: Path, title: str, summary: Sequence[str], tables: Sequence[Table]) -> None:
-    """Write a page with the summary lines, the tables and the picture beside it, if there is a PNG of that name."""
-    parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>{_text(title)}</title>", _STYLE]
-    parts.append(f"<h1>{_text(title)}</h1>" + "".join(f"<p>{_text(line)}</p>" for line in summary))
-    for header, rows in tables:
-        head = "".join(f"<th>{_text(cell)}</th>" for cell in header)
-        body = "".join(_row(row) for row in rows)
-        parts.append(f"<table><tr>{head}</tr>{body}</table>")
-    picture = path.with_suffix(".png")
-    if picture.exists():
-        parts.append(f'<img src="{_text(picture.name)}" alt="the figures of this page as curves and bars">')
-    parts.append("</html>")
-    with replacing(path) as staging:
-        staging.write_text("\n".join(parts), encoding="utf-8")
-
-
-def _row(cells: list[str]) -> str:
-    start = "<tr class=model>" if cells[0] == LABELS[MODEL] else "<tr>"
-    return start + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>"
-
-
-def _text(found: str) -> str:
-    return escape(printable(found))
-
-
-_STYLE = (
-    "<style>body{font:15px system-ui;max-width:75em;margin:2em auto;padding:0 1em}"
-    "table{border-collapse:collapse;margin:1em 0}"
-    "td,th{padding:.3em .8em;text-align:right;border-bottom:1px solid #ddd}"
-    "td:first-child,th:first-child{text-align:left}"
-    "tr.model{font-weight:600}img{max-width:100%}</style>"
-)

@@ -51,10 +51,12 @@ class Reliability:
     def compute(self) -> dict[str, dict[str, Any]]:
         """By bin of the horizon that has queries: `count` of them; for each kind `ece_...` and `log_likelihood_...`.
 
+        `tenths` has, for each kind, the tenths of the probability of the best candidate that have queries: `count` of
+        them, mean `probability`, and `share` of the queries that the candidate answers.
+
         `ece`, the expected calibration error, is how far the probability of the best candidate is from the share of
         queries that it answers, over tenths of the probability and weighted by their queries. `log_likelihood` is the
-        mean over answers. `bins_...` has what the error is from, a row for each tenth that has queries: mean
-        `probability` of the best candidate, `share` of queries that it answers, and `count` of queries.
+        mean over answers.
 
         Source: Naeini et al. 2015, "Obtaining well calibrated probabilities using Bayesian binning".
         """
@@ -67,10 +69,13 @@ class Reliability:
                 for kind, of_kind, log_answer in zip(KINDS, error, self.log_answer[at], strict=True):
                     tree[name][f"ece_{kind}"] = float(of_kind)
                     tree[name][f"log_likelihood_{kind}"] = float(log_answer / self.answers[at])
-                for kind, *columns in zip(KINDS, self.best[at], self.hits[at], self.queries[at], strict=True):
-                    tree[name][f"bins_{kind}"] = [
-                        {"probability": best / count, "share": hits / count, "count": int(count)}
-                        for best, hits, count in np.stack(columns, 1).tolist()
-                        if count
-                    ]
+                tree[name]["tenths"] = {kind: self._tenths(at, index) for index, kind in enumerate(KINDS)}
         return tree
+
+    def _tenths(self, at: int, kind: int) -> list[dict[str, float]]:
+        columns = (self.queries[at, kind], self.best[at, kind], self.hits[at, kind])
+        return [
+            {"count": int(count), "probability": float(best / count), "share": float(hits / count)}
+            for count, best, hits in zip(*columns, strict=True)
+            if count
+        ]

@@ -33,6 +33,7 @@ class Description:
         keys: The configuration keys that name input files.
         after: (configuration, time axis, last snapshot) → the snapshot whose facts are the last that a version is made
             from; None: the artifact has no versions.
+        shows_updates: Whether it is made anew after an update, though it has no versions.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Description:
     files: Callable[[Config], tuple[Sources, ...]] = lambda _: ()
     keys: tuple[str, ...] = ()
     after: Callable[[Config, TimeAxis, int], int] | None = None
+    shows_updates: bool = False
 
 
 def _facts_and_features(config: Config) -> tuple[Sources, ...]:
@@ -69,7 +71,7 @@ EVALUATION = Description("evaluation", "evaluate")
 PREDICTIONS = Description(
     "predictions", "predict", files=_queries, keys=("predict.queries",), after=lambda _config, _axis, last: last
 )
-REPORT = Description("report", "report", reads=("graph", "checkpoint", "evaluation"))
+REPORT = Description("report", "report", reads=("graph", "checkpoint", "evaluation"), shows_updates=True)
 STAGES = (GRAPH, CHECKPOINT, EVALUATION, EMBEDDINGS, PREDICTIONS, REPORT)
 """In the order of a run."""
 
@@ -107,7 +109,7 @@ class Situation:
         sources: The input files, by configuration key.
         notices: What users of the result must know.
         moment: That of the version to be made; None where the artifact has no versions.
-        updates: Those of the run that a version is made from.
+        updates: Those of the run that it is made from.
     """
 
     stage: Description
@@ -145,9 +147,10 @@ class Situation:
         for one in sources:
             inputs |= one.hashes()
         moment, updates = None, ()
-        if stage.after is not None:
+        if stage.after is not None or stage.shows_updates:
             updates = read_updates(run, read["graph"])
             inputs |= {"updates": chain_id(updates)} if updates else {}
+        if stage.after is not None:
             axis, last = TimeAxis(**read["graph"].content["time"]), last_snapshot(read["graph"], updates)
             snapshot = stage.after(config, axis, last)
             moment = Moment(snapshot, axis.label(snapshot), snapshot == last)

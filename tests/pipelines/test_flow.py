@@ -21,7 +21,7 @@ from gam_kg.graph.snapshot import Queries
 from gam_kg.inference import similarity, trained_run
 from gam_kg.inference.embed import read_vectors
 from gam_kg.inference.evaluation import evaluate_run
-from gam_kg.inference.report import write_html
+from gam_kg.inference.report_html import write_html
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.schemas import DIRECTIONS, FILTERS, PREDICTIONS, SETTINGS, STRATA
 from gam_kg.training import checkpoint
@@ -42,6 +42,7 @@ def test_run_leaves_every_artifact(finished):
     for name in ("graph", "checkpoint", "evaluation", "embeddings", "predictions", "report"):
         assert (artifact_folder(config.run_path, name) / "manifest.json").exists(), name
     assert (config.run_path / "report" / "report.png").stat().st_size > 10_000
+    assert str(config.run_path.parent) not in (config.run_path / "report" / "report.html").read_text(encoding="utf-8")
     assert not list(config.run_path.glob(".*staging*"))
     assert not (config.run_path / "training").exists()
     assert load_config(config.run_path / "config.yaml") == config

@@ -25,10 +25,10 @@ def test_errors_of_four_queries_by_hand():
     assert leaf["ece_calibrated"] == pytest.approx(0.07 / 3)
     assert leaf["log_likelihood_raw"] == pytest.approx(np.log([0.5, 0.25, 0.2, 0.1]).mean())
     assert tree["1"]["ece_raw"] == pytest.approx(0.3)
-    assert tree["1"]["bins_raw"] == [{"probability": pytest.approx(0.3), "share": 0.0, "count": 1}]
+    assert tree["1"]["tenths"]["raw"] == [{"probability": pytest.approx(0.3), "share": 0.0, "count": 1}]
     two = {"probability": pytest.approx(0.535), "share": 0.5, "count": 2}
-    assert leaf["bins_raw"] == [two, {"probability": pytest.approx(0.95), "share": 1.0, "count": 1}]
-    assert leaf["bins_calibrated"] == [two, {"probability": 1.0, "share": 1.0, "count": 1}]
+    assert leaf["tenths"]["raw"] == [two, {"probability": pytest.approx(0.95), "share": 1.0, "count": 1}]
+    assert leaf["tenths"]["calibrated"] == [two, {"probability": 1.0, "share": 1.0, "count": 1}]
 
 
 def test_honest_probabilities_have_a_small_error_and_squeezed_ones_a_large_one():
@@ -38,7 +38,7 @@ def test_honest_probabilities_have_a_small_error_and_squeezed_ones_a_large_one()
     found.add(1, np.zeros((len(best), 2)), np.stack([0.5 * best, best], 1), is_answer)
     leaf = found.compute()["1"]
     for kind in ("raw", "calibrated"):
-        bins = leaf[f"bins_{kind}"]
+        bins = leaf["tenths"][kind]
         assert sum(one["count"] for one in bins) == leaf["count"]
         errors = [abs(one["probability"] - one["share"]) * one["count"] for one in bins]
         assert sum(errors) / leaf["count"] == pytest.approx(leaf[f"ece_{kind}"])
