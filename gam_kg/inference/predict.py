@@ -59,8 +59,9 @@ def answer_queries(run: TrainedRun, queries: EncodedQueries, top_k: int, tick: T
         require_finite(scores, "scores of the answers")
         best = torch.topk(scores, shape[1], dim=1)
         temperature = run.temperature(block.horizon)
-        normaliser = torch.logsumexp(scores.div_(temperature), 1, keepdim=True)
-        probability = (best.values / temperature - normaliser).exp()
+        # In place, as the scores of a block are many.
+        total = scores.sub_(best.values[:, :1]).div_(temperature).exp_().sum(1, keepdim=True)
+        probability = ((best.values - best.values[:, :1]) / temperature).exp() / total
         known = (column.repeat_interleave(shape[1]) for column in (block.subject, block.relation))
         seen = run.history.times_seen(*known, run.graph.partition.rows(best.indices.cpu().flatten()))
         found = best.indices, best.values, probability, *(column.view(-1, shape[1]) for column in seen)
