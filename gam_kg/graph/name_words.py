@@ -105,6 +105,8 @@ class NameWords:
 
 def _words_of_names(names: Sequence[str] | pa.ChunkedArray, words: Sequence[str] | None = None) -> pa.Table:
     """ENTITY_FEATURES of weight one, of some words or all."""
+    if words is not None and not words:
+        return ENTITY_FEATURES.empty_table()
     texts = names.combine_chunks() if isinstance(names, pa.ChunkedArray) else pa.array(names, pa.large_string())
     # Names of ASCII alone, which most are, Arrow divides as `split_words` does, in a sixth of the time.
     is_ascii = pc.string_is_ascii(texts).to_numpy(zero_copy_only=False)

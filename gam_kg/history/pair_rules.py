@@ -132,7 +132,8 @@ class _KindCounts:
         # their rows, in the order in which they were seen. The last pair stands for all that were not seen: its row,
         # the first, stays zero.
         self._pairs, self._rows = torch.tensor([torch.iinfo(torch.int64).max]), torch.tensor([0])
-        self._exposures, self._hits = (torch.zeros(NUM_BINS, dtype=torch.float64) for _ in range(2))
+        self._exposures, self._hits = (torch.zeros(NUM_BINS, dtype=torch.int32) for _ in range(2))
+        self._total = 0  # of all exposures, more than those of any kind
         self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, kind: Tensor, exposures: Tensor, hits: Tensor) -> None:
@@ -147,20 +148,23 @@ class _KindCounts:
             return
         kind, exposures, hits = (torch.cat(columns) for columns in zip(*self._waiting, strict=True))
         self._waiting.clear()
+        self._total += int(exposures.sum())
+        if self._total > _MOST_INT32:
+            self._exposures, self._hits = self._exposures.long(), self._hits.long()
         pairs = torch.unique_consecutive(kind // NUM_BINS)
         new = pairs[self._rows_of(pairs) == 0]
         if len(new):
             self._insert(torch.unique(new))
         position = self._positions(kind)
-        self._exposures.index_add_(0, position, exposures.double())
+        self._exposures.index_add_(0, position, exposures.to(self._exposures.dtype))
         counted = torch.nonzero(hits)[:, 0]
-        self._hits.index_add_(0, position[counted], hits[counted].double())
+        self._hits.index_add_(0, position[counted], hits[counted].to(self._hits.dtype))
 
     def of(self, kind: Tensor) -> tuple[Tensor, Tensor]:
         """Exposures and hits so far, zero for kinds never seen, float64 (num_kinds,) each."""
         self._count_waiting()
         position = self._positions(kind)
-        exposures, hits = (counts.index_select(0, position) for counts in (self._exposures, self._hits))
+        exposures, hits = (counts.index_select(0, position).double() for counts in (self._exposures, self._hits))
         if self._stored is not None:
             before = self._stored.of(kind)
             exposures, hits = exposures.add_(before[0]), hits.add_(before[1])
@@ -173,7 +177,7 @@ class _KindCounts:
         pairs = with_keys(stored.pairs, own)
         at, before = torch.searchsorted(pairs, own), torch.searchsorted(pairs, stored.pairs)
         since = [one[: len(self._pairs) * NUM_BINS].view(-1, NUM_BINS) for one in (self._exposures, self._hits)]
-        of_column = since[0].amax(0)
+        of_column = since[0].amax(0).double()
         of_column[: stored.exposures.shape[1]] += stored.exposures.amax(0) if len(stored.pairs) else 0
         num_columns = 1 + int(torch.nonzero(of_column).max()) if len(pairs) else 1
         kind = torch.int32 if float(of_column.max()) <= _MOST_INT32 else torch.int64  # hits are no more than exposures

@@ -151,10 +151,13 @@ class RecencyIndex:
 
     def restore(self, order: Tensor, places: Tensor) -> None:
         """Put the index, still empty, where one was whose `order` this is; `places` are the same, ascending."""
-        # Both go through the groups in the same order, and ascending places are read faster.
-        keys = self.table.keys.index_select(0, places)
-        groups, length = torch.unique_consecutive(keys // self._width, return_counts=True)
-        first = torch.searchsorted(self.table.keys, groups * self._width)
+        groups, size = self.table.keys // self._width, len(self.table.keys)
+        is_first = torch.ones(size, dtype=torch.bool)
+        torch.ne(groups[1:], groups[:-1], out=is_first[1:])
+        (first,) = torch.nonzero(is_first, as_tuple=True)
+        seen = torch.zeros(size + 1, dtype=torch.int64).index_fill_(0, places + 1, 1).cumsum_(0)
+        length = seen.index_select(0, torch.cat([first, torch.tensor([size])])).diff()
+        first, length = select(length > 0, first, length)
         self._write(order, ragged_ranges(2 * first, length)[1])
         self._used[first] = length.to(self._used.dtype)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from gam_kg.artifacts import open_artifact
 from gam_kg.inference.trained_run import TrainedRun
@@ -28,6 +29,7 @@ SPACE = "search_space.safetensors"
 """The file of a full version of the embeddings that has its map, `mean` and `whitening`."""
 
 _GROUP = 65_536
+_BLOCK = 4096  # vectors that are computed with at once, so that what is made on the way stays in the caches
 _ROUNDING = 1e-6
 """What vectors of length 1 in single precision may differ by where they should be equal."""
 
@@ -107,21 +109,22 @@ class SearchSpace:
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Search vectors of length 1, zero where a vector is the mean, (num_rows, dim)."""
-        centred = vectors - self.mean  # in double precision
-        centred[torch.linalg.vector_norm(centred, dim=1) < _ROUNDING] = 0
-        return unit(centred @ self.whitening).to(vectors.dtype)
+        found = torch.empty_like(vectors)
+        for block, into in zip(vectors.split(_BLOCK), found.split(_BLOCK), strict=True):
+            centred = block - self.mean  # in double precision
+            centred[torch.linalg.vector_norm(centred, dim=1) < _ROUNDING] = 0
+            into.copy_(unit(centred @ self.whitening))
+        return found
 
 
 def moments_of(vectors: Tensor) -> Tensor:
     """Sum of x xᵀ over vectors (num_rows, dim), each with a 1 behind it, float64 (dim + 1, dim + 1)."""
-    vectors = vectors.double()
-    total = vectors.sum(0)
-    return torch.cat(
-        [
-            torch.cat([vectors.T @ vectors, total[:, None]], 1),
-            torch.cat([total, total.new_tensor([len(vectors)])])[None],
-        ]
-    )
+    size = vectors.shape[1] + 1
+    moments = torch.zeros(size, size, dtype=torch.float64, device=vectors.device)
+    for block in vectors.split(_BLOCK):
+        with_one = functional.pad(block.double(), (0, 1), value=1.0)
+        moments.addmm_(with_one.T, with_one)
+    return moments
 
 
 def _moments(run: TrainedRun, memory: Memory) -> Tensor:

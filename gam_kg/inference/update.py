@@ -70,6 +70,7 @@ def advance_run(
     baselines = None
     if with_baselines:
         baselines = Baselines.of(history) if stored is None else Baselines.restored(history, stored)
+    del stored  # its files then need not stay in memory
     scorers: dict[str, Scorer] = {MODEL: model, **(baselines.by_name if baselines else {})}
     roll(scorers.values(), history, run.snapshots(history.end, first_ranked), tick)
     new = graph.num_facts[graph.snapshots >= first_ranked]

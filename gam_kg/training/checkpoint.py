@@ -180,7 +180,7 @@ def load_rows(
         name: How their names begin.
         partition: The entities.
         device: Where to put the rows.
-        copy: Whether to copy rows that could stay in a mapped file, which they then do not change.
+        copy: Whether to copy rows that could stay in a mapped file; changing them there does not change the file.
 
     Raises:
         ArtifactError: A file is missing or damaged, or the files lack an entity.
@@ -224,9 +224,8 @@ def load_model(
     Raises:
         ArtifactError: An artifact is missing or they do not belong together.
     """
-    communicator = communicator or Communicator()
     manifest = read_manifest(checkpoint, "checkpoint")
-    share = {"rank": communicator.rank, "world_size": communicator.world_size}
+    share = {"rank": communicator.rank, "world_size": communicator.world_size} if communicator else {}
     graph, graph_manifest = TemporalGraph.load(graph_path, **share, updates=updates)
     require_same("graph", manifest.inputs["graph"], graph_manifest.id, checkpoint)
     config = ModelConfig.model_validate(manifest.config["model"])

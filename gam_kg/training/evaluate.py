@@ -36,8 +36,8 @@ MOST_WRITTEN_OUT = 65_536
 QUERIES_AT_ONCE = 256
 """Queries ranked together above `MOST_WRITTEN_OUT`."""
 
-_GROUP = 65_536
-"""Vectors made together."""
+_GROUP = 8192
+"""Vectors made at once, so that what is made on the way stays in the caches."""
 
 Tick = Callable[[], None]
 

@@ -16,6 +16,7 @@ from gam_kg.config import HistoryConfig
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.distributed.snapshots import read_snapshots
 from gam_kg.graph.temporal_graph import TemporalGraph
+from gam_kg.history import pair_rules
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import build_history
 from gam_kg.history.stored import Part, StoredHistory, store_history
@@ -129,11 +130,21 @@ def test_a_restored_index_can_be_reset_to_before_the_first_snapshot() -> None:
         whole.insert(snapshot)
 
 
+@pytest.mark.parametrize("most", [1, 2**31 - 1], ids=["many bytes", "few bytes"])
 @given(seed=st.integers(0, 99), cuts=st.lists(st.integers(1, 8), min_size=1, max_size=2, unique=True))
 @settings(max_examples=10)
-def test_counts_of_pairs_in_a_mapped_file_go_on_as_those_in_memory(tmp_path_factory, seed, cuts):
+def test_counts_of_pairs_in_a_mapped_file_go_on_as_those_in_memory(tmp_path_factory, most, seed, cuts):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pair_rules, "_MOST_INT32", most)
+        counted = compare_counts_of_pairs(tmp_path_factory.mktemp("state"), seed, cuts)
+    assert int(counted.exposures.max()) > 1
+    assert counted.exposures.dtype == (torch.int64 if most == 1 else torch.int32)
+
+
+def compare_counts_of_pairs(folder, seed, cuts):
+    """Compare a history that goes on from a file at each cut with one that has seen all; returns its last counts."""
     facts, config = grown_facts(seed, 120), HistoryConfig(**HISTORY)
-    folder, files, before, stored = tmp_path_factory.mktemp("state"), [], b"", None
+    files, before, stored, counted = [], b"", None, None
     for cut in [*sorted(cuts), 99]:  # each stores what the next one goes on from, with more entities and relations
         graph = graph_before(facts, cut)
         mine, whole = HistoryIndex(graph, config, stored), HistoryIndex(graph, config)
@@ -142,8 +153,9 @@ def test_counts_of_pairs_in_a_mapped_file_go_on_as_those_in_memory(tmp_path_fact
                 history.insert(snapshot)
         assert mine.pair_rules is not None
         assert whole.pair_rules is not None
+        counted = mine.pair_rules.counts()
         for name, expected in vars(whole.pair_rules.counts()).items():
-            assert torch.equal(vars(mine.pair_rules.counts())[name], expected), name
+            assert torch.equal(vars(counted)[name], expected), name
         queries = queries_of([(entity, 0) for entity in range(graph.num_entities)], graph.end)
         (found, confidence), (pairs, expected) = (one.find(queries).pair_rules for one in (mine, whole))
         assert torch.equal(found, pairs)
@@ -154,6 +166,7 @@ def test_counts_of_pairs_in_a_mapped_file_go_on_as_those_in_memory(tmp_path_fact
         save_tensors(store_history(mine), files[-1])
         before, parts = files[-1].read_bytes(), [load_tensors(files[-1])]
         stored = StoredHistory(graph.end, graph.num_entities, 2 * graph.num_relations, parts)
+    return counted
 
 
 def test_what_is_stored_does_not_depend_on_later_facts() -> None:
