@@ -76,7 +76,9 @@ def test_the_commands_find_its_graph_and_checkpoint_current(trained, tmp_path, m
     assert "1 updates" in repr(updated)
 
 
-def test_prepare_of_the_command_makes_the_same_graph(facts, trained, tmp_path, local_ray):
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_prepare_of_the_command_makes_the_same_graph(trained, tmp_path):
     from pipelines.prepare import prepare
 
     config = load_config(trained.path / "config.yaml").changed(
