@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--every", type=int, help="snapshots from one fine-tuning to the next")
     parser.add_argument("--last", type=int, help="the newest snapshots that fine-tuning trains on")
-    parser.add_argument("--shares", type=float, nargs="+", default=[0, 0.05, 0.1, 0.2, 0.5])
+    parser.add_argument("--shares", type=float, nargs="+", default=[0, 0.05, 0.1, 0.2, 0.5, 1])
     given = parser.parse_args()
     every, last = (7, 8) if given.what == "icews14" else (1, 3)
     out = given.out.resolve()
