@@ -182,18 +182,15 @@ def _neighbours(data: ReportData, charts: Charts) -> str:
         return ""
     cards = [_neighbour_card(name, nearest) for name, nearest in data.look.neighbours.items()]
     inner = f"<p>Entities whose vectors point the same way after the last fact, by {term('cosine')}.</p>"
-    chart, beside_it = "", 0
-    if (found := data.look.entities) and "map" in charts:
-        note = (
-            f"The {len(found.names):,} entities with most facts, along the two directions in which they differ most "
-            f"({found.share:.0%} of the variance). Point at one for its name."
-        )
-        colors = legend(dict(zip(found.groups, ["model", *OTHERS], strict=False)))
-        chart, beside_it = figure(charts["map"] + colors, "A map of the embeddings", note, large=True), 2
-    return (
-        inner
-        + beside(chart, "".join(cards[:beside_it]), "map")
-        + f"<div class=cards>{''.join(cards[beside_it:])}</div>"
+    if (found := data.look.entities) is None or "map" not in charts:
+        return f"{inner}<div class=cards>{''.join(cards)}</div>"
+    note = (
+        f"The {len(found.names):,} entities with most facts, along the two directions in which they differ most "
+        f"({found.share:.0%} of the variance). Point at one for its name."
+    )
+    colors = legend(dict(zip(found.groups, ["model", *OTHERS], strict=False)))
+    return inner + beside(
+        figure(charts["map"] + colors, "A map of the embeddings", note, large=True), "".join(cards), "map"
     )
 
 
