@@ -209,7 +209,9 @@ def _probabilities(data: ReportData, charts: Charts) -> str:
         f"{term('temperature')}, so that an answer of 70 % should be right in 70 of 100 cases.</p>"
     )
     note = "On the dotted line they are honest; below it, too sure. Grey: before calibration."
-    return inner + beside(_chart(charts, "reliability", "Are they honest?", note), table(found))
+    header = ["", "queries", "temperature", "calibration error", "log-likelihood"]
+    rows = [[*row[:3], f"{row[3]} → {row[4]} %", f"{row[5]} → {row[6]}"] for row in found[1]]
+    return inner + beside(_chart(charts, "reliability", "Are they honest?", note), table((header, rows)))
 
 
 def _data(data: ReportData, charts: Charts) -> str:
