@@ -86,6 +86,7 @@ figure,.card,.tiles div,tr,.legend{break-inside:avoid}h2,h3,section>p,thead{brea
 .cards{grid-template-columns:repeat(3,minmax(0,1fr))}figure svg{max-width:24rem}
 figure.large text{font-size:8px!important}
 button.term{text-decoration:none}
+footer{columns:2;padding-bottom:0}
 [popover]{display:block;position:static;max-width:none;margin:0;padding:.2rem 0;border:0;box-shadow:none}
 [popover] b{display:inline}}
 """
