@@ -212,6 +212,11 @@ class PredictConfig(Section):
     top_k: Positive = Field(10, description="answers to each query")
     strict: bool = Field(False, description="refuse the queries if one of them cannot be answered")
     out: LocalPath = Field(None, description="also write the predictions to this file, .parquet or .csv")
+    explain: Count = Field(
+        0,
+        description="facts, paths and rules of the past that carry each answer, in a column `explanation`; 0: no such "
+        "column",
+    )
     queries_per_file: Positive = Field(
         100_000,
         description="queries that one file answers, at most, and that are in memory at once; an interrupted predict "

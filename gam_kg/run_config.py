@@ -44,7 +44,9 @@ def checkpoint_settings(config: Config) -> dict[str, Any]:
 
 
 def _prediction_settings(config: Config) -> dict[str, Any]:
-    settings = {"predict": config.predict.model_dump(mode="json", include={"top_k", "strict", "queries_per_file"})}
+    settings = {
+        "predict": config.predict.model_dump(mode="json", include={"top_k", "strict", "explain", "queries_per_file"})
+    }
     read = {"data": {"csv": config.data.csv.model_dump(mode="json")}} if config.predict.queries else {}
     return settings | read
 

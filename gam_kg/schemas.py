@@ -59,6 +59,12 @@ PREDICTIONS = table_schema(
     {"query_id": _INT, **_QUERY, "status": _WORD, "reason": _TEXT, **_ANSWER}, nullable=(*_QUERY, "reason", *_ANSWER)
 )
 
+EXPLAINED = "explanation"
+# The type of this column of predictions, which they have where `predict.explain` is set: what carries an answer.
+EXPLANATION = pa.list_(
+    pa.struct({"kind": _WORD, "text": _TEXT, "weight": pa.float64(), "share": pa.float64(), "percent": pa.float64()})
+)
+
 # One row for each part switched off, split, setting, and part of the answers; differences to the full model.
 ABLATION = table_schema(
     {"part": _WORD, "split": _WORD, "setting": _WORD, "answers": _WORD, "num_answers": _INT, "num_seeds": _INT}

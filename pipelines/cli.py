@@ -20,14 +20,15 @@ from gam_kg.config import Config, load_config
 from gam_kg.config_file import validated
 from gam_kg.data_config import ColumnsConfig
 from gam_kg.errors import exit_status
-from gam_kg.mirror import readable_run
 from gam_kg.run_config import config_of_run
 from gam_kg.storage import is_remote
 from gam_kg.synthetic.groups import SyntheticConfig
 from gam_kg.text import printable, user_path
 from .cli_arguments import ConfigFile, Force, Overrides, TakeOver, Version
 from .cli_experiments import ablate_command, compare_command, ensemble_command, tune_command
+from .cli_explain import explain_command
 from .cli_jobs import job_app, submit_command
+from .cli_search import SearchCommand, search_command
 from .logs import set_up_logging
 from .progress import console, results
 
@@ -41,15 +42,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_QUERIED = ("graph", "checkpoint", "updates", "state")
-RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a finished run.")]
-At = Annotated[
-    str | None,
-    typer.Option(
-        help="With --like, after the facts of this timestamp, by default after the last fact. With --query, at this "
-        "timestamp, from the facts before it, by default just after the last fact."
-    ),
-]
 
 
 @app.callback()
@@ -251,26 +243,8 @@ def predict_command(
 _add_stage("report", "evaluation/ → report/: a page with tables and a picture.")
 
 
-@app.command("search")
-def search_command(
-    run: RunFolder,
-    like: Annotated[str | None, typer.Option(help="Entity whose nearest entities to find, by search vectors.")] = None,
-    query: Annotated[tuple[str, str] | None, typer.Option(help="SUBJECT RELATION to answer.")] = None,
-    at: At = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 10,
-) -> None:
-    """Nearest entities (--like NAME) or answers (--query SUBJECT RELATION), exact, as a table."""
-    from .search import search_answers, search_like
-
-    if (like is None) == (query is None):
-        raise typer.BadParameter("give either --like NAME or --query SUBJECT RELATION")
-    if like is not None:
-        search_like(readable_run(run, "RUN", *_QUERIED), like, at, top_k)
-    elif query is not None:
-        search_answers(readable_run(run, "RUN", *_QUERIED), *query, at, top_k)
-
-
-for _command in (submit_command, compare_command, ensemble_command, ablate_command, tune_command):
+app.command("search", cls=SearchCommand)(search_command)
+for _command in (explain_command, submit_command, compare_command, ensemble_command, ablate_command, tune_command):
     app.command(_command.__name__.removesuffix("_command"))(_command)
 app.add_typer(job_app, name="job")
 

@@ -52,7 +52,7 @@ def _write(task: Task) -> Content:
         run = task.opened or (TrainedRun.load(config.run_path, verified=True) if on_actors else open_run(config))
         num_queries, read = _queries(run, files, config)
         num_answers = min(config.predict.top_k, len(run.entities))
-        parts = divide(num_queries, num_answers, size)
+        parts = divide(num_queries, num_answers * (1 + 2 * config.predict.explain), size)  # reasons take room too
         surveys = [Survey.of(read(part), part.start) for part in parts]
         total = Survey.total(surveys)
         if files is not None:
@@ -61,7 +61,7 @@ def _write(task: Task) -> Content:
         if len(parts) == 1:
             steps = len(run.graph.times) + len(total.snapshots)
             with progress("predict", steps) as advance:
-                write_part(run, read(parts[0]), parts[0], task.folder, config.predict.top_k, counted(advance))
+                write_part(run, read(parts[0]), parts[0], task.folder, config.predict, counted(advance))
         else:
             num_rows = [survey.num_rows(num_answers) for survey in surveys]
             left = [
@@ -110,7 +110,7 @@ def _write_parts(
             answer_on_actors(config, files, parts, folder, on_part)
             return
         for part in parts:
-            write_part(run, read(part), part, folder, config.predict.top_k)
+            write_part(run, read(part), part, folder, config.predict)
             on_part(part)
 
 

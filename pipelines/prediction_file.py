@@ -1,5 +1,6 @@
 """The files of predictions, and the one that they are also written to, where `predict.out` names one."""
 
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from gam_kg.errors import ArtifactError, ConfigError, OutputError
 from gam_kg.ingest.text_columns import is_text, text_of
 from gam_kg.output import remove, replacing
 from gam_kg.parquet import open_file, open_writer
+from gam_kg.schemas import EXPLAINED
 from gam_kg.text import is_uri, user_path
 from gam_kg.versions import latest
 
@@ -96,18 +98,27 @@ def _write_parquet(first: pa.Table, rest: Iterator[pa.Table], path: Path) -> Non
 
 
 def _write_csv(first: pa.Table, rest: Iterator[pa.Table], path: Path) -> None:
+    first = _without_lists(first)
     for field in first.schema:
         if pa.types.is_nested(field.type) or pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
             raise OutputError(
                 f"predict.out: column {field.name!r} is {field.type}, which CSV has no form for; use .parquet"
             )
     with csv.CSVWriter(path, first.schema) as writer:
-        for table in rest:
+        for table in map(_without_lists, rest):
             for at, field in enumerate(table.schema):
                 if is_text(field.type):  # queries may have other columns that are no UTF-8
                     cells = text_of(table[field.name].combine_chunks()).cast(field.type)
                     table = table.set_column(at, field, cells)
             writer.write_table(table)
+
+
+def _without_lists(table: pa.Table) -> pa.Table:
+    """The table with explanations as JSON, since CSV has no lists."""
+    if EXPLAINED not in table.column_names:
+        return table
+    texts = [None if one is None else json.dumps(one, ensure_ascii=False) for one in table[EXPLAINED].to_pylist()]
+    return table.set_column(table.column_names.index(EXPLAINED), EXPLAINED, pa.array(texts, pa.large_string()))
 
 
 _WRITERS = {".parquet": _write_parquet, ".csv": _write_csv}

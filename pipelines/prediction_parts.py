@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gam_kg.config import PredictConfig
 from gam_kg.inference.answers import answer_queries
+from gam_kg.inference.explain import explanation_column
 from gam_kg.inference.predict import prediction_tables
 from gam_kg.inference.queries import QueryRows
 from gam_kg.inference.trained_run import TrainedRun
@@ -110,7 +112,7 @@ def in_time_order(parts: Sequence[Part], surveys: Sequence[Survey]) -> list[Part
 
 
 def write_part(
-    run: TrainedRun, rows: QueryRows, part: Part, folder: Path, top_k: int, tick: Tick = lambda: None
+    run: TrainedRun, rows: QueryRows, part: Part, folder: Path, config: PredictConfig, tick: Tick = lambda: None
 ) -> None:
     """Answer the queries of a part, those about earlier snapshots first, and write its file, or none.
 
@@ -119,16 +121,18 @@ def write_part(
         rows: The queries.
         part: The part.
         folder: Where its file goes.
-        top_k: Answers to each query.
+        config: How many answers to each query, and what explains them.
         tick: Called after each snapshot.
 
     Raises:
         EvaluationError: A score is NaN or infinite.
         OutputError: The file cannot be written.
     """
-    answers = answer_queries(run, rows.encoded, top_k, tick=tick, warn=False)
+    answers, explanations = answer_queries(run, rows.encoded, config.top_k, tick=tick, warn=False), None
+    if config.explain:
+        explanations = explanation_column(run, rows.encoded, answers.entity, config.explain)
     with replacing(folder / part.name) as staging:
-        tables = prediction_tables(run, rows, answers, part.start)
+        tables = prediction_tables(run, rows, answers, part.start, explanations=explanations)
         first = next(tables)
         with open_writer(staging, first.schema) as writer:
             writer.write_table(first)

@@ -58,7 +58,7 @@ class Answerer:
         """Write the file of a part."""
         self._count_attempt(part)
         rows = read_queries(self.run, self.files.read(part.start, part.stop), self.config.data.columns)
-        write_part(self.run, rows, part, self.folder, self.config.predict.top_k)
+        write_part(self.run, rows, part, self.folder, self.config.predict)
 
     def _count_attempt(self, part: Part) -> None:
         """Ray starts an actor that was lost again without end."""

@@ -1,9 +1,14 @@
-"""The search verb: exact look-ups in a finished run, shown as tables."""
+"""The search verb: exact look-ups in a finished run, shown as tables, JSON or CSV."""
 
+import csv
+import json
 import logging
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import torch
@@ -11,6 +16,7 @@ import torch
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import Config
 from gam_kg.errors import ArtifactError
+from gam_kg.inference.answers import find_name
 from gam_kg.inference.search import nearest_entities, query_answers
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.training.run import threads
@@ -18,43 +24,94 @@ from .inputs import notices_of_run
 from .report import show_table
 
 logger = logging.getLogger("gam_kg")
+Form = Literal["table", "json", "csv"]
+_OF_ANSWER = ("position", "answer_id", "answer", "score", "probability", "times_seen", "last_seen")
 
 
-def search_like(run_path: Path, name: str, at: str | None, top_k: int) -> None:
-    """Print the entities nearest to one after the facts of a timestamp.
+@dataclass(frozen=True)
+class Question:
+    """What is looked up.
 
-    Raises:
-        ArtifactError: The run cannot be read, or was replaced meanwhile.
-        DataError: The name is unknown; the message has the closest names.
+    Attributes:
+        like: The entity whose nearest entities are looked up; None for a query.
+        subject, relation, object: The query; None for what is to be found, and for all without one.
+        at: Timestamp; None: that of the last fact with `like`, of the snapshot after it with a query.
+        top_k: Rows, at most.
+        among: FILE or TYPE of candidates; None: all entities.
     """
-    with opened(run_path) as run:
-        found = nearest_entities(run, name, at, top_k).to_pylist()
-        last = _label(run, run.axis.snapshot_at(at, run.graph.end - 1))
-        spelt = run.spelt(pa.array([name]))[0]
-    rows = [[str(row["entity"]), f"{row['cosine']:.3f}", row["last_seen"] or "never"] for row in found]
-    show_table(f"nearest to {spelt} after {last}", ["entity", "cosine", "last seen"], rows)
+
+    like: str | None = None
+    subject: str | None = None
+    relation: str | None = None
+    object: str | None = None
+    at: str | None = None
+    top_k: int = 10
+    among: str | None = None
 
 
-def search_answers(run_path: Path, subject: str, relation: str, at: str | None, top_k: int) -> None:
-    """Print the best answers to (subject, relation, ?) at a timestamp, from the facts before it.
+@dataclass(frozen=True)
+class Found:
+    """What was found: the question as the graph has it, by column name, and one row an answer."""
+
+    question: dict[str, str | int | None]
+    rows: pa.Table
+    title: str
+
+    def show(self, form: Form) -> None:
+        """Write it to standard output."""
+        rows = self.rows.to_pylist()
+        if form == "json":
+            sys.stdout.write(json.dumps({**self.question, "answers": rows}, ensure_ascii=False) + "\n")
+        elif form == "csv":
+            writer = csv.writer(sys.stdout, lineterminator="\n")
+            writer.writerow(self.rows.column_names)
+            writer.writerows(row.values() for row in rows)
+        elif "cosine" in self.rows.column_names:
+            texts = [[str(row["entity"]), f"{row['cosine']:.3f}", row["last_seen"] or "never"] for row in rows]
+            show_table(self.title, ["entity", "cosine", "last seen"], texts)
+        else:
+            texts = [
+                [
+                    str(row["answer"]),
+                    *(f"{100 * row['probability']:.1f}", f"{row['score']:.2f}"),
+                    *(str(row["times_seen"]), row["last_seen"] or "never"),
+                ]
+                for row in rows
+            ]
+            show_table(self.title, ["answer", "probability, %", "score", "times seen", "last seen"], texts)
+
+
+def look_up(run: TrainedRun, question: Question) -> Found:
+    """Answer a question; raises what `nearest_entities` and `query_answers` raise."""
+    among = "" if question.among is None else f" among {question.among}"
+    if question.like is not None:
+        name = run.entities.names[find_name(run, run.entities, question.like)].as_py()
+        rows = nearest_entities(run, name, question.at, question.top_k, among=question.among)
+        last = run.axis.snapshot_at(question.at, run.graph.end - 1)
+        title = f"nearest to {name}{among} after {_label(run, last)}"
+        return Found({"like": name, "timestamp": run.axis.label(last)}, rows, title)
+    assert question.relation is not None
+    rows = query_answers(
+        *(run, question.subject, question.relation, question.at, question.top_k),
+        object=question.object,
+        among=question.among,
+    )
+    asked = rows.select(["subject", "relation", "object", "timestamp"]).slice(0, 1).to_pylist()[0]
+    parts = ", ".join("?" if asked[role] is None else str(asked[role]) for role in ("subject", "relation", "object"))
+    when = _label(run, run.axis.snapshot_at(question.at, run.graph.end))
+    return Found(asked, rows.select(_OF_ANSWER), f"({parts}){among} at {when}")
+
+
+def search(run_path: Path, question: Question, form: Form = "table") -> None:
+    """Write what a finished run answers to a question.
 
     Raises:
         ArtifactError: The run cannot be read, or was replaced meanwhile.
         DataError: A name is unknown; the message has the closest names.
     """
     with opened(run_path) as run:
-        found = query_answers(run, subject, relation, at, top_k).to_pylist()
-        when = _label(run, run.axis.snapshot_at(at, run.graph.end))
-    rows = [
-        [
-            str(row["answer"]),
-            *(f"{100 * row['probability']:.1f}", f"{row['score']:.2f}"),
-            *(str(row["times_seen"]), row["last_seen"] or "never"),
-        ]
-        for row in found
-    ]
-    title = f"({found[0]['subject']}, {found[0]['relation']}, ?) at {when}"
-    show_table(title, ["answer", "probability, %", "score", "times seen", "last seen"], rows)
+        found = look_up(run, question)
+    found.show(form)
 
 
 def _label(run: TrainedRun, snapshot: int) -> str:
@@ -64,6 +121,15 @@ def _label(run: TrainedRun, snapshot: int) -> str:
     return run.axis.label(snapshot) + (beyond if snapshot > last else "")
 
 
+def load(path: Path) -> TrainedRun:
+    """Open a run to read, and say what there is to know of it; raises ArtifactError where it cannot be read."""
+    torch.set_num_threads(threads(Config()))
+    run = TrainedRun.load(path)
+    for notice in notices_of_run(path, run.graph_manifest):
+        logger.warning("warning: %s", notice)
+    return run
+
+
 @contextmanager
 def opened(path: Path) -> Generator[TrainedRun]:
     """A run to read; what is read in the block is of one graph and one checkpoint.
@@ -71,10 +137,7 @@ def opened(path: Path) -> Generator[TrainedRun]:
     Raises:
         ArtifactError: It cannot be read, or was replaced meanwhile.
     """
-    torch.set_num_threads(threads(Config()))
-    run = TrainedRun.load(path)
-    for notice in notices_of_run(path, run.graph_manifest):
-        logger.warning("warning: %s", notice)
+    run = load(path)
     try:
         yield run
     finally:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from gam_kg.errors import DataError
 from gam_kg.history.novelty import novelty_of
@@ -13,7 +14,6 @@ from gam_kg.inference.queries import EncodedQueries
 from gam_kg.inference.query_blocks import query_blocks
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.ingest.vocabulary import Vocabulary
-from gam_kg.ops.finite import require_finite
 from gam_kg.text import quoted
 from gam_kg.training.evaluate import Tick
 
@@ -68,25 +68,24 @@ def answer_queries(
     """
     if warn:
         warn_beyond_training(run, *np.unique(queries.snapshot, return_counts=True))
-    among = np.arange(len(run.entities)) if among is None else among
-    shape = len(queries), min(top_k, len(among))
+    candidates = None if among is None else torch.from_numpy(among).to(run.device)
+    shape = len(queries), min(top_k, len(run.entities) if among is None else len(among))
     answers = Answers(
         *(np.zeros(shape, kind) for kind in (np.int64, np.float32, np.float32, np.int64, np.int64, np.int64))
     )
     for rows, block, scorer in query_blocks(run, queries, tick):
-        scores = scorer.table(block)[:, torch.from_numpy(among)]
-        require_finite(scores, "scores of the answers")
-        best = torch.topk(scores, shape[1], dim=1)
-        temperature = run.temperature(block.horizon)
-        normaliser = torch.logsumexp(scores.div_(temperature), 1, keepdim=True)
-        probability = (best.values / temperature - normaliser).exp()
+        scores = scorer.products(block)
+        scores = scores if candidates is None else scores.among(candidates)
+        total = _LogSumExp(run.temperature(block.horizon))
+        found, score = scores.best(shape[1], look=total.add)
+        probability = (score / total.temperature - total.value[:, None]).exp()
+        entity = (found if candidates is None else candidates[found]).cpu()
         known = [column.repeat_interleave(shape[1]) for column in (block.subject, block.relation)]
-        entity = torch.from_numpy(among)[best.indices]
         row = run.graph.partition.rows(entity.flatten())
         seen = run.history.times_seen(*known, row)
         seen = *seen, novelty_of(run.history, known[0], row, seen[0])
-        found = entity, best.values, probability, *(column.view(-1, shape[1]) for column in seen)
-        for column, values in zip(vars(answers).values(), found, strict=True):
+        columns = entity, score, probability, *(column.view(-1, shape[1]) for column in seen)
+        for column, values in zip(vars(answers).values(), columns, strict=True):
             column[rows] = values.cpu().numpy()
     return answers
 
@@ -133,6 +132,18 @@ def find_name(run: TrainedRun, vocabulary: Vocabulary, name: str | int) -> int:
         raise DataError(f"{quoted(name)} may be any of these {vocabulary.kind} names: {names}; write it as one of them")
     logger.info("%s is read as %s", quoted(name), names)
     return alike[0]
+
+
+class _LogSumExp:
+    """The logarithm of the sum of exponentials of scores divided by a temperature; `value`, (num_queries,)."""
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature, self.value = temperature, torch.tensor(-torch.inf, dtype=torch.float64)
+
+    def add(self, tile: Tensor) -> None:
+        """Add the scores of some candidates, (num_queries, num_candidates), which this overwrites."""
+        of_tile = torch.logsumexp(tile.div_(self.temperature), 1).double()
+        self.value = torch.logaddexp(self.value.to(of_tile.device), of_tile)
 
 
 def warn_beyond_training(run: TrainedRun, snapshots: np.ndarray, counts: np.ndarray) -> None:

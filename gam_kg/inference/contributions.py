@@ -2,7 +2,7 @@
 
 A score is a sum, and what a part adds to it is exact. A pointer part, log(1 + S) with S = Σ exp w over the walks from
 the query to the candidate, is divided among its walks in proportion to exp w. That is an attribution: without a walk
-the score falls by log((1 + S) / (1 + S - exp w)) and not by its share, though in the same order of walks.
+the score falls by log((1 + S) / (1 + S - exp w)), which is at most its share, and most for the walk of most weight.
 """
 
 from collections.abc import Iterator
@@ -19,17 +19,18 @@ from gam_kg.history.walks import Joined, LastFacts, Walks, join
 from gam_kg.inference.pair_statistics import pair_statistics
 from gam_kg.nn.vectors import segment_log_sum
 from gam_kg.ops.ragged import last_of_each, select, sort_with_positions
+from gam_kg.ops.records import map_tensors
 from gam_kg.training.evaluate import ModelScorer
 from gam_kg.training.step_batch import to_device
 
 PARTS = {
-    "vector": "how well the vector of the answer (what it is, and its memory) fits the query",
-    "facts": "past facts between the two, with any relation",
-    "pattern": "how often, how recently and how regularly the two had such facts",
-    "paths": "paths of two past facts that lead to the answer",
-    "rules": "rules that start from past facts of the one that the query names, and lead to the answer",
-    "confidence": "how likely it is, by all counted rules together",
-    "popularity": "how often and how recently the answer had the relation of the query, with anyone",
+    "vector": "what the answer is, and its memory, fit the query",
+    "facts": "past facts of the two",
+    "pattern": "how often, recently and regularly they had them",
+    "paths": "paths of two past facts to the answer",
+    "rules": "past facts that often led to such an answer",
+    "confidence": "how likely all counted rules make it",
+    "popularity": "how often and recently anyone had this answer",
 }
 """What adds to a score, in plain words."""
 
@@ -78,6 +79,11 @@ class Carriers:
     facts: tuple[FactColumns, ...] = ()
     statistics: dict[str, Tensor] = field(default_factory=dict)
 
+    def where(self, mask: Tensor) -> "Carriers":
+        """The carriers at which a mask is true, bool (num_carriers,)."""
+        statistics = {name: column[mask] for name, column in self.statistics.items()}
+        return replace(map_tensors(self, lambda column: column[mask]), statistics=statistics)
+
 
 @dataclass(frozen=True)
 class Contributions:
@@ -105,7 +111,7 @@ def contributions(
         queries: The queries, at most as many as are scored together.
         query: Place of each pair's query among the queries, int64 (num_pairs,).
         candidate: Its entity, int64 (num_pairs,); the pairs are distinct and ascending.
-        top: Walks of each pair and part, those that weigh most; None: all.
+        top: Carriers of each pair, those with the largest shares, for or against it; None: all.
     """
     history = scorer.history
     joined = join(history, history.find(queries))
@@ -117,7 +123,24 @@ def contributions(
         of_parts[part] = values
         carriers += [] if carried_by is None else [carried_by]
     parts, mean = (torch.stack(columns, 1) for columns in zip(*of_parts.values(), strict=True))
-    return Contributions(parts, mean, carriers)
+    return Contributions(parts, mean, carriers if top is None else _largest(carriers, len(query), top))
+
+
+def _largest(carriers: list[Carriers], num_pairs: int, top: int) -> list[Carriers]:
+    """Those of each pair that have the largest shares, for or against it, whatever the part."""
+    if not carriers:
+        return []
+    pair, share = (torch.cat([getattr(one, name) for one in carriers]) for name in ("pair", "share"))
+    order = _by_pair(pair, share.abs())
+    among = torch.zeros(len(pair), dtype=torch.bool)
+    among[order] = last_of_each(pair[order], num_pairs, top)
+    return [one.where(few) for one, few in zip(carriers, among.split([len(one.pair) for one in carriers]), strict=True)]
+
+
+def _by_pair(pair: Tensor, value: Tensor) -> Tensor:
+    """The order by pair, and of a pair by ascending value."""
+    order = torch.argsort(value, stable=True)
+    return order[sort_with_positions(pair[order])[1]]
 
 
 _Values = tuple[Tensor, Tensor]
@@ -234,8 +257,7 @@ class _Pairs:
         values, whole = self.added(part, pairs, segment_log_sum(log_weight, pair_of_walk, len(pairs)))
         number = torch.full((len(pairs),), -1).index_copy_(0, whole.place, whole.pair)[pair_of_walk]
         (walk,) = torch.nonzero(number >= 0, as_tuple=True)
-        order = torch.argsort(log_weight[walk], stable=True)
-        order = order[sort_with_positions(number[walk][order])[1]]
+        order = _by_pair(number[walk], log_weight[walk])
         walk, pair = walk[order], number[walk[order]]
         if self.top is not None:
             walk, pair = select(last_of_each(pair, len(self.number), self.top), walk, pair)

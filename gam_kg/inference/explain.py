@@ -5,10 +5,12 @@ candidates: so each part also has its mean over all candidates, and its percent 
 paths and rules have the share of their part that `gam_kg.inference.contributions` attributes to them.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -18,12 +20,14 @@ from gam_kg.inference.queries import EncodedQueries
 from gam_kg.inference.query_blocks import query_blocks
 from gam_kg.inference.reason_text import Ago, PastFact, reason_text
 from gam_kg.inference.trained_run import TrainedRun
-from gam_kg.ops.ragged import unique
+from gam_kg.ops.ragged import ragged_ranges, unique
+from gam_kg.schemas import EXPLANATION
 from gam_kg.training.evaluate import ModelScorer, Tick
 
-__all__ = ["PARTS", "Explanation", "PastFact", "Reason", "explain", "explain_block"]
+__all__ = ["PARTS", "Explanation", "PastFact", "Reason", "explain", "explain_block", "explanation_column"]
 
 _SHOWN = 3
+_AT_ONCE = 5_000
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Explanation:
         score: The score, the sum of `parts`.
         parts: What each of `PARTS` adds to the score.
         mean: What each adds on average over all candidates.
-        reasons: What carries the parts, the largest share first.
+        reasons: What carries the parts, the largest share first, for or against the answer.
     """
 
     subject: str | None
@@ -108,18 +112,48 @@ def explain(
         tick: Called after each snapshot.
     """
     found: list[Explanation | None] = [None] * len(queries)
-    columns = np.stack([queries.snapshot, queries.subject, queries.relation])
-    distinct, query = np.unique(columns, axis=1, return_inverse=True)
-    snapshot, subject, relation = distinct
-    for rows, block, scorer in query_blocks(run, EncodedQueries(subject, relation, snapshot), tick):
-        place = np.full(distinct.shape[1], -1)
-        place[rows] = np.arange(len(rows))
-        (at,) = np.nonzero(place[query] >= 0)
-        for position, explanation in zip(
-            at.tolist(), explain_block(run, scorer, block, place[query[at]], answers[at], top), strict=True
-        ):
-            found[position] = explanation
+    for places, explanations in _in_blocks(run, queries, answers, top, tick):
+        for place, explanation in zip(places.tolist(), explanations, strict=True):
+            found[place] = explanation
     return [one for one in found if one is not None]
+
+
+def explanation_column(
+    run: TrainedRun, queries: EncodedQueries, answers: np.ndarray, top: int, tick: Tick = lambda: None
+) -> pa.Array:
+    """What carries several answers to each query, as `schemas.EXPLANATION`, (num_queries * num_answers,).
+
+    Args:
+        run: The run that answers.
+        queries: The queries.
+        answers: Entity ids, int64 (num_queries, num_answers).
+        top: Reasons of each answer.
+        tick: Called after each snapshot.
+    """
+    repeated = EncodedQueries(*(column.repeat(answers.shape[1]) for column in vars(queries).values()))
+    places, columns = [np.zeros(0, np.int64)], [pa.array([], EXPLANATION)]
+    for some, explanations in _in_blocks(run, repeated, answers.ravel(), top, tick):
+        rows = [[{**vars(reason), "percent": one.percent_of(reason)} for reason in one.reasons] for one in explanations]
+        places.append(some)
+        columns.append(pa.array(rows, EXPLANATION))
+    return pa.concat_arrays(columns).take(pa.array(np.argsort(np.concatenate(places))))
+
+
+def _in_blocks(
+    run: TrainedRun, queries: EncodedQueries, answers: np.ndarray, top: int | None, tick: Tick
+) -> Iterator[tuple[np.ndarray, list[Explanation]]]:
+    """Places of some answers, and their explanations, until there were all; a query is scored once."""
+    columns = np.stack([queries.subject, queries.relation, queries.snapshot])
+    distinct, query = np.unique(columns, axis=1, return_inverse=True)
+    order, length = torch.from_numpy(np.argsort(query, kind="stable")), torch.from_numpy(np.bincount(query))
+    start = torch.cumsum(length, 0) - length
+    at_once = max(1, _AT_ONCE * len(length) // max(1, len(answers)))
+    for rows, block, scorer in query_blocks(run, EncodedQueries(*distinct), tick):
+        for some in torch.arange(len(block)).split(at_once):
+            here = torch.from_numpy(rows)[some]
+            of_query, place = ragged_ranges(start[here], length[here])
+            places = order[place].numpy()
+            yield places, explain_block(run, scorer, block.select(some), of_query.numpy(), answers[places], top)
 
 
 def explain_block(
@@ -204,9 +238,9 @@ def _lists(columns: dict[str, Tensor]) -> dict[str, list[Any]]:
 
 
 def _reasons(names: _Names, found: Contributions, top: int | None) -> list[list[Reason]]:
-    """The reasons of each pair, the largest share first."""
+    """The reasons of each pair, the largest share first, for or against it."""
     reasons: list[list[Reason]] = [[] for _ in found.parts]
     for carriers in found.carriers:
         for pair, reason in zip(carriers.pair.tolist(), names.reasons(carriers), strict=True):
             reasons[pair].append(reason)
-    return [sorted(some, key=lambda reason: -reason.share)[:top] for some in reasons]
+    return [sorted(some, key=lambda reason: -abs(reason.share))[:top] for some in reasons]

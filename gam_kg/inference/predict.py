@@ -8,11 +8,16 @@ import pyarrow as pa
 from gam_kg.inference.answers import Answers
 from gam_kg.inference.queries import QueryRows
 from gam_kg.inference.trained_run import TrainedRun
-from gam_kg.schemas import PREDICTIONS, STATUSES, STRATA
+from gam_kg.schemas import EXPLAINED, PREDICTIONS, STATUSES, STRATA
 
 
 def prediction_tables(
-    run: TrainedRun, rows: QueryRows, answers: Answers, first: int = 0, most_rows: int = 100_000
+    run: TrainedRun,
+    rows: QueryRows,
+    answers: Answers,
+    first: int = 0,
+    most_rows: int = 100_000,
+    explanations: pa.Array | None = None,
 ) -> Iterator[pa.Table]:
     """`prediction_table` in pieces, so that the names of all answers are never in memory together.
 
@@ -22,16 +27,21 @@ def prediction_tables(
         answers: Answers to those that could be answered, in their order.
         first: Number of the first query.
         most_rows: Rows of a piece, at most, where a query has not more; one piece at least is made.
+        explanations: See `prediction_table`.
     """
-    at_once = max(1, most_rows // answers.entity.shape[1])
+    num_answers = answers.entity.shape[1]
+    at_once = max(1, most_rows // num_answers)
     place = np.concatenate([[0], np.cumsum(rows.answered)])
     for start in range(0, max(1, len(rows)), at_once):
         stop = min(start + at_once, len(rows))
-        piece = answers.slice(int(place[start]), int(place[stop]))
-        yield prediction_table(run, rows.slice(start, stop), piece, first + start)
+        begin, end = int(place[start]), int(place[stop])
+        piece = None if explanations is None else explanations[begin * num_answers : end * num_answers]
+        yield prediction_table(run, rows.slice(start, stop), answers.slice(begin, end), first + start, piece)
 
 
-def prediction_table(run: TrainedRun, rows: QueryRows, answers: Answers, first: int = 0) -> pa.Table:
+def prediction_table(
+    run: TrainedRun, rows: QueryRows, answers: Answers, first: int = 0, explanations: pa.Array | None = None
+) -> pa.Table:
     """Queries and answers as `schemas.PREDICTIONS`, followed by the extra columns of the queries.
 
     Args:
@@ -39,6 +49,7 @@ def prediction_table(run: TrainedRun, rows: QueryRows, answers: Answers, first: 
         rows: The queries.
         answers: Answers to those that could be answered, in their order.
         first: Number of the first query.
+        explanations: Of each answer, see `explanation_column`; None: the table gets no such column.
 
     Returns:
         One row per answer, query by query and best first; a query that could not be answered has one row.
@@ -64,6 +75,8 @@ def prediction_table(run: TrainedRun, rows: QueryRows, answers: Answers, first: 
     answered = pa.table(flat).take(pa.array(place, mask=~is_answer))
     table = pa.Table.from_pydict(repeated | dict(zip(flat, answered.columns, strict=True)), schema=PREDICTIONS)
     table = _as_given(run, table).replace_schema_metadata(run.provenance(run.graph.end - 1))
+    if explanations is not None:
+        table = table.append_column(EXPLAINED, explanations.take(pa.array(place, mask=~is_answer)))
     for field, column in zip(rows.extra.schema, rows.extra.columns, strict=True):
         table = table.append_column(field, column.take(pa.array(query)))
     return table

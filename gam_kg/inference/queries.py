@@ -15,7 +15,7 @@ from gam_kg.ingest.column_names import looks_like, respelt
 from gam_kg.ingest.names import strip_cells
 from gam_kg.ingest.text_columns import is_text, text_of
 from gam_kg.ingest.vocabulary import Vocabulary
-from gam_kg.schemas import PREDICTIONS, STATUSES
+from gam_kg.schemas import EXPLAINED, PREDICTIONS, STATUSES
 from gam_kg.text import quoted
 
 QUERY_COLUMNS = ("subject", "relation", "object", "timestamp")
@@ -193,7 +193,7 @@ def find_columns(names: Sequence[str], columns: ColumnsConfig) -> dict[str, str]
 
 def _extra(table: pa.Table) -> pa.Table:
     """The columns, `query_` before the names that columns of the predictions have too."""
-    names = [f"query_{name}" if name in PREDICTIONS.names else name for name in table.column_names]
+    names = [f"query_{name}" if name in (*PREDICTIONS.names, EXPLAINED) else name for name in table.column_names]
     for old, new in zip(table.column_names, names, strict=True):
         if names.count(new) > 1:
             raise DataError(

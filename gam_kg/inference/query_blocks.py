@@ -11,7 +11,7 @@ from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.training.evaluate import ModelScorer, Tick, roll
 from gam_kg.training.step_batch import divide_queries
 
-_MAX_SCORES = 32_000_000
+_QUERIES_AT_ONCE = 1024
 
 
 def query_blocks(
@@ -38,7 +38,7 @@ def query_blocks(
         subject, relation = (torch.from_numpy(column[rows]) for column in (queries.subject, queries.relation))
         nothing = torch.zeros(0, dtype=torch.int64)
         of_time = Queries(time, subject, relation, nothing, nothing).seen_from(min(time, run.graph.end))
-        for block in divide_queries(of_time, len(run.entities), _MAX_SCORES):
+        for block in divide_queries(of_time, 1, _QUERIES_AT_ONCE):
             yield rows[: len(block)], block, scorer
             rows = rows[len(block) :]
         tick()

@@ -87,7 +87,10 @@ def _pattern(found: dict[str, Any], ago: Ago) -> str:
         return f"seen {facts} by {relations}, last {ago.of(found['last_fact'])}, and never by that of the query"
     parts = [f"seen {counted(found['times_seen'], 'time')}, last {ago.of(found['last_seen'])}"]
     if found["times_seen"] > 1:
-        parts.append(f"every {found['mean_gap']:.3g} {ago.unit}s, {found['streak']:,} in a row at last")
-    share = f"{100 * found['share']:.0f} % of all answers to the query, of which {found['distinct']:,} are different"
-    parts += [share, f"{counted(found['since'], 'answer')} since; {relations} between the two"]
+        gap = found["mean_gap"]
+        often = f"every {ago.unit}" if gap == 1 else f"every {gap:.3g} {ago.unit}s on average"
+        parts.append(f"{often}, {found['streak']:,} in a row at last")
+    others = f"among {found['distinct']:,} different ones" if found["distinct"] > 1 else "there were no others"
+    parts.append(f"{100 * found['share']:.0f} % of the answers so far, {others}")
+    parts += [f"{counted(found['since'], 'answer')} since then", f"{relations} between the two"]
     return "; ".join(parts)

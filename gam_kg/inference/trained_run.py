@@ -159,6 +159,11 @@ class TrainedRun:
         stored = None if found is None else found[1]
         return build_history(self.graph, self.model.config.history, self.sharded.communicator, stored)
 
+    @cached_property
+    def search_vectors(self) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        """Search vectors of all entities and when these were last seen, before the snapshot that was searched last."""
+        return {}
+
     def temperature(self, horizon: int) -> float:
         """What scores of queries of a horizon are divided by for probabilities."""
         return temperature_at(self.checkpoint_manifest.content["temperatures"], horizon)

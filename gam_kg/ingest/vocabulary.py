@@ -79,8 +79,13 @@ class Vocabulary:
 
     def alike(self, name: str) -> list[int]:
         """Ids of the names that equal a name where case does not count, and "_" is a blank; ascending."""
-        plain = pc.replace_substring(pc.utf8_lower(pa.array([name], pa.large_string())), "_", " ")
-        return np.flatnonzero(pc.equal(self._plain, plain[0])).tolist()
+        plain = pc.replace_substring(pc.utf8_lower(pa.scalar(name, pa.large_string())), "_", " ")
+        return np.flatnonzero(pc.equal(self._plain, plain)).tolist()
+
+    def beginning(self, text: str, most: int) -> list[str]:
+        """Names that begin with a text, where case does not count and "_" is a blank, by id; at most so many."""
+        plain = text.casefold().replace("_", " ")
+        return self.names.filter(pc.starts_with(self._plain, plain))[:most].to_pylist()
 
     def closest(self, name: str, n: int = 3) -> list[str]:
         """The most similar names, best first, at most n; case does not count, and "_" is a blank.

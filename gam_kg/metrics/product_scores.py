@@ -1,13 +1,13 @@
 """Scores that are inner products of a query and a candidate, plus what some pairs add: those of a model.
 
 The products of queries with many candidates fit neither cache nor memory, and moving them takes longer than computing
-them. So they are compared tile by tile as they are computed.
+them. So they are compared, or the best are found, tile by tile as they are computed.
 
 The rounding of a product depends on its shape, the column and the processor. So a target is computed once, before the
 tiles, and written into its tile: an answer equals itself without a second product.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,11 +16,14 @@ import torch
 from torch import Tensor
 
 from gam_kg.metrics.ranks import not_finite, rivals_of
-from gam_kg.ops.ragged import unique_inverse
+from gam_kg.ops.ragged import select, unique_inverse
+from gam_kg.ops.top_k import TopK
 
 _SCORES_IN_CACHE = 2**18
+_SCORES_TO_SCREEN = 2**20  # finding the best takes several passes over a tile, of which small ones are slower
 _SCORES_AT_ONCE = 2**24
 _FEWEST_QUERIES = 16  # tiles are no wider for fewer: the product for the targets alone is one tile more
+_FEW_QUERIES = 8
 _MOST_IN_A_BYTE = 255
 
 _Cells = list[tuple[Tensor, Tensor]]
@@ -63,53 +66,126 @@ class ProductScores:
         # Products of the shape of a tile are rounded like it, as a rule: candidates with equal vectors then tie.
         for start in range(0, len(rows), width):
             some = rows[start : start + width]
-            table = self._queries @ self.candidates[torch.cat([some, some.new_zeros(width - len(some))])].T
+            table = self._product(self.candidates[torch.cat([some, some.new_zeros(width - len(some))])])
             here = torch.nonzero((index >= start) & (index < start + width))[:, 0]
             scores[here] = table[query[here], index[here] - start]
+        return scores + self._added_to(query, row)
+
+    def among(self, rows: Tensor) -> "ProductScores":
+        """The scores of some candidates only, `rows`, ascending, int64 (num_rows,)."""
+        place = torch.searchsorted(rows, self.pair_row).clamp(max=max(0, len(rows) - 1))
+        pairs = select(rows[place] == self.pair_row, self.pair_query, place, self.pair_score)
+        return ProductScores(self.query, self.candidates[rows], *pairs)
+
+    def best(
+        self, k: int, *, longest: float = 1.0, look: Callable[[Tensor], None] = lambda _: None
+    ) -> tuple[Tensor, Tensor]:
+        """The k best candidates of each query by their `exact` scores, of equal ones those of the smallest rows.
+
+        Args:
+            k: How many, at most the number of candidates.
+            longest: The length of the longest candidate, at least.
+            look: Called with the scores of all candidates, some columns at a time, (num_queries, num_columns), which it
+                may overwrite.
+
+        Returns:
+            Rows, int64, and exact scores, best first; (num_queries, k) each.
+
+        Raises:
+            EvaluationError: A score is NaN or infinite.
+        """
+        best = TopK(k, self.exact, self._error(longest))
+        for start, tile in self._tiles(self._width_for(_SCORES_TO_SCREEN)):
+            best.add(start, tile)
+            look(tile)
+        return best.best()
+
+    def exact(self, query: Tensor, row: Tensor) -> Tensor:
+        """The scores of pairs, (num_pairs,): products in double precision, rounded once, whatever else is scored.
+
+        Args:
+            query: int64 (num_pairs,).
+            row: Candidates, likewise.
+        """
+        products, size = [self.query.new_zeros(0).double()], max(1, _SCORES_IN_CACHE // max(1, self.query.shape[1]))
+        for some, rows in zip(query.split(size), row.split(size), strict=True):
+            products.append((self.query[some].double() * self.candidates[rows].double()).sum(1))
+        return (torch.cat(products) + self._added_to(query, row)).to(self.query.dtype)
+
+    def _error(self, longest: float) -> Tensor:
+        """What a score in a tile differs from the exact one at most, in whatever order it is summed, (num_queries,)."""
         pairs, added = self._added
-        if len(pairs):
-            pair = row * max(1, len(self.query)) + query
-            place = torch.searchsorted(pairs, pair).clamp(max=len(pairs) - 1)
-            scores = torch.where(pairs[place] == pair, scores + added[place], scores)
-        return scores
+        size = torch.linalg.vector_norm(self.query, dim=1) * longest
+        size += torch.zeros_like(size).scatter_reduce(0, pairs % max(1, len(self.query)), added.abs(), "amax")
+        # Rounded are each of `dim` products and sums, the sum with what is added, and the exact score.
+        return size * (self.query.shape[1] + 4) * (torch.finfo(size.dtype).eps / 2)
+
+    def _added_to(self, query: Tensor, row: Tensor) -> Tensor:
+        """What is added to the products of pairs, (num_pairs,)."""
+        pairs, added = self._added
+        if not len(pairs):
+            return self.query.new_zeros(len(row))
+        pair = row * max(1, len(self.query)) + query
+        place = torch.searchsorted(pairs, pair).clamp(max=len(pairs) - 1)
+        return torch.where(pairs[place] == pair, added[place], 0.0)
 
     def compare(self, query: Tensor, target: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
         own = torch.nonzero(row >= 0)[:, 0]
-        targets = self._cells(query[own], row[own], target[own])
-        counts, total = _Counts(query, target, len(self.query), self._width), self.query.new_zeros(len(self.query))
-        for tile in self._tiles(targets):
+        width = self._width
+        targets = self._cells(query[own], row[own], target[own], width)
+        counts, total = _Counts(query, target, len(self.query), width), self.query.new_zeros(len(self.query))
+        for _, tile in self._tiles(width, targets):
             total += tile.sum(1)
             counts.add(tile)
         bad = ~torch.isfinite(total)
         if bool(bad.any()):  # a sum may also overflow
-            bad = torch.stack([not_finite(tile) for tile in self._tiles(targets)]).any(0)
+            bad = torch.stack([not_finite(tile) for _, tile in self._tiles(width, targets)]).any(0)
         return counts.total(), bad
 
-    def _tiles(self, targets: _Cells) -> Iterator[Tensor]:
-        """The scores of all candidates, some columns at a time; (num_queries, num_columns), overwritten by the next.
+    def _tiles(self, width: int, targets: _Cells | None = None) -> Iterator[tuple[int, Tensor]]:
+        """The scores of all candidates, some columns at a time.
 
-        The targets replace the scores in their cells, so that answers equal themselves and compare with the other
+        Yields:
+            The first column, and the scores (num_queries, num_columns), overwritten by the next.
+
+        Given targets replace the scores in their cells, so that answers equal themselves and compare with the other
         answers of their query as the targets do.
         """
-        num_rows, width, (pairs, added) = len(self.candidates), self._width, self._added
-        cells = self._cells(pairs % max(1, len(self.query)), pairs // max(1, len(self.query)), added)
-        table = self.query.new_empty(len(self._queries), width)
+        num_rows, (pairs, added) = len(self.candidates), self._added
+        cells = self._cells(pairs % max(1, len(self.query)), pairs // max(1, len(self.query)), added, width)
+        shape = (width, len(self._queries)) if self._few else (len(self._queries), width)
+        table = self.query.new_empty(shape)
+        table = table.T if self._few else table
+        flat = table.as_strided((table.numel(),), (1,))
         for number, start in enumerate(range(0, num_rows, max(1, width))):
             # The last tile starts early to be as wide as the others; what it shares with the one before is left out.
             at = min(start, num_rows - width)
-            torch.mm(self._queries, self.candidates[at : at + width].T, out=table)
-            table.view(-1).index_add_(0, *cells[number])
-            table.view(-1).index_copy_(0, *targets[number])
-            yield table[: len(self.query), start - at :]
+            self._product(self.candidates[at : at + width], out=table)
+            flat.index_add_(0, *cells[number])
+            if targets is not None:
+                flat.index_copy_(0, *targets[number])
+            yield start, table[: len(self.query), start - at :]
 
-    def _cells(self, query: Tensor, row: Tensor, value: Tensor) -> _Cells:
-        """The cells of pairs (query, row) and their values, (num_cells,) each."""
-        num_rows, width = len(self.candidates), max(1, self._width)
+    def _cells(self, query: Tensor, row: Tensor, value: Tensor, width: int) -> _Cells:
+        """The cells of pairs (query, row) in tiles of a width, and their values, (num_cells,) each."""
+        num_rows, width = len(self.candidates), max(1, width)
         row, order = torch.sort(row)
         tile = row // width
-        position = query[order] * width + row - torch.clamp(tile * width, max=num_rows - width)
+        column, num_queries = row - torch.clamp(tile * width, max=num_rows - width), len(self._queries)
+        position = query[order] + column * num_queries if self._few else query[order] * width + column
         sizes = torch.bincount(tile, minlength=-(-num_rows // width)).tolist()
         return list(zip(position.split(sizes), value[order].split(sizes), strict=True))
+
+    def _product(self, candidates: Tensor, out: Tensor | None = None) -> Tensor:
+        """Products with some candidates, (len(self._queries), num_candidates)."""
+        if self._few:
+            return torch.mm(candidates, self._queries.T, out=None if out is None else out.T).T
+        return torch.mm(self._queries, candidates.T, out=out)
+
+    @property
+    def _few(self) -> bool:
+        """Whether queries are so few that their scores lie side by side in memory, which takes half the time."""
+        return len(self._queries) <= _FEW_QUERIES
 
     @cached_property
     def _queries(self) -> Tensor:
@@ -118,8 +194,12 @@ class ProductScores:
 
     @property
     def _width(self) -> int:
-        """Columns of a tile: a multiple of 64, as other products round their last columns differently."""
-        most = _SCORES_IN_CACHE if self.query.device.type == "cpu" else _SCORES_AT_ONCE
+        """Columns of a tile whose scores are compared."""
+        return self._width_for(_SCORES_IN_CACHE)
+
+    def _width_for(self, most: int) -> int:
+        """Columns of a tile of about `most` scores: a multiple of 64, as the last ones of others are rounded apart."""
+        most = most if self.query.device.type == "cpu" else _SCORES_AT_ONCE
         width, num_rows = most // max(_FEWEST_QUERIES, len(self.query)), len(self.candidates)
         return min(max(1, width // 64) * 64, num_rows // 64 * 64 or num_rows)
 

@@ -22,7 +22,7 @@ from pipelines.predict import predict
 from pipelines.prepare import prepare
 from pipelines.report import report
 from pipelines.run import import_if_missing, run
-from pipelines.search import search_like
+from pipelines.search import Question, search
 from pipelines.train import train
 from pipelines.workflow import finished
 
@@ -121,7 +121,7 @@ def test_facts_that_changed_are_noticed_until_a_new_checkpoint_is_whole(copied, 
     assert read_manifest(copied.run_path / "graph.next", "graph").id != old
     assert read_manifest(copied.run_path / "graph", "graph").id == old
     caplog.clear()
-    search_like(copied.run_path, "person 1", None, 3)
+    search(copied.run_path, Question(like="person 1", top_k=3))
     assert "have changed" in caplog.text
     assert "a new graph waits" in caplog.text
     assert "nearest to person 1 after 2020-01-24" in capsys.readouterr().out
@@ -130,7 +130,7 @@ def test_facts_that_changed_are_noticed_until_a_new_checkpoint_is_whole(copied, 
     assert not (copied.run_path / "graph.next").exists()
     assert read_manifest(copied.run_path / "graph", "graph").id != old
     caplog.clear()
-    search_like(copied.run_path, "person 1", None, 3)
+    search(copied.run_path, Question(like="person 1", top_k=3))
     assert caplog.text == ""
     assert "nearest to person 1 after 2020-01-26" in capsys.readouterr().out
     embed(copied)
@@ -271,5 +271,5 @@ def test_many_bad_rows_are_told_wherever_results_are_shown(tmp_path, local_ray, 
         assert found_notice in content(config, kind)["notices"][0], kind
     assert found_notice in (config.run_path / "report" / "report.html").read_text()
     caplog.set_level(logging.WARNING, "gam_kg")
-    search_like(config.run_path, "place 1", None, 1)
+    search(config.run_path, Question(like="place 1", top_k=1))
     assert found_notice in caplog.text

@@ -15,7 +15,7 @@ from gam_kg.errors import ConfigError
 from pipelines.embed import embed
 from pipelines.evaluate import evaluate
 from pipelines.prepare import prepare
-from pipelines.search import search_like
+from pipelines.search import Question, search
 from pipelines.train import train
 
 TOWNS, JOBS = ["Bree", "Dale", "Hay", "Long Lake", "Old Ford"], ["baker", "cook", "smith"]
@@ -118,7 +118,7 @@ def test_features_that_changed_are_noticed_and_prepared_anew(copied, caplog):
     people.to_parquet(copied.data.entity_features, compression="gzip")
     old = read_manifest(copied.run_path / "graph", "graph").id
     embed(copied)
-    search_like(copied.run_path, "seniors", None, 1)
+    search(copied.run_path, Question(like="seniors", top_k=1))
     assert caplog.text.count("people.parquet have changed since graph/ was made from them") == 2
     for features in (None, str(copied.run_path.parent / "facts.parquet")):
         with pytest.raises(ConfigError, match=r"data.entity_features=.*graph/ was made"):

@@ -17,7 +17,7 @@ from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.schemas import PREDICTIONS
 from pipelines import predict as predict_module
 from pipelines.predict import predict
-from pipelines.search import search_answers
+from pipelines.search import Question, search
 
 FACTS = random_facts(1, 150)
 QUERIES = pa.table(
@@ -80,7 +80,7 @@ def test_an_answer_beyond_the_longest_trained_horizon_says_that_it_extrapolates(
     assert run.trained_horizon == 4  # the training snapshots are 0 to 4
     query_answers(run, "entity 1", "relation 0", at=11)
     assert "extrapolate" not in messages()
-    search_answers(config.run_path, "entity 1", "relation 0", "12", 3)
+    search(config.run_path, Question(subject="entity 1", relation="relation 0", at="12", top_k=3))
     assert (
         "warning: training looked ahead 4 snapshots at most (train.max_horizon); answers to 1 of 1 queries lie"
         in messages()

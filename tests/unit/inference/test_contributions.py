@@ -156,12 +156,12 @@ def test_few_pairs_and_few_walks_are_those_of_all():
     found = contributions(scorer, queries, some // NUM_ENTITIES, some % NUM_ENTITIES, top=2)
     torch.testing.assert_close(found.parts, every.parts[some], rtol=0, atol=1e-15)
     torch.testing.assert_close(found.mean, every.mean[some], rtol=0, atol=1e-15)
-    for few, all_ in zip(found.carriers, every.carriers, strict=True):
-        for number, pair in enumerate(some.tolist()):
-            expected = all_.share[all_.pair == pair].sort(descending=True).values
-            most = 2 if few.part in ATTENDED else len(expected)
-            shares = few.share[few.pair == number].sort(descending=True).values
-            torch.testing.assert_close(shares, expected[:most], rtol=0, atol=1e-15)
+    for number, pair in enumerate(some.tolist()):
+        few, expected = (
+            torch.cat([one.share[one.pair == of].abs() for one in carriers]).sort(descending=True).values
+            for carriers, of in ((found.carriers, number), (every.carriers, pair))
+        )
+        torch.testing.assert_close(few, expected[:2], rtol=0, atol=1e-15)
 
 
 @given(seeds)
@@ -179,8 +179,8 @@ def test_a_pointer_falls_without_a_fact_by_what_its_weight_says(seed):
     # A fact of an entity with itself is two past facts of it, one in each direction.
     pair = int(torch.mode(carriers.pair[columns.subject != columns.object]).values)
     falls = {}
-    for weight, (s, r, o, *_), of in zip(
-        carriers.weight.tolist(), rows_of(columns), carriers.pair.tolist(), strict=True
+    for weight, share, of, (s, r, o, *_) in zip(
+        *(column.tolist() for column in (carriers.weight, carriers.share, carriers.pair)), rows_of(columns), strict=True
     ):
         if of == pair:
             stored = [s, r, o] if r < NUM_RELATIONS else [o, r - NUM_RELATIONS, s]
@@ -189,5 +189,6 @@ def test_a_pointer_falls_without_a_fact_by_what_its_weight_says(seed):
             fewer = ModelScorer(scorer.sharded, history, scorer.memory)
             falls[weight] = float((scorer.table(queries) - fewer.table(queries))[query[pair], candidate[pair]])
             assert falls[weight] == pytest.approx(-math.log1p(-weight), rel=1e-9)
+            assert falls[weight] < share + 1e-9
     assert len(falls) > 1
     assert sorted(falls, key=falls.__getitem__) == sorted(falls)
