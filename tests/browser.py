@@ -44,7 +44,7 @@ _MEASURES = (
 )
 
 
-def look(path, *, width, dark=False, screenshot=None, pdf=None, seconds=60):
+def look(path, *, width, dark=False, screenshot=None, pdf=None, seconds=300):
     """Open a page of this machine and measure it.
 
     Args:

@@ -103,7 +103,7 @@ def look_at(run: TrainedRun, ranks: pa.Table, split: str, seed: int) -> Look:
     replayed = "rank" in ranks.column_names and run.graph_manifest.content["num_facts"] <= MOST_REPLAYED
     examples = choose_examples(run, ranks, split, seed) if replayed else []
     entities = map_entities(run)
-    shown = entities.labelled[:3] if entities else []
+    shown = entities.labelled[:2] if entities else []
     places = dict.fromkeys([*shown, len(run.entities) // 10] if len(run.entities) > 1 else [])
     return Look(examples, {_name(run, at): _nearest(run, at) for at in places}, entities)
 

@@ -2,7 +2,7 @@
 
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -89,6 +89,23 @@ def figure(svg: str, title: str, note: str = "", *, large: bool = False) -> str:
     """A picture with its caption."""
     small = f"<small>{note}</small>" if note else ""
     return f"<figure{' class=large' if large else ''}><figcaption>{title}{small}</figcaption>{svg}</figure>"
+
+
+def tiles(found: Iterable[tuple[str, str, str]]) -> str:
+    """What (HTML), how much and a remark, in large figures."""
+    inner = "".join(
+        f"<div><dt>{what}</dt><dd>{text(value)}<small>{text(remark)}</small></dd></div>"
+        for what, value, remark in found
+    )
+    return f"<dl class=tiles>{inner}</dl>"
+
+
+def legend(colors: Mapping[str, str]) -> str:
+    """What the colors of charts mean: label → name of its color."""
+    items = (
+        f'<li><i style="background:var(--{color})"></i>{text(label, NAME)}</li>' for label, color in colors.items()
+    )
+    return f"<ul class=legend>{''.join(items)}</ul>"
 
 
 def details(summary: str, inner: str) -> str:

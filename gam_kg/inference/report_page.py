@@ -1,6 +1,6 @@
 """The page of a report: what the model is worth first, then why, on what, and at what cost."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from gam_kg.inference.charts import OTHERS, color_of
 from gam_kg.inference.report import (
@@ -16,7 +16,20 @@ from gam_kg.inference.report import (
 )
 from gam_kg.inference.report_data import RelationRow, ReportData
 from gam_kg.inference.report_examples import Example
-from gam_kg.inference.report_html import NAME, beside, details, figure, glossary, page, pairs, table, term, text
+from gam_kg.inference.report_html import (
+    NAME,
+    beside,
+    details,
+    figure,
+    glossary,
+    legend,
+    page,
+    pairs,
+    table,
+    term,
+    text,
+    tiles,
+)
 from gam_kg.inference.report_verdict import judged, primary, verdict
 from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.progress import duration
@@ -53,16 +66,16 @@ def _head(data: ReportData) -> str:
     lines = "".join(f"<p class={'lead' if at == 0 else 'more'}>{text(line)}</p>" for at, line in enumerate(found.lines))
     both = data.metrics[split][setting]["time_aware"]["both"]
     best = data.metrics.get("comparison", {}).get(split, {}).get(setting, {}).get("overall", {}).get("best_baseline")
-    tiles = []
+    shown = []
     for label, key, word in [("MRR", "mrr", "mrr"), *((f"Hits@{k}", f"hits@{k}", "hits") for k in (1, 3, 10))]:
         small = ""
         if best:
             theirs = data.metrics["baselines"][best][split][setting]["time_aware"]["both"][key]
             small = f"best baseline {100 * theirs:.1f} %"
-        tiles.append((term(word, label), f"{100 * both[key]:.1f} %", small))
+        shown.append((term(word, label), f"{100 * both[key]:.1f} %", small))
     notices = "".join(f"<p class=notice>{text(notice)}</p>" for notice in data.notices)
     run = f"<p class=run>{text(data.name)} · temporal knowledge graph, {data.graph['num_facts']:,} facts</p>"
-    return f"{run}{heading}{lines}{_tiles(tiles)}{notices}"
+    return f"{run}{heading}{lines}{tiles(shown)}{notices}"
 
 
 def _results(data: ReportData, charts: Charts) -> str:
@@ -182,18 +195,15 @@ def _neighbours(data: ReportData, charts: Charts) -> str:
         return ""
     cards = [_neighbour_card(name, nearest) for name, nearest in data.look.neighbours.items()]
     inner = f"<p>Entities whose vectors point the same way after the last fact, by {term('cosine')}.</p>"
-    chart, beside_it = "", 0
-    if (found := data.look.entities) and "map" in charts:
-        note = (
-            f"The {len(found.names):,} entities with most facts, along the two directions in which they differ most "
-            f"({found.share:.0%} of the variance). Point at one for its name."
-        )
-        colors = legend(dict(zip(found.groups, ["model", *OTHERS], strict=False)))
-        chart, beside_it = figure(charts["map"] + colors, "A map of the embeddings", note, large=True), 2
-    return (
-        inner
-        + beside(chart, "".join(cards[:beside_it]), "map")
-        + f"<div class=cards>{''.join(cards[beside_it:])}</div>"
+    if (found := data.look.entities) is None or "map" not in charts:
+        return f"{inner}<div class=cards>{''.join(cards)}</div>"
+    note = (
+        f"The {len(found.names):,} entities with most facts, along the two directions in which they differ most "
+        f"({found.share:.0%} of the variance). Point at one for its name."
+    )
+    colors = legend(dict(zip(found.groups, ["model", *OTHERS], strict=False)))
+    return inner + beside(
+        figure(charts["map"] + colors, "A map of the embeddings", note, large=True), "".join(cards), "map"
     )
 
 
@@ -212,7 +222,9 @@ def _probabilities(data: ReportData, charts: Charts) -> str:
         f"{term('temperature')}, so that an answer of 70 % should be right in 70 of 100 cases.</p>"
     )
     note = "On the dotted line they are honest; below it, too sure. Grey: before calibration."
-    return inner + beside(_chart(charts, "reliability", "Are they honest?", note), table(found))
+    header = ["", "queries", "temperature", "calibration error", "log-likelihood"]
+    rows = [[*row[:3], f"{row[3]} → {row[4]} %", f"{row[5]} → {row[6]}"] for row in found[1]]
+    return inner + beside(_chart(charts, "reliability", "Are they honest?", note), table((header, rows)))
 
 
 def _data(data: ReportData, charts: Charts) -> str:
@@ -220,7 +232,7 @@ def _data(data: ReportData, charts: Charts) -> str:
     quarantined = graph.get("quarantined", {})
     splits = ", ".join(f"{_SPLITS[split]} {graph['splits'][split]:,}" for split in SPLITS)
     unit = f"{axis.unit}, zone {axis.zone}" if axis.zone else f"{axis.unit}"
-    tiles = [
+    shown = [
         ("facts", f"{graph['num_facts']:,}", splits),
         ("entities", f"{graph['num_entities']:,}", ""),
         ("relations", f"{graph['num_relations']:,}", ""),
@@ -243,7 +255,7 @@ def _data(data: ReportData, charts: Charts) -> str:
         "degrees": (f"Entities by {term('degree')}", "How many have so many facts, or more."),
     }
     inner = f"<p>What the model was given. Rows that could not be used are in {term('quarantine')}.</p>"
-    return inner + _tiles(tiles) + _charts(charts, names) + pairs(rows)
+    return inner + tiles(shown) + _charts(charts, names) + pairs(rows)
 
 
 def _training(data: ReportData, charts: Charts) -> str:
@@ -284,22 +296,5 @@ def _charts(charts: Charts, names: dict[str, tuple[str, str]]) -> str:
     return f'<div class="charts{even}">{"".join(found)}</div>' if found else ""
 
 
-def _tiles(tiles: Iterable[tuple[str, str, str]]) -> str:
-    """What (HTML), how much and a remark, in large figures."""
-    inner = "".join(
-        f"<div><dt>{what}</dt><dd>{text(value)}<small>{text(remark)}</small></dd></div>"
-        for what, value, remark in tiles
-    )
-    return f"<dl class=tiles>{inner}</dl>"
-
-
 def _chart(charts: Charts, name: str, title: str, note: str = "") -> str:
     return figure(charts[name], title, note) if name in charts else ""
-
-
-def legend(colors: Mapping[str, str]) -> str:
-    """What the colors of charts mean: label → name of its color."""
-    items = (
-        f'<li><i style="background:var(--{color})"></i>{text(label, NAME)}</li>' for label, color in colors.items()
-    )
-    return f"<ul class=legend>{''.join(items)}</ul>"

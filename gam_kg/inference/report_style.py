@@ -35,6 +35,7 @@ nav li{flex:none}nav a{display:block;padding:.7rem 0;font-size:.92rem;font-weigh
 .charts.even{grid-template-columns:repeat(auto-fit,minmax(min(27rem,100%),1fr))}
 .beside{display:grid;grid-template-columns:minmax(0,1fr);gap:1rem;margin:1rem 0;align-items:start}
 .beside>div{display:grid;gap:1rem;min-width:0}.beside .scroll,.beside h3{margin:0}
+.beside :is(th,td){padding-inline:.55rem}.beside th{white-space:normal;overflow-wrap:normal}
 @media (min-width:62rem){.beside{grid-template-columns:minmax(0,4fr) minmax(0,5fr)}
 .beside.map{grid-template-columns:minmax(0,3fr) minmax(0,2fr)}}
 figure{margin:0;padding:1rem 1rem .6rem;min-width:0}
@@ -85,6 +86,7 @@ figure,.card,.tiles div,tr,.legend{break-inside:avoid}h2,h3,section>p,thead{brea
 .cards{grid-template-columns:repeat(3,minmax(0,1fr))}figure svg{max-width:24rem}
 figure.large text{font-size:8px!important}
 button.term{text-decoration:none}
+footer{columns:2;padding-bottom:0}
 [popover]{display:block;position:static;max-width:none;margin:0;padding:.2rem 0;border:0;box-shadow:none}
 [popover] b{display:inline}}
 """

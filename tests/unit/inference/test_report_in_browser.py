@@ -20,7 +20,8 @@ def page(tmp_path_factory):
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_report_fits_its_window_and_can_be_read(page, width, dark, tmp_path):
-    found = look(page, width=width, dark=dark, pdf=tmp_path / "report.pdf")
+    printed = tmp_path / "report.pdf" if width == 1280 and not dark else None
+    found = look(page, width=width, dark=dark, pdf=printed)
     assert found["messages"] == []
     assert found["width"] == width
     assert found["scroll_width"] <= width
@@ -30,4 +31,4 @@ def test_a_report_fits_its_window_and_can_be_read(page, width, dark, tmp_path):
     assert found["cut"] == []
     assert found["faint"] == []
     assert "Beats the best untrained baseline by 2.0 ± 1.0 MRR" in found["text"].replace("\n", " ")
-    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert printed is None or printed.read_bytes().startswith(b"%PDF")
