@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 MODEL = "gam_lstm"
 SPLITS = ("train", "valid", "test")

@@ -25,7 +25,11 @@ def show_comparison(runs: Sequence[Path]) -> None:
     first, *others = names
     for name, run in zip(names, runs, strict=True):
         results.print(f"{name}: {printable(str(run))}", soft_wrap=True, markup=False)
-    show_table("", *settings_table(dict(zip(names, runs, strict=True))))
+    header, rows = settings_table(dict(zip(names, runs, strict=True)))
+    if rows:
+        show_table("", header, rows)
+    else:
+        results.print(header[0])
     for table in figure_tables(ranked):
         show_table("", *table)
     for by_relation in (False, True):

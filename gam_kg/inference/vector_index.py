@@ -57,7 +57,7 @@ def build_index(run: Path, name: str, config: IndexConfig, say: Callable[[str], 
             settings = settings_in_use(config, *vectors.shape)
             say(f"building {settings['kind']} over {len(vectors):,} vectors of {source.dim}")
             index = build(vectors, settings)
-            say(f"measuring recall@{RECALL_AT} on {config.sample:,} entities")
+            say(f"measuring recall@{RECALL_AT} on {min(config.sample, len(vectors)):,} entities")
             settings = measured(index, vectors, settings, config)
             faiss.write_index(index, str(folder / _FILE))
             about = {"vector": config.vector, "metric": "inner_product", "normalised": True, "dim": source.dim}
