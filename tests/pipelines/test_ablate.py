@@ -129,7 +129,7 @@ def test_runs_are_compared_by_command(ablated, monkeypatch, capsys):
     shown = capsys.readouterr().out
     metrics = [json.loads((folder / run / "evaluation" / "metrics.json").read_text()) for run in ("full-3", "paths-3")]
     mrr = [100 * tree["test"]["multi_step"]["time_aware"]["object"]["mrr"] for tree in metrics]
-    table = shown[shown.index("test, multi-step") :]
+    table = shown[shown.index("test, multi-step, MRR") :]
     row = next(line for line in table.splitlines() if "object" in line)
     cells = [cell.strip() for cell in row.strip("│ ").split("│")]
     assert cells[2:5] == [f"{mrr[0]:.2f}", f"{mrr[1]:.2f}", f"{mrr[1] - mrr[0]:+.2f}"]

@@ -317,7 +317,7 @@ def test_a_run_shows_what_it_is(run):
         (lambda run: run.embeddings(form="numpy"), ConfigError, "'pandas', 'arrow', 'torch'"),
         (lambda run: run.embeddings(kind="relation", vector="search_vector"), ConfigError, "'embedding'"),
         (lambda run: gam_kg.load(run.path / "graph"), ArtifactError, "no finished graph artifact"),
-        (lambda run: gam_kg.load("no/such/run"), ArtifactError, "no such run folder"),
+        (lambda run: gam_kg.load("no/such/run"), ConfigError, "there is no such file or folder of a run"),
     ],
 )
 def test_mistakes_are_explained(run, question, error, words):

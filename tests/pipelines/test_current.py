@@ -16,7 +16,7 @@ from gam_kg.artifacts import read_manifest
 from gam_kg.config import load_config
 from gam_kg.errors import ConfigError, DataError
 from gam_kg.versions import artifact_folder
-from gam_kg.workflow.imports import import_if_missing
+from gam_kg.workflow.imports import facts_to_import, import_if_missing
 from gam_kg.workflow.situation import finished
 from pipelines.embed import embed
 from pipelines.evaluate import evaluate
@@ -223,7 +223,7 @@ def test_a_file_that_is_no_import_is_not_replaced(copied, tmp_path):
     config = with_run_dir(copied, copied.run_path, data={"import_from": str(table)})
     for force in (False, True):
         with pytest.raises(ConfigError, match=r"facts.parquet exists and was not imported"):
-            import_if_missing(config, force=force)
+            facts_to_import(config, force=force)
     assert (tmp_path / "facts.parquet").read_bytes() == before
 
 

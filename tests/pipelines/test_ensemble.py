@@ -69,7 +69,9 @@ def test_an_evaluation_of_another_checkpoint_is_refused(seeds, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("runs", [["one"], ["one", "one/../one"]])
-def test_a_run_alone_is_refused(runs, monkeypatch, capsys):
+def test_a_run_alone_is_refused(runs, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one").mkdir()
     assert gam_kg(monkeypatch, "ensemble", *runs) == 2
     assert "give at least two runs, each once" in capsys.readouterr().err
 
