@@ -139,9 +139,14 @@ def rule_bytes(rules: float, groups: float) -> float:
     return rules * (LONG + INT) + groups * (LONG + LONG + INT) + LONG
 
 
-def pair_rule_bytes(pairs: float) -> float:
-    """Bytes of the counts of rules of pairs, at most, of some pairs of relations; all ranks have the same."""
-    return (pairs + 1) * (2 * LONG + _ROOM_FOR_COUNTS * 2 * DOUBLE * NUM_BINS)
+def pair_rule_bytes(pairs: float, exposures: float) -> float:
+    """Bytes of the counts of rules of pairs, at most, of some pairs of relations; all ranks have the same.
+
+    Args:
+        pairs: Pairs of relations.
+        exposures: The sum of all counts, at most; see `PairRules`.
+    """
+    return (pairs + 1) * (2 * LONG + _ROOM_FOR_COUNTS * 2 * (INT if exposures < 2**31 else LONG) * NUM_BINS)
 
 
 def history_of_rank(workload: Workload) -> float:
@@ -152,7 +157,10 @@ def history_of_rank(workload: Workload) -> float:
         for part in (counts.bucket_facts, counts.bucket_answers)
     )
     rules = rule_bytes(*_rules_and_groups(workload)) if limits.rule_bodies else 0.0
-    of_pairs = pair_rule_bytes(counts.relation_pairs if limits.recent else 0) if limits.rule_confidence else 0.0
+    of_pairs = 0.0
+    if limits.rule_confidence:
+        exposures = float(counts.queries.sum()) * limits.recent
+        of_pairs = pair_rule_bytes(counts.relation_pairs if limits.recent else 0, exposures)
     return history_bytes(facts, answers) + rules + of_pairs
 
 

@@ -153,8 +153,8 @@ def test_a_date_boundary_keeps_its_text(value):
         ("data.split.valid_start=3", ["data.split", "valid_start", "test_start"]),
         ("data.split={valid_fraction: 0.5, test_fraction: 0.5}", ["data.split", "below 1"]),
         ("model=3", ["model", "found 3"]),
-        ("model.dimm=3", ["model.dimm: unknown key; did you mean model.dim? allowed here: name, dim,"]),
-        ("learning_rate=3", ["learning_rate: unknown key; did you mean train.learning_rate? allowed here"]),
+        ("model.dimm=3", ["model.dimm: unknown key; allowed here: name, dim,", "; did you mean model.dim?"]),
+        ("learning_rate=3", ["learning_rate: unknown key; allowed here: name", "; did you mean train.learning_rate?"]),
         ("model.nothing_like_it=3", ["model.nothing_like_it: unknown key; allowed here: name, dim,"]),
     ],
 )
