@@ -13,10 +13,9 @@ from typing import Literal
 import pyarrow as pa
 import torch
 
-from gam_kg.artifacts import read_manifest
 from gam_kg.config import Config
-from gam_kg.errors import ArtifactError
 from gam_kg.inference.answers import find_name
+from gam_kg.inference.one_version import one_version
 from gam_kg.inference.search import nearest_entities, query_answers
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.training.run import threads
@@ -138,9 +137,5 @@ def opened(path: Path) -> Generator[TrainedRun]:
         ArtifactError: It cannot be read, or was replaced meanwhile.
     """
     run = load(path)
-    try:
+    with one_version(run):
         yield run
-    finally:
-        for made in (run.graph_manifest, run.checkpoint_manifest):
-            if read_manifest(path / made.kind, made.kind).id != made.id:
-                raise ArtifactError(f"{path / made.kind} was replaced while it was read; give the command again")
