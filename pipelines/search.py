@@ -84,7 +84,7 @@ def look_up(run: TrainedRun, question: Question) -> Found:
     """Answer a question; raises what `nearest_entities` and `query_answers` raise."""
     among = "" if question.among is None else f" among {question.among}"
     if question.like is not None:
-        name = run.entities.names[find_name(run, run.entities, question.like)].as_py()
+        name = run.given_names["entity"][find_name(run, run.entities, question.like)].as_py()
         rows = nearest_entities(run, name, question.at, question.top_k, among=question.among)
         last = run.axis.snapshot_at(question.at, run.graph.end - 1)
         title = f"nearest to {name}{among} after {_label(run, last)}"
@@ -95,10 +95,10 @@ def look_up(run: TrainedRun, question: Question) -> Found:
         object=question.object,
         among=question.among,
     )
-    asked = rows.select(["subject", "relation", "object", "timestamp"]).slice(0, 1).to_pylist()[0]
-    parts = ", ".join("?" if asked[role] is None else str(asked[role]) for role in ("subject", "relation", "object"))
+    query = rows.select(["subject", "relation", "object", "timestamp"]).slice(0, 1).to_pylist()[0]
+    parts = ", ".join("?" if query[role] is None else str(query[role]) for role in ("subject", "relation", "object"))
     when = _label(run, run.axis.snapshot_at(question.at, run.graph.end))
-    return Found(asked, rows.select(_OF_ANSWER), f"({parts}){among} at {when}")
+    return Found(query, rows.select(_OF_ANSWER), f"({parts}){among} at {when}")
 
 
 def search(run_path: Path, question: Question, form: Form = "table") -> None:

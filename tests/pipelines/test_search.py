@@ -4,7 +4,9 @@ import csv
 import io
 import json
 import shutil
+from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 from flows import gam_kg
 from graphs import graph_of, random_facts, tiny_config, write_graph
@@ -13,9 +15,10 @@ from runs import train_run
 from gam_kg.errors import ArtifactError
 from gam_kg.inference.search import nearest_entities, query_answers
 from gam_kg.inference.trained_run import TrainedRun
+from gam_kg.ingest.vocabulary import Vocabulary
 from pipelines.cli_search import with_three_values
 from pipelines.interactive import Session, completions
-from pipelines.search import Question
+from pipelines.search import Question, look_up
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +90,16 @@ def test_candidates_are_filtered(shown, tmp_path):
     found = json.loads(shown("--like", "entity 1", "--among", str(tmp_path / "names.txt"), "--json").out)
     assert {row["entity"] for row in found["answers"]} == {"entity 3", "entity 7"}
     refused = shown("--like", "entity 1", "--among", "towns", status=1)
-    assert "no such file, and no type of entities" in refused.err
+    assert "error: among towns: no such file, and no type of entities" in refused.err
+
+
+def test_names_that_are_integers_in_the_facts_are_so_in_what_is_found(run):
+    numbers = pa.array(range(100, 100 + len(run.entities)))
+    integers = replace(run, entities=Vocabulary(numbers.cast(pa.large_string())))
+    vars(integers)["given_names"] = {"entity": numbers, "relation": run.relations.names}
+    found = look_up(integers, Question(like="104"))
+    assert found.question["like"] == 104
+    assert found.rows["entity"].type == pa.int64()
 
 
 @pytest.mark.parametrize(
