@@ -40,8 +40,8 @@ def load(run: str | PathLike[str]) -> "Run":
         run: Its folder, its URI (as s3://bucket/runs/demo) or its configuration file.
 
     Raises:
-        ArtifactError: There is no finished run, or it is damaged.
-        ConfigError: `run` is no path.
+        ArtifactError: There is no finished run in the folder, or it is damaged.
+        ConfigError: `run` is no path, or there is nothing there.
         StorageError: The storage that a URI names cannot be used.
 
     Example:

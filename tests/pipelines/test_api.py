@@ -338,7 +338,7 @@ def test_a_run_shows_what_it_is(run):
         (lambda run: run.embeddings(kind="relation", vector="search_vector"), ConfigError, "'embedding'"),
         (lambda run: gam_kg.load(run.path / "graph"), ArtifactError, "no finished graph artifact"),
         (lambda _: gam_kg.load(3), ConfigError, "run=3: expected a path or a URI, found int"),
-        (lambda run: gam_kg.load("no/such/run"), ArtifactError, "no such run folder"),
+        (lambda run: gam_kg.load("no/such/run"), ConfigError, "no such file or folder of a run"),
     ],
 )
 def test_mistakes_are_explained(run, question, error, words):
