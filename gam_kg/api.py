@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from gam_kg.api_opened import At, Name, OpenedRun, named, one_of, plain_time, positive, relation_of
+from gam_kg.api_opened import At, Name, OpenedRun, named, one_of, path_text, plain_time, positive, relation_of
 from gam_kg.inference.answers import answer_queries, encode_query, find_name
 from gam_kg.inference.embed import embedding_table, vectors_of
 from gam_kg.inference.fact_tables import FactRanks, FactTable, rank_table
@@ -40,7 +40,8 @@ def load(run: str | PathLike[str]) -> "Run":
         run: Its folder, its URI (as s3://bucket/runs/demo) or its configuration file.
 
     Raises:
-        ArtifactError: There is no finished run, or it is damaged.
+        ArtifactError: There is no finished run in the folder, or it is damaged.
+        ConfigError: `run` is no path, or there is nothing there.
         StorageError: The storage that a URI names cannot be used.
 
     Example:
@@ -48,14 +49,15 @@ def load(run: str | PathLike[str]) -> "Run":
         >>> run = gam_kg.load("runs/demo")
         >>> run.ask("Mike Trout", "plays_center_field_for", at="2018", k=3)
     """
-    return Run(TrainedRun.load(folder_of_run(str(run), "run", *_NEEDED)))
+    return Run(TrainedRun.load(folder_of_run(path_text(run, "run"), "run", *_NEEDED)))
 
 
 class Run(OpenedRun):
     """A finished run in memory, for questions; `gam_kg.load` and `gam_kg.train` return one.
 
     What was computed for a moment stays in memory for further questions about it, for the four moments used last.
-    Threads may share a run; their questions are answered one after another.
+    Threads may share a run; their questions are answered one after another. Once its graph or its checkpoint is
+    replaced on disk, each question raises ArtifactError: load it again. Updates that are added do not matter to it.
 
     Args:
         trained_run: The run, in a world of one.
@@ -72,7 +74,7 @@ class Run(OpenedRun):
         *,
         at: At = None,
         k: int = 10,
-        among: Iterable[Name] | None = None,
+        among: Name | Iterable[Name] | None = None,
     ) -> pd.DataFrame:
         """The best answers to (subject, relation, ?), or to (?, relation, object), from the facts before a time.
 
@@ -83,7 +85,7 @@ class Run(OpenedRun):
             at: The time of the question, as "2018", a date, or an integer where the facts have integers; None: the
                 snapshot after the last fact.
             k: Answers, at least 1; fewer where there are fewer candidates.
-            among: Names of the candidates; None: all entities.
+            among: Name or names of the candidates; None: all entities.
 
         Returns:
             A row an answer, best first: `position` from 1, `answer_id`, `answer`, `score`, `probability` (over all
@@ -192,10 +194,10 @@ class Run(OpenedRun):
 
         run, k = self.trained_run, positive(k)
         query = encode_query(run, subject, relation_of(relation), object, plain_time(at))
-        wanted = None if answer is None else np.array([find_name(run, run.entities, answer)])
+        given = None if answer is None else np.array([find_name(run, run.entities, answer)])
         with self._working():
             opened = self._moments.before(int(query.snapshot[0]))
-            entity = answer_queries(opened, query, 1).entity[:, 0] if wanted is None else wanted
+            entity = answer_queries(opened, query, 1).entity[:, 0] if given is None else given
             (found,) = explain(opened, query, entity, top=k)
         return found
 
@@ -258,7 +260,7 @@ class Run(OpenedRun):
 
         Returns:
             `metrics` and a table of `ranks`; a row that cannot be ranked, as one with an unknown name, has its status
-            and reason there.
+            and reason there. Columns of yours that have a name of ours there get `query_` before it.
 
         Raises:
             DataError: A column is missing, of a wrong type or there twice.

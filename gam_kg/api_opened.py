@@ -1,10 +1,12 @@
 """A run in memory, at several moments and by name: what the methods of `gam_kg.api.Run` work with."""
 
+import os
 import threading
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from datetime import date
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,10 @@ import torch
 from gam_kg.config import Config
 from gam_kg.data_config import ColumnsConfig
 from gam_kg.errors import ConfigError, DataError
-from gam_kg.inference.answers import find_name
+from gam_kg.inference.answers import find_names
 from gam_kg.inference.frames import frame
 from gam_kg.inference.moments import Moments
+from gam_kg.inference.one_version import one_version
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.training.run import threads
 
@@ -79,8 +82,12 @@ class OpenedRun:
 
     @contextmanager
     def _working(self) -> Generator[None]:
-        """One question at a time may use a moment, on as many CPU threads as the commands use."""
-        with self._lock:
+        """One question at a time may use a moment, on as many CPU threads as the commands use.
+
+        Raises:
+            ArtifactError: The run was replaced after it was loaded.
+        """
+        with self._lock, one_version(self.trained_run):
             before = torch.get_num_threads()
             torch.set_num_threads(self._num_threads)
             try:
@@ -97,13 +104,13 @@ class OpenedRun:
     def _names(self, kind: str) -> pd.Series:
         return frame(pa.table({kind: self.trained_run.given_names[kind]}))[kind]
 
-    def _ids(self, names: Iterable[Name]) -> np.ndarray:
-        """Ids of some entities, distinct and ascending, int64 (num_ids,)."""
-        names = [names] if isinstance(names, str) else names
-        found = {find_name(self.trained_run, self.trained_run.entities, name) for name in names}
-        if not found:
+    def _ids(self, names: Name | Iterable[Name]) -> np.ndarray:
+        """Ids of some entities, or of one, distinct and ascending, int64 (num_ids,)."""
+        names = [names] if isinstance(names, str) or not isinstance(names, Iterable) else names
+        found = np.unique(find_names(self.trained_run, self.trained_run.entities, names))
+        if not len(found):
             raise DataError("among: there are no names; give some, or None for all entities")
-        return np.array(sorted(found))
+        return found
 
     def _last_of(self, at: At) -> int:
         """The last snapshot whose facts count at a time."""
@@ -125,6 +132,18 @@ def relation_of(relation: Name | None) -> Name:
     if relation is None:
         raise DataError("give the relation of the question; run.relations has all of them")
     return relation
+
+
+def path_text(path: str | PathLike[str], name: str) -> str:
+    """A path or URI as text.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    try:
+        return os.fsdecode(path)
+    except TypeError:
+        raise ConfigError(f"{name}={path!r}: expected a path or a URI, found {type(path).__name__}") from None
 
 
 def plain_time(at: At) -> At:

@@ -3,15 +3,17 @@
 import os
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from gam_kg.api import Run, load
+from gam_kg.api_opened import path_text
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import Config
 from gam_kg.errors import ConfigError, DataError
@@ -31,7 +33,6 @@ from gam_kg.workflow.train import OpenLog, train_here, train_stage
 GIVEN, IMPORTED = "given_facts.parquet", "imported_facts.parquet"
 """The files of a run that have the facts of a DataFrame, and those that were imported."""
 
-_FOLDER = "train.txt"
 _GIVEN_ELSEWHERE = {
     "data.facts": "give the facts as the first argument",
     "data.import_from": "give the facts as the first argument",
@@ -62,7 +63,8 @@ def train(
         **settings: Of `configs/base.yaml`, nested, as `train={"epochs": 2}`, or dotted, as `**{"train.epochs": 2}`.
 
     Raises:
-        ConfigError: A setting is unknown (the message has the closest one) or a value is not allowed.
+        ConfigError: A setting is unknown (the message has the closest one) or a value is not allowed; or `run_dir` is
+            no name of a folder.
         DataError: The facts cannot be used; the message has examples, and where the quarantined rows are.
         GamKGError: The training fails, or another process works on the run.
 
@@ -72,7 +74,9 @@ def train(
         ... )
         >>> run = gam_kg.train(facts, run_dir="runs/mine", train={"epochs": 2}, prepare={"max_bad_fraction": 0.01})
     """
-    place = "run" if run_dir is None else fspath(run_dir)
+    place = "run" if run_dir is None else path_text(run_dir, "run_dir")
+    if place.endswith((".yaml", ".yml")):
+        raise ConfigError(f"run_dir={place}: a run is a folder, and this is the name of a YAML file; give another name")
     config = _config(facts, place, settings)
     show = _print if progress else lambda _: None
     if run_dir is None:  # not before the settings are known to be good
@@ -80,15 +84,30 @@ def train(
         config = _config(facts, place, settings)
         show(f"the run is in {place}, a temporary folder; give run_dir to have it elsewhere")
     with owned(config, "train"):
-        if isinstance(facts, pd.DataFrame):
-            table = arrow_table(facts, "facts")
-            with replacing(config.run_path / GIVEN) as staging:
-                write_table(table, staging)
-        import_if_missing(config)
-        graph = prepare_here(config)
+        with _stored(arrow_table(facts, "facts"), config) if isinstance(facts, pd.DataFrame) else nullcontext():
+            import_if_missing(config)
+            graph = prepare_here(config)
         show(f"graph: {describe_graph(read_manifest(graph, 'graph').content)}")
         train_stage(train_here, _log(show))(config)
     return load(place)
+
+
+@contextmanager
+def _stored(table: pa.Table, config: Config) -> Generator[None]:
+    """Facts in the file of the run, for the block to make a graph of; if it fails, the earlier facts are put back."""
+    place = config.run_path / GIVEN
+    before = place.with_name(f".{GIVEN}.before")
+    if place.exists() and not before.exists():  # it is there where a process was killed in this block
+        place.rename(before)
+    try:
+        with replacing(place) as staging:
+            write_table(table, staging)
+        yield
+    except BaseException:
+        if before.exists():
+            before.replace(place)
+        raise
+    before.unlink(missing_ok=True)
 
 
 def _config(facts: pd.DataFrame | str | PathLike[str], place: str, settings: dict[str, Any]) -> Config:

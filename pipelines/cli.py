@@ -241,7 +241,7 @@ def predict_command(
     _do("predict", config_of_run(config, [*(overrides or ()), *flags]), force=force, take_over=take_over)
 
 
-_add_stage("report", "evaluation/ → report/: a page with tables and a picture.")
+_add_stage("report", "evaluation/ → report/: one self-contained page.")
 
 
 app.command("search", cls=SearchCommand)(search_command)

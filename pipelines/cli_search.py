@@ -64,7 +64,8 @@ def search_command(
 ) -> None:
     """Nearest entities (--like NAME) or answers (--query SUBJECT RELATION), exact; else questions line by line.
 
-    In names, case does not count where one name only differs by it.
+    In names, case does not count where one name only differs by it. Where questions come from a pipe, the exit status
+    is 1 if one of them could not be answered.
     """
     no_question = like is None and query is None
     if (like is not None and query is not None) or (interactive and not no_question):
@@ -89,6 +90,8 @@ def search_command(
 
         look_up_by_index(folder, question).show(form)
     elif no_question:
-        Session(load(folder), question, form).read()
+        all_answered = Session(load(folder), question, form).read()
+        if not all_answered and not sys.stdin.isatty():
+            raise typer.Exit(1)
     else:
         search(folder, question, form)

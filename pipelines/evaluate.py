@@ -71,8 +71,8 @@ def write_evaluation(found: Evaluation, folder: Path) -> Content:
 
 def _finish(config: Config) -> None:
     run = config.run_path
-    log_evaluation(config, read_json(run / "evaluation" / "metrics.json", "evaluation"))
     write_over_time(run, read_updates(run, read_manifest(run / "graph", "graph")))
+    log_evaluation(config, read_json(run / "evaluation" / "metrics.json", "evaluation"))
 
 
 evaluate = Stage(

@@ -10,11 +10,12 @@ import numpy as np
 from gam_kg.errors import GamKGError
 from gam_kg.inference.answers import encode_query
 from gam_kg.inference.explain import explain
+from gam_kg.inference.one_version import one_version
 from gam_kg.inference.queries import EncodedQueries
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.text import printable
 from .progress import console
-from .search import Form, Question, look_up
+from .search import Form, Found, Question, look_up
 
 HELP = """\
 SUBJECT | RELATION       what the object may be; so does SUBJECT | RELATION | ?
@@ -43,23 +44,31 @@ class Session:
         self.run, self.question, self.form = run, question, form
         self.last: tuple[EncodedQueries, list[int]] | None = None
 
-    def read(self) -> None:
-        """Answer the lines of standard input until it ends; a mistake is shown, and the next line is read."""
+    def read(self) -> bool:
+        """Answer the lines of standard input until it ends; a mistake is shown, and the next line is read.
+
+        Returns:
+            Whether all lines could be answered.
+        """
+        all_answered = True
         if sys.stdin.isatty():
             _complete_names(self.run)
             console.print(HELP, markup=False)
         for line in _lines():
             if line == "quit":
-                return
+                break
             try:
                 self.answer(line)
             except (GamKGError, ValueError) as error:
                 console.print(printable(f"error: {error}"), markup=False, soft_wrap=True)
+                all_answered = False
+        return all_answered
 
     def answer(self, line: str) -> None:
         """Do what a line says.
 
         Raises:
+            ArtifactError: The run was replaced after it was loaded.
             ValueError: It cannot be understood.
         """
         command, _, rest = line.partition(" ")
@@ -67,7 +76,7 @@ class Session:
         if "|" in line:
             self._query(line)
         elif command == "like" and rest:
-            look_up(self.run, replace(self.question, like=rest)).show(self.form)
+            self._look_up(like=rest).show(self.form)
         elif command in ("at", "among"):
             self.question = replace(self.question, **{command: rest or None})
         elif command in ("top", "explain") and rest.isdecimal() and int(rest):
@@ -85,12 +94,17 @@ class Session:
         if len(parts) > 3 or parts[1] is None or (parts[0] is None) == (parts[2:] in ([], [None])):
             raise ValueError("give SUBJECT | RELATION or ? | RELATION | OBJECT")
         subject, relation, obj = [*parts, None][:3]
-        found = look_up(self.run, replace(self.question, subject=subject, relation=relation, object=obj))
+        found = self._look_up(subject=subject, relation=relation, object=obj)
         found.show(self.form)
         names = (found.question[role] for role in ("subject", "relation", "object"))
         subject, relation, obj = (None if name is None else str(name) for name in names)
         query = encode_query(self.run, subject, str(relation), obj, self.question.at)
         self.last = query, found.rows["answer_id"].to_pylist()
+
+    def _look_up(self, **parts: str | None) -> Found:
+        """What is found, before any of it is shown: it may be of a run that was replaced."""
+        with one_version(self.run):
+            return look_up(self.run, replace(self.question, **parts))
 
     def _explain(self, number: int) -> None:
         """Show the strongest reasons of an answer to the last query."""
@@ -99,7 +113,8 @@ class Session:
                 f"explain {number}: there is no such answer; explain takes the number of one to the last query"
             )
         query, answers = self.last
-        (found,) = explain(self.run, query, np.array([answers[number - 1]]))
+        with one_version(self.run):
+            (found,) = explain(self.run, query, np.array([answers[number - 1]]))
         if self.form == "json":
             sys.stdout.write(json.dumps(found.to_dict(), ensure_ascii=False) + "\n")
         else:

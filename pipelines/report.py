@@ -1,4 +1,4 @@
-"""The report stage: `evaluation/` and the training log → `report/`, a page with tables and a picture."""
+"""The report stage: `evaluation/` and the training log → `report/`, one self-contained page."""
 
 import json
 import logging

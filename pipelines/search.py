@@ -13,10 +13,9 @@ from typing import Literal
 import pyarrow as pa
 import torch
 
-from gam_kg.artifacts import read_manifest
 from gam_kg.config import Config
-from gam_kg.errors import ArtifactError
 from gam_kg.inference.answers import find_name
+from gam_kg.inference.one_version import one_version
 from gam_kg.inference.search import nearest_entities, query_answers
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.training.run import threads
@@ -85,7 +84,7 @@ def look_up(run: TrainedRun, question: Question) -> Found:
     """Answer a question; raises what `nearest_entities` and `query_answers` raise."""
     among = "" if question.among is None else f" among {question.among}"
     if question.like is not None:
-        name = run.entities.names[find_name(run, run.entities, question.like)].as_py()
+        name = run.given_names["entity"][find_name(run, run.entities, question.like)].as_py()
         rows = nearest_entities(run, name, question.at, question.top_k, among=question.among)
         last = run.axis.snapshot_at(question.at, run.graph.end - 1)
         title = f"nearest to {name}{among} after {_label(run, last)}"
@@ -96,10 +95,10 @@ def look_up(run: TrainedRun, question: Question) -> Found:
         object=question.object,
         among=question.among,
     )
-    asked = rows.select(["subject", "relation", "object", "timestamp"]).slice(0, 1).to_pylist()[0]
-    parts = ", ".join("?" if asked[role] is None else str(asked[role]) for role in ("subject", "relation", "object"))
+    query = rows.select(["subject", "relation", "object", "timestamp"]).slice(0, 1).to_pylist()[0]
+    parts = ", ".join("?" if query[role] is None else str(query[role]) for role in ("subject", "relation", "object"))
     when = _label(run, run.axis.snapshot_at(question.at, run.graph.end))
-    return Found(asked, rows.select(_OF_ANSWER), f"({parts}){among} at {when}")
+    return Found(query, rows.select(_OF_ANSWER), f"({parts}){among} at {when}")
 
 
 def search(run_path: Path, question: Question, form: Form = "table") -> None:
@@ -138,9 +137,5 @@ def opened(path: Path) -> Generator[TrainedRun]:
         ArtifactError: It cannot be read, or was replaced meanwhile.
     """
     run = load(path)
-    try:
+    with one_version(run):
         yield run
-    finally:
-        for made in (run.graph_manifest, run.checkpoint_manifest):
-            if read_manifest(path / made.kind, made.kind).id != made.id:
-                raise ArtifactError(f"{path / made.kind} was replaced while it was read; give the command again")

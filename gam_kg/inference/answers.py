@@ -1,6 +1,7 @@
 """Answers to "(subject, relation, ?) at a time": the best candidates with scores, from the facts before it."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 
@@ -56,6 +57,9 @@ def answer_queries(
 ) -> Answers:
     """Score all candidates of each query and return the best.
 
+    A score may differ in its last digits with the other queries that are given: so does the vector of a query, which
+    is computed in float32 for many queries together.
+
     Args:
         run: The run that answers.
         queries: The queries, of any times; each sees only the facts before its own time.
@@ -79,7 +83,7 @@ def answer_queries(
         scores = scores if candidates is None else scores.among(candidates)
         total = _LogSumExp(run.temperature(block.horizon))
         found, score = scores.best(shape[1], look=total.add)
-        probability = (score / total.temperature - total.value[:, None]).exp()
+        probability = (score / total.temperature - total.value[:, None]).exp().clamp(max=1)  # rounding may exceed 1
         entity = (found if candidates is None else candidates[found]).cpu()
         known = [column.repeat_interleave(shape[1]) for column in (block.subject, block.relation)]
         row = run.graph.partition.rows(entity.flatten())
@@ -120,23 +124,33 @@ def encode_query(
 
 
 def find_name(run: TrainedRun, vocabulary: Vocabulary, name: str | int) -> int:
-    """The id of a name that a user gives; where it is unknown, of the one that differs in case and "_" for " " only.
+    """The id of one name; see `find_names`."""
+    return int(find_names(run, vocabulary, [name])[0])
+
+
+def find_names(run: TrainedRun, vocabulary: Vocabulary, names: Iterable[str | int]) -> np.ndarray:
+    """Ids of names that a user gives; where one is unknown, of the one that differs in case and "_" for " " only.
+
+    Returns:
+        int64 (num_names,).
 
     Raises:
-        DataError: The name is unknown; the message has the closest names.
+        DataError: A name is unknown; the message has the closest names.
     """
-    spelt = run.spelt(pa.array([str(name)]))
-    (found,) = vocabulary.find(spelt).tolist()
-    if found >= 0:
-        return found
-    alike = vocabulary.alike(spelt[0].as_py())
-    if not alike:
-        vocabulary.encode(spelt)
-    names = ", ".join(map(quoted, vocabulary.decode(alike).to_pylist()))
-    if len(alike) > 1:
-        raise DataError(f"{quoted(name)} may be any of these {vocabulary.kind} names: {names}; write it as one of them")
-    logger.info("%s is read as %s", quoted(name), names)
-    return alike[0]
+    given = pa.array(map(str, names), pa.large_string())
+    spelt = run.spelt(given)
+    found = vocabulary.find(spelt)
+    places = np.flatnonzero(found < 0)
+    alike = vocabulary.alike(spelt.take(pa.array(places)))
+    unlike = [place for place, ids in zip(places.tolist(), alike, strict=True) if not ids]
+    vocabulary.encode(spelt.take(pa.array(unlike, pa.int64())))  # says what is unknown
+    for place, ids in zip(places.tolist(), alike, strict=True):
+        name, known = quoted(given[place].as_py()), ", ".join(map(quoted, vocabulary.decode(ids).to_pylist()))
+        if len(ids) > 1:
+            raise DataError(f"{name} may be any of these {vocabulary.kind} names: {known}; write it as one of them")
+        logger.info("%s is read as %s", name, known)
+        found[place] = ids[0]
+    return found
 
 
 class _LogSumExp:

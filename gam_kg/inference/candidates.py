@@ -1,7 +1,9 @@
 """Candidates: which entities may be answers, by their names, their features, or the relations they have been in."""
 
 import csv
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +12,8 @@ import pyarrow.compute as pc
 from gam_kg.errors import DataError
 from gam_kg.graph.name_words import read_features
 from gam_kg.importers.text_file import open_text, text_lines
-from gam_kg.inference.answers import find_name
+from gam_kg.inference.answers import find_name, find_names
+from gam_kg.inference.queries import text_column
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.ingest.names import strip_cells
 from gam_kg.ingest.parquet_rows import damage_of
@@ -38,29 +41,24 @@ def candidates_of(run: TrainedRun, among: str, before: int) -> np.ndarray:
     Raises:
         DataError: There is no such file or type, no entity is of it, or a name in the file is unknown.
     """
-    if Path(among).is_file():
-        return named(run, read_names(Path(among)))
+    if os.path.isfile(among):  # Path.is_file raises where the text is too long for a name
+        return np.unique(find_names(run, run.entities, read_names(Path(among)).to_pylist()))
     role, _, relation = among.partition(":")
     if role in _ROLES:
         number = find_name(run, run.relations, relation) + _ROLES[role] * len(run.relations)
         rows = run.graph.rows()
         found = np.unique(rows.anchor[(rows.relation == number) & (rows.time < before)].numpy())
         if not len(found):
-            raise DataError(f"--among {among}: no entity has been {role} {relation} before {run.axis.label(before)}")
+            raise DataError(f"among {among}: no entity has been {role} {relation} before {run.axis.label(before)}")
         return found
     features = read_features(run.path / "graph", run.graph_manifest)
     if features is None or "=" not in among:
-        raise DataError(f"--among {among}: no such file, and no type of entities; {_known(run, features)}")
+        raise DataError(f"among {among}: no such file, and no type of entities; {_known(run, features)}")
     column, _, category = (part.strip() for part in among.partition("="))
     found = features.filter(pc.equal(features["feature"], f"{column} = {category}"))["entity_id"].unique()
     if not len(found):
-        raise DataError(f"--among {among}: no entity has this feature; {_known(run, features)}")
+        raise DataError(f"among {among}: no entity has this feature; {_known(run, features)}")
     return np.sort(found.to_numpy())
-
-
-def named(run: TrainedRun, names: pa.Array) -> np.ndarray:
-    """Ascending distinct ids of names, int64; raises DataError for unknown ones."""
-    return np.unique(run.entities.encode(run.spelt(names)))
 
 
 def read_names(path: Path) -> pa.Array:
@@ -69,18 +67,24 @@ def read_names(path: Path) -> pa.Array:
     That column is called "entity", "name" or "answer", or is the only one.
 
     Raises:
-        DataError: The file cannot be read, has no such column, or no names.
+        DataError: The file cannot be read, has no such column, or one of another type than names have, or no names.
     """
     if path.suffix == ".parquet":
         with damage_of(f"{path} is not a Parquet file, or is damaged"), open_file(path) as file:
             table = file.read()
         number = _column(path, table.column_names)
-        names = text_of(table.column(number).combine_chunks())
+        names, what = table.column(number).combine_chunks(), f"{path}: column {table.column_names[number]!r}"
+        is_bytes = pa.types.is_binary(names.type) or pa.types.is_large_binary(names.type)  # as some writers store text
+        names = text_of(names) if is_bytes else text_column(names, what)
     else:
         with open_text(path, None, "--among") as file:
             lines = text_lines(path, file)
             delimiter = {".csv": ",", ".tsv": "\t"}.get(path.suffix)
-            rows = [[line] for line in lines] if delimiter is None else list(csv.reader(lines, delimiter=delimiter))
+            rows = (
+                [[line] for line in lines]
+                if delimiter is None
+                else _cells(path, csv.reader(lines, delimiter=delimiter))
+            )
         rows = [row for row in rows if any(cell.strip() for cell in row)]
         # A single column may have its name at the top or not.
         has_header = any(len(row) > 1 for row in rows) or (rows and rows[0][0].strip() in _COLUMNS)
@@ -93,8 +97,20 @@ def read_names(path: Path) -> pa.Array:
     return names
 
 
+def _cells(path: Path, reader: Any) -> list[list[str]]:
+    """The rows of a CSV reader."""
+    try:
+        return list(reader)
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, line {reader.line_num}: a cell cannot be read ({error}); a quote before it may not be closed"
+        ) from None
+
+
 def _column(path: Path, header: list[str]) -> int:
     """The number of the column of names."""
+    if not header:
+        raise DataError(f"{path}: there are no columns in it; expected a column of names")
     header = [name.strip() for name in header]
     for name in _COLUMNS:
         if name in header:

@@ -75,5 +75,5 @@ def _queries(run: TrainedRun, facts: Tensor, time: int) -> Queries:
     of_known = torch.stack([known.subject[known.answer_query], known.relation[known.answer_query], known.answer])
     together = Queries.of(time, torch.cat([of_known, given], 1))
     width = 2 * len(run.relations)
-    asked = torch.isin(together.subject * width + together.relation, given[0] * width + given[1])
-    return together.select(torch.nonzero(asked)[:, 0])
+    is_given = torch.isin(together.subject * width + together.relation, given[0] * width + given[1])
+    return together.select(torch.nonzero(is_given)[:, 0])

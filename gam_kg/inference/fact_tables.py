@@ -12,10 +12,12 @@ from gam_kg.data_config import ColumnsConfig
 from gam_kg.errors import DataError
 from gam_kg.inference.fact_ranks import rank_facts
 from gam_kg.inference.frames import frame
-from gam_kg.inference.queries import QUERY_COLUMNS, QueryRows, find_columns, read_queries
+from gam_kg.inference.queries import QUERY_COLUMNS, QueryRows, find_columns, names_beside, read_queries
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.metrics.summary import RankSummary
 from gam_kg.schemas import DIRECTIONS, STATUSES
+
+_OURS = ("status", "reason", *(f"{role}_rank{raw}" for role in ("object", "subject") for raw in ("", "_raw")))
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class FactTable:
         facts: Those that can be ranked: subject, relation, object and snapshot, int64 (num_ranked, 4).
         status: Index into `schemas.STATUSES`, int64 (num_rows,); 0 where a row is among `facts`.
         reason: Why a row is not, large_string (num_rows,); null where it is.
-        shown: The table, with our names of the columns.
+        shown: The table, with our names of the columns; `query_` before others that are names of ranks.
     """
 
     facts: np.ndarray
@@ -58,7 +60,7 @@ class FactTable:
         reason = pc.if_else(pa.array((status > 0) & np.asarray(reason.is_null())), "no timestamp is given", reason)
         first, second = (_of_rows(half, status == 0) for half in halves)
         facts = np.stack([first[0], first[1], second[0], first[2]], 1)
-        return cls(facts, status, reason, shown)
+        return cls(facts, status, reason, shown.rename_columns(names_beside(shown.column_names, _OURS)))
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def rank_table(run: TrainedRun, table: FactTable) -> FactRanks:
     for name, ranks in found.items():
         direction, _, raw = name.partition("_")
         columns[f"{direction}_rank{'_raw' if raw else ''}"] = pa.array(ranks).take(place)
-    shown = table.shown.drop_columns([name for name in columns if name in table.shown.column_names])
+    shown = table.shown
     for name, column in columns.items():
         shown = shown.append_column(name, column)
     return FactRanks({name: RankSummary.of(parts[name]).compute() for name in DIRECTIONS}, frame(shown))

@@ -117,11 +117,11 @@ def read_queries(run: TrainedRun, table: pa.Table, columns: ColumnsConfig) -> Qu
     raw = {
         role: table[found[role]].combine_chunks() if role in found else pa.nulls(len(table)) for role in QUERY_COLUMNS
     }
-    raw = {
-        role: values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+    raw = {role: _decoded(values) for role, values in raw.items()}
+    texts = {
+        role: text_column(values, f"predict.queries: column {found.get(role)!r}", times=role == "timestamp")
         for role, values in raw.items()
     }
-    texts = {role: _texts(values, role, found) for role, values in raw.items()}
     names = {role: strip_cells(run.spelt(texts[role])) for role in ("subject", "relation", "object")}
     has_subject, has_relation, has_object = (np.asarray(values.is_valid()) for values in names.values())
     known = pc.coalesce(names["subject"], names["object"])
@@ -191,15 +191,25 @@ def find_columns(names: Sequence[str], columns: ColumnsConfig) -> dict[str, str]
     return found
 
 
-def _extra(table: pa.Table) -> pa.Table:
-    """The columns, `query_` before the names that columns of the predictions have too."""
-    names = [f"query_{name}" if name in (*PREDICTIONS.names, EXPLAINED) else name for name in table.column_names]
-    for old, new in zip(table.column_names, names, strict=True):
+def names_beside(given: Sequence[str], ours: Sequence[str]) -> list[str]:
+    """The names that columns which are given have in a result: `query_` before those that are among `ours`.
+
+    Raises:
+        DataError: A name is there already.
+    """
+    names = [f"query_{name}" if name in ours else name for name in given]
+    for old, new in zip(given, names, strict=True):
         if names.count(new) > 1:
             raise DataError(
-                f"predict.queries: column {old!r} would be {f'query_{old}'!r} in the predictions, which have a column "
-                f"{old!r} of their own, and there is one of that name; rename one of them"
+                f"predict.queries: column {old!r} would be {f'query_{old}'!r} in the result, which has a column "
+                f"{old!r} of its own, and there is one of that name; rename one of them"
             )
+    return names
+
+
+def _extra(table: pa.Table) -> pa.Table:
+    """The columns, by the names that they have in the predictions."""
+    names = names_beside(table.column_names, (*PREDICTIONS.names, EXPLAINED))
     return pa.table(dict(zip(names, map(_repeatable, table.column_names, table.columns), strict=True)))
 
 
@@ -230,17 +240,28 @@ def _refuse_misnamed(name: str, found: dict[str, str], columns: ColumnsConfig, c
         )
 
 
-def _texts(values: pa.Array, role: str, found: dict[str, str]) -> pa.Array:
-    """A column as text, large_string; a column of a type that cannot be a name or timestamp is refused."""
-    kind, is_time = values.type, role == "timestamp"
+def _decoded(values: pa.Array) -> pa.Array:
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+
+
+def text_column(values: pa.Array, what: str, *, times: bool = False) -> pa.Array:
+    """A column of names or of timestamps as text, large_string.
+
+    Args:
+        values: Strings or integers; or a dictionary of them.
+        what: Names it in messages.
+        times: Whether dates and timestamps are allowed too.
+
+    Raises:
+        DataError: It is of a type that cannot be a name or a timestamp.
+    """
+    values = _decoded(values)
+    kind = values.type
     temporal = pa.types.is_date(kind) or pa.types.is_timestamp(kind)
-    if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind) or (is_time and temporal)):
-        allowed = "strings, integers, dates or timestamps" if is_time else "strings or integers"
+    if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind) or (times and temporal)):
+        allowed = "strings, integers, dates or timestamps" if times else "strings or integers"
         hint = "; floats cannot hold ids or timestamps exactly, cast the column to integers (pandas: astype('Int64'))"
-        raise DataError(
-            f"predict.queries: column {found[role]!r} is {kind}; expected {allowed}"
-            f"{hint if pa.types.is_floating(kind) else ''}"
-        )
+        raise DataError(f"{what} is {kind}; expected {allowed}{hint if pa.types.is_floating(kind) else ''}")
     return text_of(values)
 
 

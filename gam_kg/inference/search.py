@@ -20,7 +20,7 @@ _MOST_STORED = 2**28
 
 
 def nearest_entities(
-    run: TrainedRun, name: str, at: str | int | None = None, top_k: int = 10, *, among: str | None = None
+    run: TrainedRun, name: str | int, at: str | int | None = None, top_k: int = 10, *, among: str | None = None
 ) -> pa.Table:
     """The entities whose search vectors have the highest cosine with that of an entity, itself left out.
 

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -77,14 +78,18 @@ class Vocabulary:
         """Names of ids, large_string."""
         return self.names.take(pa.array(ids, pa.int64()))
 
-    def alike(self, name: str) -> list[int]:
-        """Ids of the names that equal a name where case does not count, and "_" is a blank; ascending."""
-        plain = pc.replace_substring(pc.utf8_lower(pa.scalar(name, pa.large_string())), "_", " ")
-        return np.flatnonzero(pc.equal(self._plain, plain)).tolist()
+    def alike(self, names: pa.Array) -> list[list[int]]:
+        """For each name the ids of those that equal it where case does not count, and "_" is a blank; ascending."""
+        requested = _plain(_large_strings(names)).dictionary_encode()
+        place = pc.index_in(self._plain, value_set=requested.dictionary)
+        ids: list[list[int]] = [[] for _ in range(len(requested.dictionary))]
+        for number, known in zip(place.drop_null().to_pylist(), np.flatnonzero(place.is_valid()).tolist(), strict=True):
+            ids[number].append(known)
+        return [ids[number] for number in requested.indices.to_pylist()]
 
     def beginning(self, text: str, most: int) -> list[str]:
         """Names that begin with a text, where case does not count and "_" is a blank, by id; at most so many."""
-        plain = text.casefold().replace("_", " ")
+        plain = _plain(pa.scalar(text, pa.large_string())).as_py()
         return self.names.filter(pc.starts_with(self._plain, plain))[:most].to_pylist()
 
     def closest(self, name: str, n: int = 3) -> list[str]:
@@ -92,7 +97,7 @@ class Vocabulary:
 
         A shortlist by shared letter pairs limits this to about a second for a million names.
         """
-        plain = name.casefold().replace("_", " ")
+        plain = _plain(pa.scalar(name, pa.large_string())).as_py()
         pairs = {plain[i : i + 2] for i in range(max(len(plain) - 1, 1))} - {""}
         if not pairs or not len(self):
             return []
@@ -122,7 +127,7 @@ class Vocabulary:
 
     @cached_property
     def _plain(self) -> pa.Array:
-        return pc.replace_substring(pc.utf8_lower(self.names), "_", " ")
+        return _plain(self.names)
 
     def _explain_unknown(self, unknown: pa.Array) -> str:
         lines = [f"{len(unknown)} unknown {self.kind} name(s), of {len(self)} known:"]
@@ -133,6 +138,11 @@ class Vocabulary:
         if len(unknown) > _NAMED_IN_ERRORS:
             lines.append(f"  and {len(unknown) - _NAMED_IN_ERRORS} more")
         return "\n".join(lines)
+
+
+def _plain(names: Any) -> Any:
+    """Names, or one, as they are compared where case does not count, and "_" is a blank."""
+    return pc.replace_substring(pc.utf8_lower(names), "_", " ")
 
 
 def vocabulary_hash(entities: Vocabulary, relations: Vocabulary) -> str:

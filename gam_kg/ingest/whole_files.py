@@ -144,7 +144,7 @@ class WholeFiles:
 
 
 def read_whole_files(sources: Sources, data: DataConfig, check: Callable[[list[str]], object]) -> list[pa.Table]:
-    """One table a file; arguments and errors as of `WholeFiles.open`."""
+    """One table a file; arguments and errors: see `WholeFiles.open`."""
     with tempfile.TemporaryDirectory() as folder:
         return WholeFiles.open(sources, data, check, Path(folder)).tables()
 

@@ -101,7 +101,10 @@ class ProductScores:
         return best.best()
 
     def exact(self, query: Tensor, row: Tensor) -> Tensor:
-        """The scores of pairs, (num_pairs,): products in double precision, rounded once, whatever else is scored.
+        """The scores of pairs, (num_pairs,): products in double precision, rounded once, in whatever tiles.
+
+        They are exact for the vectors in `query`. These are float32, and may differ by rounding with the batch that
+        they were made in; so may the scores of a query, then.
 
         Args:
             query: int64 (num_pairs,).

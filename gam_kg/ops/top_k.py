@@ -37,7 +37,7 @@ class TopK:
             EvaluationError: A score is NaN or infinite.
         """
         highest = tile.amax(1)
-        require_finite(highest, "scores of the answers")
+        require_finite(torch.cat([highest, tile.amin(1)]), "scores of the answers")
         rows = torch.nonzero(highest >= self._floor)[:, 0]
         if not len(rows):
             return

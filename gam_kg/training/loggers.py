@@ -118,14 +118,17 @@ def open_loggers(config: Config, *, anew: bool) -> list[Logger]:
 
 
 def log_evaluation(config: Config, metrics: dict[str, Any]) -> None:
-    """Send the metrics of an evaluation to the MLflow run of the training, if it had one."""
+    """Send the metrics of an evaluation to the MLflow run of the training, if it had one; errors are warnings."""
     if "mlflow" in config.train.loggers and (config.run_path / "log" / RUN_FILE).exists():
         splits = {split: metrics[split] for split in ("valid", "test") if split in metrics}
         found = {
             split: {setting: tree["time_aware"]["both"] for setting, tree in settings.items()}
             for split, settings in splits.items()
         }
-        MLflowLogger(config, anew=False).log(found, step=0)
+        try:
+            MLflowLogger(config, anew=False).log(found, step=0)
+        except ConfigError as error:
+            logger.warning("warning: the metrics of the evaluation are not in MLflow: %s", error)
 
 
 def _numbers(values: dict[str, Any]) -> Iterator[tuple[str, float]]:

@@ -145,6 +145,24 @@ def test_facts_that_cannot_be_ranked_have_a_status(run):
     assert "4 others cannot be ranked" in repr(found)
 
 
+def test_columns_of_the_table_that_have_names_of_ranks_are_there_beside_them(run):
+    facts = pd.DataFrame(
+        {
+            "subject": ["person 0"],
+            "relation": ["visits"],
+            "object": ["place 0"],
+            "timestamp": ["2020-01-10"],
+            "status": ["mine"],
+            "subject_rank_raw": [7],
+        }
+    )
+    found = run.evaluate(facts).ranks
+    assert found[["query_status", "query_subject_rank_raw", "status"]].values.tolist() == [["mine", 7, "answered"]]
+    assert found["subject_rank_raw"][0] >= 1
+    with pytest.raises(DataError, match="evaluate: column 'status' would be 'query_status' in the result"):
+        run.evaluate(facts.assign(query_status=1))
+
+
 def test_answers_do_not_depend_on_the_order_of_questions(made):
     run = made[0]
     times = [
@@ -220,6 +238,7 @@ def test_a_question_says_what_it_was_and_has_plain_columns(run):
     few = run.ask("person 1", "visits", among=["place 1", "place 4", "place 1"])
     assert sorted(few["answer"]) == ["place 1", "place 4"]
     assert few["probability"].sum() == pytest.approx(1)
+    assert run.ask("person 1", "visits", among="PLACE_4")["answer"].tolist() == ["place 4"]
 
 
 def test_ask_many_has_a_row_for_each_question_in_order(run):
@@ -305,6 +324,7 @@ def test_a_run_shows_what_it_is(run):
         (lambda run: run.ask("person 1", "visits", k=0), ConfigError, "k=0: expected a whole number, at least 1"),
         (lambda run: run.ask("person 1", "visits", k=True), ConfigError, "k=True"),
         (lambda run: run.ask("person 1", "visits", among=[]), DataError, "among: there are no names"),
+        (lambda run: run.ask("person 1", "visits", among=5), DataError, "(?s)unknown entity name.*'5'"),
         (lambda run: run.ask("person 1", "visits", among=["place 9"]), DataError, "did you mean 'place"),
         (lambda run: run.like("nobody at all"), DataError, "unknown entity name"),
         (lambda run: run.like("person 1", k=-1), ConfigError, "k=-1"),
@@ -317,7 +337,8 @@ def test_a_run_shows_what_it_is(run):
         (lambda run: run.embeddings(form="numpy"), ConfigError, "'pandas', 'arrow', 'torch'"),
         (lambda run: run.embeddings(kind="relation", vector="search_vector"), ConfigError, "'embedding'"),
         (lambda run: gam_kg.load(run.path / "graph"), ArtifactError, "no finished graph artifact"),
-        (lambda run: gam_kg.load("no/such/run"), ConfigError, "there is no such file or folder of a run"),
+        (lambda _: gam_kg.load(3), ConfigError, "run=3: expected a path or a URI, found int"),
+        (lambda run: gam_kg.load("no/such/run"), ConfigError, "no such file or folder of a run"),
     ],
 )
 def test_mistakes_are_explained(run, question, error, words):

@@ -12,7 +12,7 @@ from flows import gam_kg as command
 import gam_kg
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import load_config
-from gam_kg.errors import ConfigError, DataError
+from gam_kg.errors import ArtifactError, ConfigError, DataError
 
 SETTINGS = dict(one.split("=") for one in SMALL if "num_workers" not in one) | {"train.epochs": 1}
 
@@ -105,6 +105,26 @@ def test_what_is_finished_is_not_made_again(facts, tmp_path, monkeypatch):
     assert ids(other)[1] != first[1]
 
 
+def test_an_open_run_does_not_answer_from_a_run_that_replaced_it(facts, tmp_path):
+    place, table = tmp_path / "run", facts[1]
+    run = gam_kg.train(table, run_dir=place, progress=False, **SETTINGS)
+    assert run.ask("person 1", "visits", at="2020-01-08", k=1)["answer"][0]
+    other = gam_kg.train(table[table["subject"] > "person 3"], run_dir=place, progress=False, **SETTINGS)
+    questions = pd.DataFrame({"subject": ["person 1"], "relation": ["visits"], "timestamp": ["2020-01-04"]})
+    for question in (
+        lambda: run.ask("person 1", "visits", at="2020-01-04"),
+        lambda: run.ask("person 1", "visits", at="2020-01-08"),
+        lambda: run.ask_many(questions),
+        lambda: run.like("person 1", at="2020-01-05"),
+        lambda: run.explain("person 1", "visits", at="2020-01-06"),
+        lambda: run.embeddings(at="2020-01-03"),
+        lambda: run.evaluate(table.iloc[:4]),
+    ):
+        with pytest.raises(ArtifactError, match="graph was replaced after the run was loaded; load the run again"):
+            question()
+    assert len(other.ask("person 5", "visits", at="2020-01-04"))
+
+
 def test_a_folder_may_get_facts_of_another_form(facts, tmp_path):
     """And a file of the user's beside the run stays as it is."""
     (tmp_path / "facts.parquet").write_text("mine")
@@ -112,6 +132,33 @@ def test_a_folder_may_get_facts_of_another_form(facts, tmp_path):
         run = gam_kg.train(given, run_dir=tmp_path, progress=False, **SETTINGS)
         assert run.ask("person 1", "visits", k=1)["answer"][0]
     assert (tmp_path / "facts.parquet").read_text() == "mine"
+
+
+def test_facts_that_are_refused_leave_those_of_the_run_as_they_are(facts, tmp_path):
+    place, table = tmp_path / "run", facts[1].head(60)
+    run = gam_kg.train(table, run_dir=place, progress=False, **SETTINGS)
+    before, bad = (place / "given_facts.parquet").read_bytes(), table.copy()
+    bad.loc[3, "object"] = None
+    with pytest.raises(DataError, match="rows cannot be used"):
+        gam_kg.train(bad, run_dir=place, progress=False, **SETTINGS)
+    assert (place / "given_facts.parquet").read_bytes() == before
+    # A process that is killed while it makes the graph: the next one still has the earlier facts.
+    (place / "given_facts.parquet").rename(place / ".given_facts.parquet.before")
+    bad.to_parquet(place / "given_facts.parquet")
+    with pytest.raises(DataError, match="rows cannot be used"):
+        gam_kg.train(bad, run_dir=place, progress=False, **SETTINGS)
+    assert (place / "given_facts.parquet").read_bytes() == before
+    made = ids(run)
+    assert ids(gam_kg.train(table, run_dir=place, progress=False, **SETTINGS)) == made
+    assert not list(place.glob(".given*"))
+
+
+@pytest.mark.parametrize("place", ["run.yaml", "run.yml", 5])
+def test_a_run_folder_that_can_be_none_is_refused_first(facts, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="run_dir="):
+        gam_kg.train(facts[1], run_dir=place, progress=False, **SETTINGS)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_may_be_at_a_uri(facts, trained, bucket, object_store, tmp_path, monkeypatch):

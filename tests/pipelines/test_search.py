@@ -3,16 +3,22 @@
 import csv
 import io
 import json
+import shutil
+from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 from flows import gam_kg
 from graphs import graph_of, random_facts, tiny_config, write_graph
 from runs import train_run
 
+from gam_kg.errors import ArtifactError
 from gam_kg.inference.search import nearest_entities, query_answers
 from gam_kg.inference.trained_run import TrainedRun
+from gam_kg.ingest.vocabulary import Vocabulary
 from pipelines.cli_search import with_three_values
-from pipelines.interactive import completions
+from pipelines.interactive import Session, completions
+from pipelines.search import Question, look_up
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +90,16 @@ def test_candidates_are_filtered(shown, tmp_path):
     found = json.loads(shown("--like", "entity 1", "--among", str(tmp_path / "names.txt"), "--json").out)
     assert {row["entity"] for row in found["answers"]} == {"entity 3", "entity 7"}
     refused = shown("--like", "entity 1", "--among", "towns", status=1)
-    assert "no such file, and no type of entities" in refused.err
+    assert "error: among towns: no such file, and no type of entities" in refused.err
+
+
+def test_names_that_are_integers_in_the_facts_are_so_in_what_is_found(run):
+    numbers = pa.array(range(100, 100 + len(run.entities)))
+    integers = replace(run, entities=Vocabulary(numbers.cast(pa.large_string())))
+    vars(integers)["given_names"] = {"entity": numbers, "relation": run.relations.names}
+    found = look_up(integers, Question(like="104"))
+    assert found.question["like"] == 104
+    assert found.rows["entity"].type == pa.int64()
 
 
 @pytest.mark.parametrize(
@@ -114,7 +129,7 @@ def test_lines_are_answered_one_by_one_and_mistakes_are_shown(shown, run):
         ),
         *("what", "", "at", "among", "like entity 4", "quit", "like entity 5"),
     ]
-    found = shown("--interactive", "--json", "--top-k", "3", lines="\n".join(lines))
+    found = shown("--interactive", "--json", "--top-k", "3", lines="\n".join(lines), status=1)
     answers = [json.loads(line)["answers"] for line in found.out.splitlines()]
     assert [len(rows) for rows in answers] == [3, 3, 3, 2, 2, 2]
     expected = [
@@ -134,11 +149,30 @@ def test_lines_are_answered_one_by_one_and_mistakes_are_shown(shown, run):
 
 def test_an_answer_of_the_last_query_is_explained(shown):
     lines = ["explain 1", "entity 1 | relation 0", "explain 2", "explain 9", "quit"]
-    found = shown("--interactive", "--json", "--top-k", "3", lines="\n".join(lines))
+    found = shown("--interactive", "--json", "--top-k", "3", lines="\n".join(lines), status=1)
     answers, explanation = map(json.loads, found.out.splitlines())
     assert explanation["answer"] == answers["answers"][1]["answer"]
     assert sum(explanation["parts"].values()) == pytest.approx(answers["answers"][1]["score"], abs=1e-4)
     assert found.err.count("there is no such answer") == 2
+
+
+def test_a_session_whose_lines_are_all_answered_succeeds(shown):
+    assert shown("--interactive", lines="like entity 4\n\nentity 1 | relation 0\nexplain 1\n").out
+    assert shown("--interactive", lines="like entity 4\nlike nobody\nlike entity 5\n", status=1).out
+
+
+def test_a_session_says_when_its_run_was_replaced_and_shows_no_answer(folder, tmp_path, capsys):
+    path = tmp_path / "run"
+    shutil.copytree(folder, path)
+    session = Session(TrainedRun.load(path), Question())
+    session.answer("entity 1 | relation 0")
+    shutil.rmtree(path / "graph")
+    write_graph(path / "graph", graph_of(random_facts(2, 90), buckets=3), buckets=3)
+    capsys.readouterr()
+    for line in ("entity 2 | relation 0", "like entity 2", "explain 1"):
+        with pytest.raises(ArtifactError, match="graph was replaced after the run was loaded; load the run again"):
+            session.answer(line)
+    assert not capsys.readouterr().out
 
 
 def test_tab_completes_commands_and_names_whatever_their_case(run):

@@ -15,7 +15,7 @@ from gam_kg.config import EvaluateConfig
 from gam_kg.errors import DataError
 from gam_kg.graph.snapshot import Queries
 from gam_kg.inference import candidates
-from gam_kg.inference.answers import answer_queries, encode_query
+from gam_kg.inference.answers import answer_queries, encode_query, find_names
 from gam_kg.inference.candidates import candidates_of
 from gam_kg.inference.evaluation import evaluate_run
 from gam_kg.inference.queries import EncodedQueries
@@ -107,6 +107,24 @@ def test_names_are_found_whatever_their_case_and_that_is_said(run, caplog):
     assert encode_query(run, None, "relation 2", "entity 4", None).relation.tolist() == [2 + 3]
 
 
+def test_many_names_are_found_whatever_their_case(names, caplog):
+    renamed = names("Rome", "ROME", "Straße")
+    with caplog.at_level(logging.INFO, "gam_kg"):
+        found = find_names(renamed, renamed.entities, ["ENTITY_5", "entity 3", "ROME", "STRAßE", "Entity 5"])
+    assert found.tolist() == [5, 3, 1, 2, 5]
+    assert "'STRAßE' is read as 'Straße'" in caplog.text
+    with pytest.raises(DataError, match="'rome' may be any of these entity names: 'Rome', 'ROME'"):
+        find_names(renamed, renamed.entities, ["entity 3", "rome"])
+    with pytest.raises(DataError, match=r"(?s)2 unknown entity name.*'nobody'.*'no one'"):
+        find_names(renamed, renamed.entities, ["nobody", "rome", "no one"])
+
+
+def test_a_probability_is_at_most_1(run):
+    """A softmax over one candidate, whose score is rounded in another way than its logarithm."""
+    for entity in range(10):
+        assert answer_queries(run, ALL, 1, among=np.array([entity])).probability.max() <= 1
+
+
 def test_names_that_differ_by_case_only_are_to_be_written_out(names):
     renamed = names("Rome", "ROME", "rome_x")
     assert encode_query(renamed, "ROME", "relation 0", None, None).subject.tolist() == [1]
@@ -145,11 +163,11 @@ def test_candidates_have_a_category_of_the_features(run, monkeypatch):
 def test_candidates_are_named_in_a_file(run, tmp_path, suffix):
     path = tmp_path / f"names.{suffix}"
     if suffix == "parquet":
-        pq.write_table(pa.table({"entity": ["entity 7", "entity 3"], "degree": [1, 2]}), path)
+        pq.write_table(pa.table({"entity": ["ENTITY_7", "entity 3"], "degree": [1, 2]}), path)
     else:
         header = {"txt": "", "plain.csv": "", "csv": "name\n", "numbered.csv": "number,name\n"}[suffix]
         comma = "1," if suffix == "numbered.csv" else ""
-        path.write_text(f"{header}{comma}entity 7\n{comma} entity 3\n", encoding="utf-8")
+        path.write_text(f"{header}{comma}ENTITY_7\n{comma} entity 3\n", encoding="utf-8")
     assert candidates_of(run, str(path), 8).tolist() == [3, 7]
     answers = query_answers(run, "entity 1", "relation 0", among=str(path))
     assert sorted(answers["answer_id"].to_pylist()) == [3, 7]
@@ -163,12 +181,41 @@ def test_candidates_are_named_in_a_file(run, tmp_path, suffix):
         ("a.txt", "\n \n", "no names"),
         ("a.csv", "x,y\n1,2\n", "expected a column of names"),
         ("a.parquet", "PAR", "not a Parquet file"),
+        ("a.csv", f"name,x\n{'y' * 200_000},1\n", "a.csv, line 2: a cell cannot be read"),
     ],
 )
 def test_files_of_names_that_cannot_be_read_are_refused(run, tmp_path, file, content, message):
     (tmp_path / file).write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         candidates_of(run, str(tmp_path / file), 8)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (pa.table({}), "a.parquet: there are no columns in it"),
+        (pa.table({"name": [["entity 1"]], "x": [1]}), r"column 'name' is list<.*>; expected strings or integers$"),
+        (
+            pa.table({"answer": [1.0], "x": [1]}),
+            "column 'answer' is double; expected strings or integers; floats cannot",
+        ),
+        (pa.table({"entity": [True]}), "column 'entity' is bool; expected strings or integers"),
+    ],
+)
+def test_columns_that_have_no_names_are_refused(run, tmp_path, table, message):
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=message):
+        candidates_of(run, str(tmp_path / "a.parquet"), 8)
+
+
+def test_names_in_a_parquet_file_may_be_coded(run, tmp_path):
+    pq.write_table(pa.table({"entity": pa.array(["entity 3", "entity 3"]).dictionary_encode()}), tmp_path / "a.parquet")
+    assert candidates_of(run, str(tmp_path / "a.parquet"), 8).tolist() == [3]
+
+
+def test_a_text_that_is_too_long_for_a_file_is_no_type(run):
+    with pytest.raises(DataError, match="no such file, and no type of entities"):
+        candidates_of(run, "x" * 5000, 8)
 
 
 def test_nearest_entities_are_the_same_asked_again_and_where_nothing_is_stored(run, monkeypatch):

@@ -99,6 +99,14 @@ def test_closest_is_best_first_and_empty_where_nothing_is_alike():
     assert vocabulary.closest("") == []
 
 
+def test_the_beginning_of_a_name_and_the_closest_names_are_found_whatever_their_case():
+    vocabulary = Vocabulary(pa.array(["Straße_1", "Strasse 2", "STRAßE 3"]))
+    assert vocabulary.beginning("straße ", 5) == ["Straße_1", "STRAßE 3"]
+    assert vocabulary.beginning("Straße_1", 5) == ["Straße_1"]
+    assert vocabulary.closest("straße 3", 1) == ["STRAßE 3"]
+    assert vocabulary.alike(pa.array(["STRAßE 1", "x", "straße_1"])) == [[0], [], [0]]
+
+
 def test_the_hash_depends_on_the_order_and_the_boundaries_of_names():
     hashes = [
         Vocabulary(pa.array(found, pa.large_string())).hash for found in (["ab", "c"], ["a", "bc"], ["c", "ab"], [])

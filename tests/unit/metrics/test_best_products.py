@@ -120,7 +120,7 @@ def test_look_sees_every_score_once():
     torch.testing.assert_close(torch.cat(seen, 1), query @ candidates.T)
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_scores_that_are_not_finite_are_refused(bad):
     scores = ProductScores(torch.ones(2, 3), torch.ones(90, 3), *torch.tensor([[1], [80]]), torch.tensor([bad]))
     with pytest.raises(EvaluationError, match="NaN or infinite"):

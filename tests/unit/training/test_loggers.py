@@ -67,6 +67,18 @@ def test_a_server_that_goes_away_ends_no_training(config, client, monkeypatch, c
     assert "MLflow: connection refused" in caplog.text
 
 
+@pytest.mark.parametrize("uri", [None, "gopher://nowhere"])
+def test_an_evaluation_is_finished_without_the_server_of_its_training(config, monkeypatch, caplog, uri):
+    (config.run_path / "log" / "mlflow_run").write_text("of the training")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if uri:
+        pytest.importorskip("mlflow")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    log_evaluation(config, {"test": {"single_step": {"time_aware": {"both": {"mrr": 0.5}}}}})
+    assert "the metrics of the evaluation are not in MLflow" in caplog.text
+    assert "MLFLOW_TRACKING_URI" in caplog.text
+
+
 def test_mlflow_without_a_server_is_refused(config, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI is not set"):
