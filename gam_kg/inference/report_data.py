@@ -33,7 +33,7 @@ class RelationRow:
 
     Attributes:
         relation: Its name.
-        direction: "object" or "subject", which is asked.
+        direction: "object" or "subject", the place of the answer.
         count: Answers.
         mrr: Of the model.
         baseline, baseline_mrr: The best baseline and its MRR; None without baselines.

@@ -5,12 +5,14 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from reports import BEST, HARD_NAMES, OTHER, metrics_of, report_data
 
 from gam_kg.inference.charts import draw_over_time, smoothed
 from gam_kg.inference.report_charts import page_charts
 from gam_kg.inference.report_data import curves
+from gam_kg.inference.report_examples import MOST_REPLAYED, no_examples
 from gam_kg.inference.report_html import table
 from gam_kg.inference.report_page import report_page
 from gam_kg.schemas import MODEL
@@ -135,6 +137,27 @@ def test_smoothing_leaves_out_what_is_unknown():
     assert found[0] == pytest.approx((1 * 1 + 3 * 3) / (1 + 3))
     assert np.isnan(found).tolist() == np.isnan(values).tolist()
     assert found[5:] == pytest.approx(3.0)
+
+
+def test_a_sample_of_the_answers_is_said_to_be_one(html):
+    assert "Every answer of" in html
+    data = report_data()
+    data.graph["splits"]["test"] = 1000
+    page = report_page(data, {})
+    assert "Each of 300 of the 2,000 answers of" in page
+    assert "Every answer of" not in page
+
+
+def test_a_number_that_is_none_is_not_the_best():
+    rows = [["a", "nan"], ["b", "2.0"], ["c", "1.0"], ["d", "inf"]]
+    assert re.findall(r"<strong>(.*?)</strong>", table((["", "MRR"], rows), best=True)) == ["2.0"]
+
+
+def test_why_there_are_no_examples_is_said():
+    ranks = pa.table({"rank": [1.0]})
+    assert no_examples(MOST_REPLAYED, ranks) == ""
+    assert "more than 250,000 facts" in no_examples(MOST_REPLAYED + 1, ranks)
+    assert "single-step ranks" in no_examples(1, ranks.rename_columns(["rank_multi_step"]))
 
 
 def test_only_the_best_of_each_column_is_bold():
