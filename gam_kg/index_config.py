@@ -18,7 +18,12 @@ class IndexConfig(Section):
         "slowest to build; auto: flat up to 50,000 vectors, else ivf_pq",
     )
     min_recall: Share = Field(0.95, description="least share of the 10 nearest entities that an index must find")
-    sample: int = Field(1000, ge=2, le=100_000, description="entities whose nearest ones recall is measured on")
+    sample: int = Field(
+        1000,
+        ge=2,
+        le=100_000,
+        description="entities: on half of them recall is measured, on the others searches are set",
+    )
     lists: Positive | None = Field(
         None, description="ivf_pq: lists of vectors; null: twice the root of their number. 50 vectors a list at least"
     )

@@ -40,6 +40,8 @@ def explain_command(
         if answer is not None:
             raise typer.BadParameter(f"the answer is given twice, as OBJECT {object_!r} and as --answer {answer!r}")
         answer = object_
+    if answer is not None and top_k > 1:
+        raise typer.BadParameter(f"--top-k {top_k} explains the best answers, and {answer!r} is one: leave one out")
     folder = folder_of_run(run, "RUN", *_READ)
     from .explain import explain_query
 

@@ -84,7 +84,7 @@ def _answers(
 
 
 def _show(place: dict[str, Any], one: Explanation) -> None:
-    query = ", ".join((one.subject or "?", one.relation, one.object or "?"))
+    query = ", ".join("?" if name is None else str(name) for name in (one.subject, one.relation, one.object))
     title = f"({query}) at {one.timestamp}: {one.answer}, rank {place['rank']:,}"
     percent = one.percent
     rows = [

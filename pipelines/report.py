@@ -76,10 +76,10 @@ def _data(task: Task) -> "ReportData":
 
 
 def _look(task: Task, metrics: dict[str, Any], ranks: Any) -> tuple[Any, list[str]]:
-    """What the model itself says, or a note why that is left out."""
+    """What the model itself says, and notes on what is left out."""
     import torch
 
-    from gam_kg.inference.report_examples import MOST_ENTITIES, MOST_FACTS, look_at
+    from gam_kg.inference.report_examples import MOST_ENTITIES, MOST_FACTS, look_at, no_examples
     from gam_kg.inference.report_verdict import primary
     from gam_kg.inference.trained_run import TrainedRun
     from gam_kg.training.run import threads
@@ -89,7 +89,8 @@ def _look(task: Task, metrics: dict[str, Any], ranks: Any) -> tuple[Any, list[st
         return None, ["Examples, neighbours and the map are left out, as the graph is large."]
     torch.set_num_threads(threads(task.config))
     run = TrainedRun.load(task.config.run_path, verified=True, updated=False)
-    return look_at(run, ranks, primary(metrics)[0], task.config.seed), []
+    note = no_examples(graph["num_facts"], ranks)
+    return look_at(run, ranks, primary(metrics)[0], task.config.seed), [note] if note else []
 
 
 report = Stage(

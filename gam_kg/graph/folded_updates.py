@@ -14,10 +14,20 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from gam_kg.artifacts import MANIFEST, Content, Manifest, open_artifact, read_json, read_manifest, write_artifact
+from gam_kg.artifacts import (
+    MANIFEST,
+    Content,
+    Manifest,
+    open_artifact,
+    read_json,
+    read_manifest,
+    redo,
+    write_artifact,
+)
 from gam_kg.errors import ArtifactError
 from gam_kg.graph.stored_update import FACTS, UPDATES, VOCABULARIES, Update, fact_rows, fact_table, unless_seen
 from gam_kg.parquet import read_table, write_table
+from gam_kg.schemas import SCHEMA_VERSION
 
 FOLDED = "folded"
 """The folder, and the kind of the artifact."""
@@ -73,13 +83,27 @@ def fold_updates(run: Path, updates: Sequence[Update]) -> None:
 
 
 def _read(run: Path, folder: Path) -> tuple[Update, ...]:
-    open_artifact(folder, FOLDED)
+    folded = open_artifact(folder, FOLDED)
+    try:
+        updates = _updates(run, folder)
+    except (TypeError, KeyError, AttributeError) as error:  # fields of manifests that are missing or unknown
+        raise ArtifactError(f"{folder / _MANIFESTS} cannot be read ({error!r}); {redo(FOLDED)}") from None
+    # Another process may have replaced the folder between the reading of one file and of the next.
+    if read_manifest(folder, FOLDED).id != folded.id or updates[-1].manifest.id != folded.inputs["updates"]:
+        raise ArtifactError(f"{folder} was replaced while it was read")
+    return updates
+
+
+def _updates(run: Path, folder: Path) -> tuple[Update, ...]:
     facts = fact_rows(read_table(folder / FACTS))
     new = {kind: read_table(folder / file) for kind, (file, _) in VOCABULARIES.items()}
     first = {kind: table[f"{kind}_id"][0].as_py() if len(table) else 0 for kind, table in new.items()}
     updates, num_facts, start = list[Update](), 0, dict.fromkeys(new, 0)
     for number, values in enumerate(read_json(folder / _MANIFESTS, FOLDED), 1):
         manifest = Manifest(**values)
+        if manifest.schema_version != SCHEMA_VERSION:
+            found = f"an update of schema version {manifest.schema_version}, this gam-kg reads {SCHEMA_VERSION}"
+            raise ArtifactError(f"{folder / _MANIFESTS} has {found}; {redo(FOLDED)}")
         end = {
             kind: manifest.content[f"num_{file.removesuffix('.parquet')}"] - first[kind]
             for kind, (file, _) in VOCABULARIES.items()
@@ -88,4 +112,6 @@ def _read(run: Path, folder: Path) -> tuple[Update, ...]:
         more = num_facts + manifest.content["num_facts"]
         updates.append(Update(run / UPDATES / f"{number:06d}", manifest).with_read(facts[num_facts:more], own))
         num_facts, start = more, end
+    if num_facts != len(facts):
+        raise ArtifactError(f"{folder} has {len(facts):,} facts, its updates have {num_facts:,}; {redo(FOLDED)}")
     return tuple(updates)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from gam_kg.artifacts import Content, Manifest, open_artifact
+from gam_kg.errors import ArtifactError
 from gam_kg.parquet import read_table
 from gam_kg.schemas import ENTITIES, RELATIONS, UPDATE_FACTS
 
@@ -64,7 +65,12 @@ class Update:
         return self._new[kind][kind]
 
     def with_read(self, facts: np.ndarray, new: dict[str, pa.Table]) -> "Update":
-        """The same update, with what its files have: see `facts`; new entities and relations by kind."""
+        """Give this update what its files have, so that they are not read; returns it.
+
+        Args:
+            facts: See `facts`.
+            new: New entities and relations by kind, "entity" and "relation".
+        """
         vars(self).update(_facts=facts, _new=new)
         return self
 
@@ -104,8 +110,14 @@ def unless_seen(folder: Path, read: Callable[[], Found]) -> Found:
     """What a function that verifies the files of a folder returns.
 
     It is called only where they look otherwise than when this process called it last.
+
+    Raises:
+        ArtifactError: A file was removed meanwhile.
     """
-    seen = [(file.name, file.stat()) for file in sorted(folder.glob("*"))]
+    try:
+        seen = [(file.name, file.stat()) for file in sorted(folder.glob("*"))]
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{error.filename} was removed while {folder} was read; try again") from None
     looks = [(name, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for name, one in seen]
     known = _SEEN.get(folder)
     if known is None or known[0] != looks:

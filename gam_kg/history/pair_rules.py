@@ -66,6 +66,11 @@ class PairRules:
         self._history = history
         self.clear()
 
+    @property
+    def fixed(self) -> list[PairCounts]:
+        """What never changes: the counts that were restored."""
+        return [] if self._counts.stored is None else [self._counts.stored]
+
     def clear(self) -> None:
         """Go back to before the first snapshot."""
         self._counts = _KindCounts()
@@ -127,7 +132,7 @@ class _KindCounts:
     """
 
     def __init__(self, stored: PairCounts | None = None) -> None:
-        self._stored = stored
+        self.stored = stored
         # Counted since, with a row for each pair of relations and a column for each recency: the pairs, ascending, and
         # their rows, in the order in which they were seen. The last pair stands for all that were not seen: its row,
         # the first, stays zero.
@@ -165,15 +170,15 @@ class _KindCounts:
         self._count_waiting()
         position = self._positions(kind)
         exposures, hits = (counts.index_select(0, position).double() for counts in (self._exposures, self._hits))
-        if self._stored is not None:
-            before = self._stored.of(kind)
+        if self.stored is not None:
+            before = self.stored.of(kind)
             exposures, hits = exposures.add_(before[0]), hits.add_(before[1])
         return exposures, hits
 
     def all(self) -> PairCounts:
         """The counts so far, in their own memory, with as few columns and bytes as hold them."""
         self._count_waiting()
-        own, stored = self._pairs[:-1], self._stored or _NONE_STORED
+        own, stored = self._pairs[:-1], self.stored or _NONE_STORED
         pairs = with_keys(stored.pairs, own)
         at, before = torch.searchsorted(pairs, own), torch.searchsorted(pairs, stored.pairs)
         since = [one[: len(self._pairs) * NUM_BINS].view(-1, NUM_BINS) for one in (self._exposures, self._hits)]

@@ -33,8 +33,9 @@ def build_history(
 
 def copy_history(history: HistoryIndex) -> HistoryIndex:
     """An index, in a world of one, that has the same snapshots and goes on by itself; what never changes is shared."""
-    fixed = [history.config, history.partition, history.facts.keys, history.answers.keys]
+    fixed: list[object] = [history.config, history.partition, history.facts.keys, history.answers.keys]
     fixed += [] if history.rules is None else history.rules.fixed
+    fixed += [] if history.pair_rules is None else history.pair_rules.fixed
     return deepcopy(history, {id(one): one for one in fixed})
 
 

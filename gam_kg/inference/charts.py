@@ -68,7 +68,7 @@ def draw_over_time(axes: Any, curves: Mapping[str, list[tuple[str, float, int]]]
 
     Args:
         axes: Where to draw.
-        curves: Label of a scorer → label of the snapshot, MRR and number of answers of each point.
+        curves: Label of a scorer → label of the snapshot, MRR (NaN leaves a gap) and number of answers of each point.
         starts: What begins at a point, as a split → its position.
     """
     for at, points in enumerate(curves.values()):
@@ -88,12 +88,18 @@ def draw_over_time(axes: Any, curves: Mapping[str, list[tuple[str, float, int]]]
 
 
 def smoothed(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The weighted mean around each value, of about a sixth of all, which is narrower at both ends; (num_values,)."""
+    """The weighted mean around each value, of about a sixth of all, which is narrower at both ends; (num_values,).
+
+    A value that is NaN has none, and counts in no other mean.
+    """
+    known = np.isfinite(values)
+    values, weights = np.where(known, values, 0), np.where(known, weights, 0)
     half = len(values) // 12
     starts = np.maximum(0, np.arange(len(values)) - half)
     ends = np.minimum(len(values), np.arange(len(values)) + half + 1)
     sums, totals = (np.concatenate([[0.0], np.cumsum(one)]) for one in (values * weights, weights))
-    return (sums[ends] - sums[starts]) / np.maximum(totals[ends] - totals[starts], 1e-9)
+    means = (sums[ends] - sums[starts]) / np.maximum(totals[ends] - totals[starts], 1e-9)
+    return np.where(known, means, np.nan)
 
 
 def draw_horizons(axes: Any, trees: Trees) -> None:

@@ -55,7 +55,7 @@ class Explanation:
     """Why an answer has its score.
 
     Attributes:
-        subject, relation, object: The query by name; None for what it asks for.
+        subject, relation, object: The query by name, as the facts have it; None in the place of the answer.
         timestamp: The time of the query; only facts before it were read.
         answer: The answer by name.
         score: The score, the sum of `parts`.
@@ -64,11 +64,11 @@ class Explanation:
         reasons: What carries the parts, the largest share first, for or against the answer.
     """
 
-    subject: str | None
-    relation: str
-    object: str | None
+    subject: str | int | None
+    relation: str | int
+    object: str | int | None
     timestamp: str
-    answer: str
+    answer: str | int
     score: float
     parts: dict[str, float]
     mean: dict[str, float]
@@ -185,7 +185,7 @@ def explain_block(
                 names.relation[relation % names.num_relations],
                 known if backwards else None,
                 names.label[queries.time],
-                str(names.entity[answer]),
+                names.entity[answer],
                 sum(parts.values()),
                 parts,
                 mean,
@@ -202,8 +202,9 @@ class _Names:
         self.num_relations, facts = len(run.relations), [one for part in found.carriers for one in part.facts]
         ends = [column for one in facts for column in (one.subject, one.object)]
         ids = unique(torch.cat([queries.subject, answers, *ends, torch.tensor([ANYONE])])).numpy()[1:]
-        self.entity = dict(zip(ids.tolist(), run.entities.decode(ids).to_pylist(), strict=True)) | {ANYONE: None}
-        self.relation = run.relations.names.to_pylist()
+        given = run.given_names["entity"].take(pa.array(ids)).to_pylist()
+        self.entity: dict[int, Any] = dict(zip(ids.tolist(), given, strict=True)) | {ANYONE: None}
+        self.relation = run.given_names["relation"].to_pylist()
         statistics = [values for part in found.carriers for name, values in part.statistics.items() if "last" in name]
         times = unique(torch.cat([torch.tensor([queries.time]), *(one.last for one in facts), *statistics])).numpy()
         self.label = dict(zip(times.tolist(), run.labels(times).to_pylist(), strict=True))

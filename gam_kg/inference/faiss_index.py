@@ -33,10 +33,10 @@ def load_faiss() -> Any:
 
 def exact(vectors: np.ndarray, queries: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
     """Ids, int64, and inner products, float32, of the best vectors, best first, both (num_queries, top_k)."""
-    wanted, found = torch.from_numpy(queries), []
+    rows, found = torch.from_numpy(queries), []
     for start in range(0, len(vectors), _BLOCK):
         block = torch.from_numpy(vectors[start : start + _BLOCK])
-        best = torch.topk(wanted @ block.T, min(top_k, len(block)))
+        best = torch.topk(rows @ block.T, min(top_k, len(block)))
         found.append((best.values, best.indices + start))
     values, ids = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
     best = torch.topk(values, min(top_k, values.shape[1]))
@@ -118,7 +118,7 @@ def measured(index: Any, vectors: np.ndarray, settings: dict[str, Any], config: 
             f"the index finds {recall:.1%} of the {RECALL_AT} nearest entities, less than "
             f"index.min_recall={config.min_recall}; nothing was written. Raise {knobs}, or use index.kind=flat"
         )
-    return settings | {"recall": round(recall, 4), "recall_at": RECALL_AT, "sample": len(sample)}
+    return settings | {"recall": round(recall, 4), "recall_at": RECALL_AT, "sample": len(sample[second])}
 
 
 def _recall(index: Any, vectors: np.ndarray, rows: np.ndarray, least: np.ndarray) -> float:

@@ -1,6 +1,7 @@
 """Which facts the memory of an entity attended to when it was last updated: context of a score, and no part of it."""
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from gam_kg.graph.message_graph import MessageGraph
@@ -36,8 +37,9 @@ def memory_attention(run: TrainedRun, entity: int, before: int) -> list[tuple[Pa
     active = graph.active.long()
     weights, _ = run.model.update(run.model.entity_rows(index=active), memory.rows(active), graph)
     weight = weights.mean(1).cpu().numpy()
-    (name,), names = run.entities.decode([entity]).to_pylist(), run.entities.decode(other.numpy()).to_pylist()
-    relations = run.relations.decode(relation.numpy() % num_relations).to_pylist()
+    given = run.given_names
+    name, names = given["entity"][entity].as_py(), given["entity"].take(pa.array(other.numpy())).to_pylist()
+    relations = given["relation"].take(pa.array(relation.numpy() % num_relations)).to_pylist()
     facts = []
     for at in np.argsort(-weight, kind="stable").tolist():
         ends = (name, names[at]) if relation[at] >= num_relations else (names[at], name)

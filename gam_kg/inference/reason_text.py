@@ -17,14 +17,15 @@ class PastFact:
         times_seen: In how many snapshots it was seen.
     """
 
-    subject: str | None
-    relation: str
-    object: str | None
+    subject: str | int | None
+    relation: str | int
+    object: str | int | None
     timestamp: str
     times_seen: int
 
     def __str__(self) -> str:
-        return f"({self.subject or 'anyone'}, {self.relation}, {self.object or 'anyone'})"
+        subject, object_ = ("anyone" if name is None else name for name in (self.subject, self.object))
+        return f"({subject}, {self.relation}, {object_})"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """All that a report shows, read from the artifacts of a run."""
 
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ class RelationRow:
 
     Attributes:
         relation: Its name.
-        direction: "object" or "subject", which is asked.
+        direction: "object" or "subject", the place of the answer.
         count: Answers.
         mrr: Of the model.
         baseline, baseline_mrr: The best baseline and its MRR; None without baselines.
@@ -164,7 +165,8 @@ def curves(
     """MRR over time in the first setting of a page, of validation, test and updates, as far as there are such.
 
     Returns:
-        Scorer → label of the snapshot, MRR and number of answers of each point; and what begins at which point.
+        Scorer → label of the snapshot, MRR and number of answers of each point, the same snapshots for all scorers,
+        with an MRR of NaN where a scorer was not ranked; and what begins at which point.
     """
     setting, points, starts = primary(metrics)[1], dict[str, list[tuple[str, float, int]]](), dict[str, int]()
     for name, tree in {MODEL: metrics, **metrics["baselines"]}.items():
@@ -175,7 +177,9 @@ def curves(
             points[name] += [(point["timestamp"], point["mrr"], point["count"]) for point in of_split]
         starts |= {"updates": len(points[name])} if over_time else {}
         column = "mrr" if name == MODEL else f"{name}_mrr"
-        points[name] += [(row["timestamp"], row[column], row["num_answers"]) for row in over_time if column in row]
+        for row in over_time:  # null where the update left the baselines out
+            mrr = row.get(column)
+            points[name].append((row["timestamp"], math.nan if mrr is None else mrr, row["num_answers"]))
     return points, starts
 
 

@@ -35,7 +35,7 @@ class Example:
     """A question of the evaluation and the model's answers.
 
     Attributes:
-        subject, relation, object: Names; None for what is asked.
+        subject, relation, object: Names; None in the place of the answer.
         timestamp: Of the question.
         right: Whether the best answer is true.
         truth: A true answer.
@@ -100,12 +100,26 @@ def look_at(run: TrainedRun, ranks: pa.Table, split: str, seed: int) -> Look:
         split: "valid" or "test".
         seed: What examples are drawn by.
     """
-    replayed = "rank" in ranks.column_names and run.graph_manifest.content["num_facts"] <= MOST_REPLAYED
-    examples = choose_examples(run, ranks, split, seed) if replayed else []
+    left_out = no_examples(run.graph_manifest.content["num_facts"], ranks)
+    examples = [] if left_out else choose_examples(run, ranks, split, seed)
     entities = map_entities(run)
     shown = entities.labelled[:2] if entities else []
     places = dict.fromkeys([*shown, len(run.entities) // 10] if len(run.entities) > 1 else [])
     return Look(examples, {_name(run, at): _nearest(run, at) for at in places}, entities)
+
+
+def no_examples(num_facts: int, ranks: pa.Table) -> str:
+    """Why a report has no examples; empty where it has some.
+
+    Args:
+        num_facts: Of the graph.
+        ranks: `evaluation/ranks.parquet`.
+    """
+    if "rank" not in ranks.column_names:
+        return "Examples are left out: they take single-step ranks, which evaluate.settings leaves out."
+    if num_facts > MOST_REPLAYED:
+        return f"Examples are left out, as the graph has more than {MOST_REPLAYED:,} facts."
+    return ""
 
 
 def choose_examples(run: TrainedRun, ranks: pa.Table, split: str, seed: int) -> list[Example]:
@@ -132,15 +146,15 @@ def choose_examples(run: TrainedRun, ranks: pa.Table, split: str, seed: int) -> 
     found = []
     for at, found_reasons in zip(shown, reasons, strict=True):
         row = ranks.slice(int(rows[at]), 1).to_pylist()[0]
-        asked, known = ("object", "subject") if row["direction"] == "object" else ("subject", "object")
+        place, known = ("object", "subject") if row["direction"] == "object" else ("subject", "object")
         best = zip(answers.entity[at].tolist(), answers.probability[at].tolist(), strict=True)
         found.append(
             Example(
-                **{known: row[known], asked: None},
+                **{known: row[known], place: None},
                 relation=row["relation"],
                 timestamp=row["timestamp"],
                 right=at < len(right),
-                truth=row[asked],
+                truth=row[place],
                 rank=row["rank"],
                 answers=[(_name(run, entity), probability, entity in truth[at]) for entity, probability in best],
                 reasons=found_reasons,
@@ -241,8 +255,8 @@ def _true_answers(run: TrainedRun, queries: EncodedQueries) -> list[set[int]]:
     subject, relation = found.subject[found.answer_query], found.relation[found.answer_query]
     for query, answer in zip(zip(subject.tolist(), relation.tolist(), strict=True), found.answer.tolist(), strict=True):
         answers.setdefault(query, set()).add(answer)
-    asked = zip(queries.subject.tolist(), queries.relation.tolist(), strict=True)
-    return [answers.get(query, set()) for query in asked]
+    keys = zip(queries.subject.tolist(), queries.relation.tolist(), strict=True)
+    return [answers.get(key, set()) for key in keys]
 
 
 def _reasons(run: TrainedRun, queries: EncodedQueries, answers: np.ndarray) -> list[list[tuple[str, float]]]:

@@ -4,6 +4,7 @@ import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from math import isfinite
 from pathlib import Path
 
 from gam_kg.inference.report import LABELS, Table
@@ -161,8 +162,10 @@ def _best(cells: Sequence[str]) -> set[int]:
     numbers = {}
     for at, cell in enumerate(cells):
         try:
-            numbers[at] = float(cell)
+            number = float(cell)
         except ValueError:
             continue
+        if isfinite(number):
+            numbers[at] = number
     highest = max(numbers.values(), default=0)
     return {at for at, number in numbers.items() if number == highest} if len(numbers) > 1 else set()

@@ -32,6 +32,7 @@ from gam_kg.inference.report_html import (
 )
 from gam_kg.inference.report_verdict import judged, primary, verdict
 from gam_kg.ingest.time_axis import TimeAxis
+from gam_kg.metrics.parts import FEWEST_ANSWERS
 from gam_kg.progress import duration
 from gam_kg.schemas import MODEL, SPLITS
 
@@ -65,12 +66,11 @@ def _head(data: ReportData) -> str:
     heading = f"<h1>{claim}{text(found.headline.removeprefix(found.claim))}</h1>"
     lines = "".join(f"<p class={'lead' if at == 0 else 'more'}>{text(line)}</p>" for at, line in enumerate(found.lines))
     both = data.metrics[split][setting]["time_aware"]["both"]
-    best = data.metrics.get("comparison", {}).get(split, {}).get(setting, {}).get("overall", {}).get("best_baseline")
     shown = []
     for label, key, word in [("MRR", "mrr", "mrr"), *((f"Hits@{k}", f"hits@{k}", "hits") for k in (1, 3, 10))]:
         small = ""
-        if best:
-            theirs = data.metrics["baselines"][best][split][setting]["time_aware"]["both"][key]
+        if found.baseline:
+            theirs = data.metrics["baselines"][found.baseline][split][setting]["time_aware"]["both"][key]
             small = f"best baseline {100 * theirs:.1f} %"
         shown.append((term(word, label), f"{100 * both[key]:.1f} %", small))
     notices = "".join(f"<p class=notice>{text(notice)}</p>" for notice in data.notices)
@@ -80,9 +80,11 @@ def _head(data: ReportData) -> str:
 
 def _results(data: ReportData, charts: Charts) -> str:
     split, setting = primary(data.metrics)
+    count, every = data.metrics[split][setting]["time_aware"]["both"]["count"], 2 * data.graph["splits"][split]
+    which = f"Each of {count:,} of the {every:,} answers" if count < every else "Every answer"
     inner = (
-        f"<p>Every answer of {term('test' if split == 'test' else 'valid')} is a question about the future: which "
-        f"entity completes a fact, among all {data.graph['num_entities']:,} of them, in both directions. Ranks are "
+        f"<p>{which} of {term(split)} is a question about the future: which entity "
+        f"completes a fact, among all {data.graph['num_entities']:,} of them, in both directions. Ranks are "
         f"{term('time-aware')}; beside the model stand {term('baseline', 'untrained baselines')}. The best value of "
         "each column is bold.</p>"
     )
@@ -119,10 +121,11 @@ def _relations(data: ReportData, charts: Charts) -> str:
         return ""
     split, _ = primary(data.metrics)
     inner = (
-        "<p>Each relation is asked both ways, for its object and for its subject. ▲ is better than the best baseline, "
-        f"▼ worse, and ≈ may be chance; where answers are too few there is no {term('interval')}.</p>"
+        "<p>Each relation has answers in both directions: its objects and its subjects. ▲ is better than the best "
+        f"baseline, ▼ worse, and ≈ may be chance; where answers are too few there is no {term('interval')}.</p>"
     )
-    note = "A dot a relation and direction with 200 answers or more, with its interval. Green is better, red is worse."
+    fewest = f"{FEWEST_ANSWERS} answers or more"
+    note = f"A dot a relation and direction with {fewest}, with its interval. Green is better, red is worse."
     chart = _chart(charts, "differences", "The model minus the best baseline", note)
     if data.metrics.get("comparison", {}).get(split):
         (title, *_), found = worse_table(data.metrics, split)
@@ -133,7 +136,7 @@ def _relations(data: ReportData, charts: Charts) -> str:
             worse += details(f"{len(listed) - _ALWAYS_OPEN:,} more", pairs(listed[_ALWAYS_OPEN:]))
         inner += beside(chart, worse)
     rows = list(map(_relation_row, data.relations))
-    header = ["relation", "asked", "answers", "MRR", "best baseline", "its MRR", "difference [interval]"]
+    header = ["relation", "direction", "answers", "MRR", "best baseline", "its MRR", "difference [interval]"]
     shown = table((header, rows[:_ALWAYS_OPEN]), words=(1, 4))
     if len(rows) > _ALWAYS_OPEN:
         rest = table((header, rows[_ALWAYS_OPEN:]), words=(1, 4))
@@ -177,11 +180,8 @@ def _card(example: Example) -> str:
         f'<span>{probability:.1%}</span><span class=bar><i style="width:{probability:.1%}"></i></span></li>'
         for name, probability, true in example.answers
     )
-    truth = (
-        f"<p>True was {text(example.truth, NAME)}, at {term('rank')} {example.rank:,.0f}.</p>"
-        if not example.right
-        else ""
-    )
+    truth = f"<p>True was {text(example.truth, NAME)}, at {term('rank')} {example.rank:,.0f}.</p>"
+    truth = "" if example.right else truth
     items_why = "".join(
         f"<li><b>{percent:+.0f} %</b><span>{text(reason, 3 * NAME)}</span></li>" for reason, percent in example.reasons
     )

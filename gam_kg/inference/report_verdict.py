@@ -18,16 +18,18 @@ class Verdict:
     """What a model is worth.
 
     Attributes:
-        kind: "better", "same" (not to be told apart) or "worse" than the best baseline; "unknown" without baselines.
+        kind: "better", "same" (not distinguishable) or "worse" than `baseline`; "unknown" without baselines.
         headline: One sentence that begins with `claim`.
         claim: The words that say which.
         lines: The figures behind it, and what else a reader must know.
+        baseline: The baseline with the highest MRR on the split; None without baselines.
     """
 
     kind: Kind
     headline: str
     claim: str
     lines: tuple[str, ...]
+    baseline: str | None = None
 
 
 def verdict(metrics: dict[str, Any]) -> Verdict:
@@ -49,10 +51,11 @@ def verdict(metrics: dict[str, Any]) -> Verdict:
         lines.append("No untrained baseline was ranked beside it, so this page cannot say what that is worth.")
         return Verdict("unknown", f"{claim} {where}, compared with nothing", claim, tuple(lines))
     overall = compared["overall"]
-    best = overall["best_baseline"]
-    label, found = LABELS.get(best, best), overall["model_minus"][best]
-    kind = judged(found)
-    amount, half = 100 * found["mrr"], 50 * (found["high"] - found["low"])
+    chosen, differences = overall["best_baseline"], overall["model_minus"]
+    highest = min(differences, key=lambda name: differences[name]["mrr"])
+    names = {name: LABELS.get(name, name) for name in differences}
+    kind = judged(differences[highest])
+    amount, half = 100 * differences[highest]["mrr"], 50 * (differences[highest]["high"] - differences[highest]["low"])
     claim, headline = {
         "better": ("Beats", f"Beats the best untrained baseline by {amount:.1f} ± {half:.1f} MRR"),
         "same": (
@@ -61,17 +64,21 @@ def verdict(metrics: dict[str, Any]) -> Verdict:
         ),
         "worse": ("Worse", f"Worse than the best untrained baseline by {-amount:.1f} ± {half:.1f} MRR"),
     }[kind]
-    theirs = _mrr(metrics["baselines"][best], split, setting)
+    if highest != chosen:
+        headline += f" ({names[highest]}, which is ahead of the best on validation, {names[chosen]})"
+    found, theirs = differences[chosen], _mrr(metrics["baselines"][chosen], split, setting)
     lines.insert(
         0,
-        f"{LABELS[MODEL]} reaches an MRR of {mrr:.1f} % {where}; {label} reaches {theirs:.1f} %. The difference is "
-        f"{amount:+.1f} points, with a 95 % interval from {100 * found['low']:+.1f} to {100 * found['high']:+.1f} "
-        f"(paired bootstrap over the questions of {overall['count']:,} answers).",
+        f"{LABELS[MODEL]} reaches an MRR of {mrr:.1f} % {where}; {names[chosen]}, the best baseline on validation, "
+        f"reaches {theirs:.1f} %. The difference is {100 * found['mrr']:+.1f} points, with a 95 % interval from "
+        f"{100 * found['low']:+.1f} to {100 * found['high']:+.1f} (paired bootstrap over the questions of "
+        f"{overall['count']:,} answers).",
     )
-    others = [LABELS.get(name, name) for name, one in overall["model_minus"].items() if judged(one) == "worse"]
-    if others and kind != "worse":
-        lines.append(f"But it is worse than {', '.join(others)}, which validation did not show to be the best.")
-    return Verdict(kind, headline, claim, (*lines, *_misses(metrics, split)))
+    for of_kind, words in (("worse", "worse than"), ("same", "not distinguishable from")):
+        others = [names[name] for name, one in differences.items() if judged(one) == of_kind and name != highest]
+        if others:
+            lines.append(f"It is {'also ' if of_kind == kind else ''}{words} {', '.join(others)}.")
+    return Verdict(kind, headline, claim, (*lines, *_misses(metrics, split)), highest)
 
 
 def primary(metrics: dict[str, Any]) -> tuple[str, str]:

@@ -38,6 +38,9 @@ _ROOM = 16
 """The memory of a state has rows for more entities, this part of those that are there, so that it can stay in a mapped
 file when entities come."""
 
+_OLD = set[Path]()
+"""States of other layouts that this process has warned of."""
+
 logger = logging.getLogger("gam_kg")
 
 
@@ -95,7 +98,9 @@ class State:
         return StoredHistory(self.after + 1, content["num_entities"], 2 * content["num_relations"], parts)
 
     def _require_whole(self, part: str, partition: Partition) -> None:
-        open_artifact(self.path, STATES, part=part, share=(partition.rank, partition.world_size))
+        found = open_artifact(self.path, STATES, part=part, share=(partition.rank, partition.world_size))
+        if found.id != self.manifest.id:  # another process has stored a state after the same snapshot
+            raise ArtifactError(f"{self.path} was replaced after this run was opened")
 
 
 def read_states(run: Path, graph: Manifest, checkpoint: Manifest, updates: Sequence[Update]) -> list[State]:
@@ -110,7 +115,13 @@ def read_states(run: Path, graph: Manifest, checkpoint: Manifest, updates: Seque
         inputs = state.manifest.inputs
         newer = updates_after(updates, inputs["updates"])
         if state.manifest.config.get("layout") != _LAYOUT:
-            logger.warning("a stored state is not used: %s was written by another version of gam-kg", path)
+            if path not in _OLD:
+                _OLD.add(path)
+                logger.warning(
+                    "a stored state is not used: %s was written by another version of gam-kg; the next gam-kg update "
+                    "writes one that is, and so does gam-kg evaluate CONFIG --force",
+                    path,
+                )
             continue
         same = inputs["graph"] == graph.id and inputs["checkpoint"] == checkpoint.id
         changed = newer is None or any(changes_before(update, state.after, checkpoint.id) for update in newer)

@@ -138,17 +138,14 @@ class TrainedRun:
     def with_updates(self, updates: tuple[Update, ...]) -> "TrainedRun":
         """The same run, whose pending update is now the last one of these; what it has in memory stays."""
         run = replace(self, updates=updates)
-        for name in ("history", "_scorers"):
-            if name in vars(self):
-                vars(run)[name] = vars(self)[name]
+        vars(run).update({name: vars(self)[name] for name in ("history", "_scorers") if name in vars(self)})
         return run
 
     def copy(self) -> "TrainedRun":
         """The same run with a history and a memory that go on by themselves; what does not change is shared."""
         run = replace(self)
-        for name in ("states", "given_names", "as_prepared"):
-            if name in vars(self):
-                vars(run)[name] = vars(self)[name]
+        shared = ("states", "given_names", "as_prepared")
+        vars(run).update({name: vars(self)[name] for name in shared if name in vars(self)})
         if "history" in vars(self):
             vars(run)["history"] = copy_history(self.history)
             vars(run)["_scorers"] = [scorer.copy(run.history) for scorer in self._scorers]
@@ -293,12 +290,11 @@ class TrainedRun:
     def _restored(
         self, read: Callable[[State], Stored], before: int, states: Sequence[State] | None = None
     ) -> tuple[State, Stored] | None:
-        """The latest state before a snapshot, and what is read of it; None where there is none. A collective."""
-        states = [state for state in (self.states if states is None else states) if state.after < before]
-        if not states:
-            return None
-        try:
-            return states[0], self.sharded.communicator.together(lambda: read(states[0]))
-        except GamKGError as error:
-            logger.warning("what was stored cannot be used, and is computed from the first fact: %s", error)
-            return None
+        """The latest state before a snapshot that can be read, and what is read of it; None without. A collective."""
+        for state in self.states if states is None else states:
+            if state.after < before:
+                try:
+                    return state, self.sharded.communicator.together(lambda state=state: read(state))
+                except GamKGError as error:
+                    logger.warning("a stored state is not used: %s", error)
+        return None

@@ -17,9 +17,10 @@ import pyarrow as pa
 from gam_kg.artifacts import Content, Manifest, open_artifact, read_manifest, write_artifact
 from gam_kg.config import IndexConfig
 from gam_kg.errors import ArtifactError
+from gam_kg.inference.answers import find_name
 from gam_kg.inference.faiss_index import RECALL_AT, build, load_faiss, measured, set_effort, settings_in_use
 from gam_kg.inference.vector_source import VectorSource, find_version
-from gam_kg.ingest.names import clean_names
+from gam_kg.ingest.names import as_integers, clean_names
 from gam_kg.ingest.vocabulary import Vocabulary
 from gam_kg.output import discard
 from gam_kg.versions import versions
@@ -57,8 +58,9 @@ def build_index(run: Path, name: str, config: IndexConfig, say: Callable[[str], 
             settings = settings_in_use(config, *vectors.shape)
             say(f"building {settings['kind']} over {len(vectors):,} vectors of {source.dim}")
             index = build(vectors, settings)
-            say(f"measuring recall@{RECALL_AT} on {min(config.sample, len(vectors)):,} entities")
+            say(f"measuring recall@{RECALL_AT}")
             settings = measured(index, vectors, settings, config)
+            say(f"recall@{RECALL_AT} was measured on {settings['sample']:,} entities")
             faiss.write_index(index, str(folder / _FILE))
             about = {"vector": config.vector, "metric": "inner_product", "normalised": True, "dim": source.dim}
             return {"version": name, "num_vectors": len(vectors), **about, **settings}
@@ -112,7 +114,7 @@ class VectorIndex:
             there = ", ".join(sorted(one.name for one in versions(run / INDEX))) or "none"
             raise ArtifactError(f"{path}: no index of this version of the embeddings; there are: {there}; run: {make}")
         manifest = open_artifact(path, INDEX)
-        with VectorSource.open(run, name, column=manifest.content["vector"]) as source:
+        with VectorSource.open(run, name, column=manifest.content["vector"], verified=True) as source:
             if source.inputs != manifest.inputs:
                 raise ArtifactError(f"{path}: the embeddings were replaced after it was built; run: {make}")
         index = faiss.read_index(str(path / _FILE))
@@ -132,22 +134,25 @@ class VectorIndex:
         similarity, ids = self._index.search(np.ascontiguousarray(vectors, np.float32), top_k)
         return ids, similarity
 
-    def like(self, name: str, top_k: int = RECALL_AT) -> pa.Table:
+    def spelt(self, names: pa.Array) -> pa.Array:
+        """Names that a user gives, as the graph spells them; see `TrainedRun.spelt`."""
+        return clean_names(names, self._graph.config.get("data", {}).get("normalize_names", ()))
+
+    def like(self, name: str | int, top_k: int = RECALL_AT) -> pa.Table:
         """The entities nearest to one, as `gam_kg.inference.search.nearest_entities` returns them, by the index.
 
         Raises:
             DataError: The name is unknown; the message has the closest names.
         """
-        folds = read_manifest(self.run / "graph", "graph").config.get("data", {}).get("normalize_names", ())
+        entity = find_name(self, self._names, name)  # ty: ignore[invalid-argument-type]  -- it needs only `spelt`
         with self._source() as source:
-            (entity,) = self._names.encode(clean_names(pa.array([name]), folds))
             (ids,), (similarity,) = self.search(source.read(np.array([entity])), top_k + 1)
         others = (ids != entity) & (ids >= 0)
         found = pa.array(ids[others][:top_k])
         return pa.table(
             {
                 "entity_id": found,
-                "entity": self._names.names.take(found),
+                "entity": self._given_names.take(found),
                 "cosine": similarity[others][:top_k],
                 "last_seen": self._entities["last_seen"].take(found),
             }
@@ -162,6 +167,16 @@ class VectorIndex:
         """Names of entities, and when they were last seen, by id."""
         with self._source() as source:
             return pa.concat_tables(source.batches(vectors=False)).sort_by("id")
+
+    @cached_property
+    def _graph(self) -> Manifest:
+        return read_manifest(self.run / "graph", "graph")
+
+    @cached_property
+    def _given_names(self) -> pa.Array:
+        """Names by id as the facts have them; see `TrainedRun.given_names`."""
+        names = self._names.names
+        return as_integers(names) if "entity" in self._graph.content.get("integer_names", ()) else names
 
     @cached_property
     def _names(self) -> Vocabulary:

@@ -170,8 +170,8 @@ class VectorSource:
         found: dict[int, np.ndarray] = {}
         for folder in dict.fromkeys(file.parent for file in self.files):  # what has changed comes first
             files = [str(file) for file in self.files if file.parent == folder]
-            wanted = ds.field("entity_id").isin([one for one in ids.tolist() if one not in found])
-            rows = ds.dataset(files, format="parquet").to_table(["entity_id", self.column], filter=wanted)
+            rows_of = ds.field("entity_id").isin([one for one in ids.tolist() if one not in found])
+            rows = ds.dataset(files, format="parquet").to_table(["entity_id", self.column], filter=rows_of)
             found |= dict(zip(rows["entity_id"].to_pylist(), matrix(rows[self.column]), strict=True))
         if not found.keys() >= set(ids.tolist()):
             raise ArtifactError(f"{self.version}: entities are missing; redo it: {command('embeddings')} --force")

@@ -200,7 +200,7 @@ def mean_of(days: list[dict[str, Any]]) -> Seconds:
 
 
 def show_updates(names: list[str], found: list[list[dict[str, Any]]]) -> None:
-    """A column for each run: its first update is told apart."""
+    """A column for each run: its first update has one of its own."""
     imports, first = ([lines[at] for lines in found] for at in (0, 1))
     means = [mean_of(lines[2:]) for lines in found]
     rows: list[list[str]] = [
@@ -253,7 +253,7 @@ def main() -> None:
     parser.add_argument("place", type=Path, nargs="*", default=[Path("../shared/data/icews14")])
     parser.add_argument("--times", type=int, default=10, help="how long the longer history is")
     parser.add_argument("--scale", type=float, default=1.0, help="of entities, facts and snapshots of the large run")
-    parser.add_argument("--days", type=int, default=4, help="of which the first is told apart")
+    parser.add_argument("--days", type=int, default=4, help="of which the first is shown by itself")
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE, a setting of `updates`")
     parser.add_argument("--work", type=Path, help="where runs are made; none: a temporary folder")
     arguments = parser.parse_args()

@@ -85,6 +85,8 @@ def test_the_text_has_parts_and_reasons(config, monkeypatch, capsys):
         (("entity 1", "relation 0", "--answer", "nobody"), 1, "unknown entity"),
         (("?", "relation 0"), 2, "to ask for the subject"),
         (("entity 1", "relation 0", "entity 2", "--answer", "entity 3"), 2, "given twice"),
+        (("entity 1", "relation 0", "entity 2", "--top-k", "3"), 2, "leave one out"),
+        (("entity 1", "relation 0", "--answer", "entity 2", "--top-k", "3"), 2, "leave one out"),
         (("entity 1", "relation 0", "--at", "soon"), 1, "soon"),
     ],
 )

@@ -1,6 +1,8 @@
 """A graph with its updates is the graph that has everything from the start."""
 
+import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -22,14 +24,14 @@ from updates import (
     write_whole,
 )
 
-from gam_kg.artifacts import Manifest, open_artifact, read_manifest
+from gam_kg.artifacts import Manifest, open_artifact, read_manifest, write_artifact
 from gam_kg.errors import ArtifactError
 from gam_kg.graph import fact_source, folded_updates, stored_update
 from gam_kg.graph.folded_updates import fold_updates, read_folded
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.graph.update_chain import chain_id, read_updates, sizes, updates_after, write_update
 from gam_kg.ingest.vocabulary import Vocabulary
-from gam_kg.schemas import QUARANTINE, UPDATE_FACTS
+from gam_kg.schemas import QUARANTINE, SCHEMA_VERSION, UPDATE_FACTS
 
 WORLDS = [(0, 1), (1, 2), (0, 3), (2, 3), (5, 7)]
 
@@ -298,6 +300,79 @@ def test_damaged_folded_updates_are_not_used_and_written_anew(folded, file, capl
     assert "gam-kg update RUN writes it anew" in caplog.text
     fold_updates(run, updates)
     assert len(read_folded(run)) == 3
+
+
+@pytest.mark.parametrize("after", ["facts.parquet", "entities.parquet", "relations.parquet"])
+def test_folded_updates_that_are_replaced_while_they_are_read_are_not_used(folded, monkeypatch, caplog, after):
+    """One file is of before, the next of after: no update is without its facts."""
+    run, graph, updates = folded
+    shutil.rmtree(run / "updates" / "folded")
+    fold_updates(run, updates[:1])
+    read_one = folded_updates.read_table
+
+    def read_then_replace(path):
+        found = read_one(path)
+        if path.name == after:
+            monkeypatch.undo()
+            monkeypatch.setattr(folded_updates, "_EVERY", 1)
+            fold_updates(run, updates)
+        return found
+
+    monkeypatch.setattr(stored_update, "_SEEN", {})
+    monkeypatch.setattr(folded_updates, "read_table", read_then_replace)
+    assert described(read_updates(run, graph)) == described(updates)
+    assert "updates are read one by one" in caplog.text
+
+
+def changed_manifests(folder, change):
+    """Write `folded` anew, whole, with other manifests in it."""
+    shutil.copytree(folder, folder.parent / "copy")
+    manifests = json.loads((folder / "manifests.json").read_text())
+    change(manifests)
+
+    def write(new):
+        for file in (folder.parent / "copy").glob("*s.parquet"):
+            shutil.copy(file, new / file.name)
+        (new / "manifests.json").write_text(json.dumps(manifests))
+        return {}
+
+    before = read_manifest(folder, "folded")
+    write_artifact(folder, Manifest.of("folded", before.inputs, before.config), write)
+    shutil.rmtree(folder.parent / "copy")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda found: found[1].update(news=1), "news"),
+        (lambda found: found[1].pop("inputs"), "inputs"),
+        (lambda found: found[1]["content"].pop("num_facts"), "num_facts"),
+        (lambda found: found[1].update(content=None), "manifests.json cannot be read"),
+        (lambda found: found[1].update(schema_version=SCHEMA_VERSION + 1), f"schema version {SCHEMA_VERSION + 1}"),
+        (lambda found: found[2]["content"].update(num_facts=10**6), "facts, its updates have 1,0"),
+        (lambda found: found.pop(), "facts, its updates have"),
+    ],
+)
+def test_folded_updates_of_another_version_are_not_used(folded, caplog, change, message):
+    run, graph, updates = folded
+    changed_manifests(run / "updates" / "folded", change)
+    assert described(read_updates(run, graph)) == described(updates)
+    assert "updates are read one by one" in caplog.text
+    assert message in caplog.text
+
+
+def test_a_folder_of_which_a_file_goes_while_it_is_looked_at_is_read_otherwise(folded, monkeypatch, caplog):
+    run, graph, updates = folded
+    stat = Path.stat
+
+    def gone(path, **more):
+        if path.name == "facts.parquet" and path.parent.name == "folded":
+            raise FileNotFoundError(2, "No such file", str(path))
+        return stat(path, **more)
+
+    monkeypatch.setattr(Path, "stat", gone)
+    assert described(read_updates(run, graph)) == described(updates)
+    assert "facts.parquet was removed while" in caplog.text
 
 
 def test_folded_updates_of_which_the_last_has_gone_or_is_another_are_not_used(folded, caplog):

@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from graphs import graph_of, history_before, message_graphs, queries_of, random_facts, tiny_config, write_graph
 from runs import train_run
@@ -64,6 +65,24 @@ def check_sums(run, queries):
             assert percents == pytest.approx(one.percent[part] if shares else 0, abs=1e-6)
         assert sum(map(abs, one.percent.values())) == pytest.approx(100)
     return found
+
+
+def test_names_that_are_integers_are_given_as_such(run):
+    integers = run.copy()
+    given = {"entity": pa.array(range(NUM_ENTITIES)), "relation": pa.array(range(NUM_RELATIONS))}
+    vars(integers)["given_names"] = given
+    queries = every_query([END], entities=2)
+    explanations = explain(integers, queries, np.arange(len(queries)) % NUM_ENTITIES)
+    for row, one in enumerate(explanations):
+        known, relation = int(queries.subject[row]), int(queries.relation[row])
+        asks_subject = relation >= NUM_RELATIONS
+        expected = (None, known) if asks_subject else (known, None)
+        assert (one.subject, one.object) == expected
+        assert (one.relation, one.answer) == (relation % NUM_RELATIONS, row % NUM_ENTITIES)
+    facts = [fact for one in explanations for reason in one.reasons for fact in reason.facts]
+    assert {type(end) for fact in facts for end in (fact.subject, fact.object)} <= {int, type(None)}
+    fact = next(fact for fact in facts if fact.subject == 0)
+    assert str(fact).startswith("(0, ")  # and not "anyone"
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -26,17 +26,48 @@ def test_the_headline_is_what_the_interval_says(mean, kind, headline):
     found = judged(mean, 0.004)
     assert (found.kind, found.headline) == (kind, headline)
     assert found.headline.startswith(found.claim)
-    assert f"an MRR of 40.0 % on test, single-step; {LABELS[BEST]} reaches 30.0 %" in found.lines[0]
+    assert (
+        f"an MRR of 40.0 % on test, single-step; {LABELS[BEST]}, the best baseline on validation, reaches 30.0 %"
+        in found.lines[0]
+    )
     assert f"{100 * mean:+.1f} points" in found.lines[0]
 
 
 def test_an_interval_that_begins_at_zero_is_no_proof():
-    assert judged(0.25, 0.25).kind == "same"
+    assert judged(0.25, 0.25, of_other=0.5).kind == "same"
 
 
-def test_a_baseline_that_turned_out_to_be_better_is_named():
-    assert not any(LABELS[OTHER] in line for line in judged(0.02, 0.01).lines)
-    assert f"But it is worse than {LABELS[OTHER]}" in judged(0.02, 0.01, of_other=-0.1).lines[1]
+AHEAD = f"({LABELS[OTHER]}, which is ahead of the best on validation, {LABELS[BEST]})"
+
+
+@pytest.mark.parametrize(
+    ("of_other", "kind", "headline"),
+    [
+        (0.015, "better", f"Beats the best untrained baseline by 1.5 ± 1.0 MRR {AHEAD}"),
+        (0.005, "same", f"Not distinguishable from the best untrained baseline: +0.5 ± 1.0 MRR {AHEAD}"),
+        (-0.1, "worse", f"Worse than the best untrained baseline by 10.0 ± 1.0 MRR {AHEAD}"),
+    ],
+)
+def test_the_headline_is_about_the_baseline_that_is_ahead_on_the_split(of_other, kind, headline):
+    """Although another one was the best on validation."""
+    found = judged(0.02, 0.001, of_other=of_other)
+    assert (found.kind, found.headline, found.baseline) == (kind, headline, OTHER)
+    assert f"{LABELS[BEST]}, the best baseline on validation, reaches 30.0 %" in found.lines[0]
+    assert not any(line.startswith("It is") for line in found.lines)
+    assert judged(0.02, 0.001).baseline == BEST
+
+
+@pytest.mark.parametrize(
+    ("mean", "of_other", "line"),
+    [
+        (0.001, 0.005, f"It is also not distinguishable from {LABELS[OTHER]}."),
+        (-0.02, 0.005, f"It is not distinguishable from {LABELS[OTHER]}."),
+        (-0.2, -0.1, f"It is also worse than {LABELS[OTHER]}."),
+        (-0.02, -0.1, f"It is also worse than {LABELS[BEST]}."),
+    ],
+)
+def test_every_other_baseline_that_it_does_not_beat_is_named(mean, of_other, line):
+    assert line in judged(mean, 0.004, of_other=of_other).lines
 
 
 def test_where_it_is_not_better_is_said():

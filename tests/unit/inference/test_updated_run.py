@@ -244,6 +244,64 @@ def test_a_state_of_another_layout_is_not_used(tmp_path, monkeypatch, caplog):
     assert "another version of gam-kg" in caplog.text
 
 
+def test_how_to_get_a_state_of_this_version_is_said_once(tmp_path, monkeypatch, caplog):
+    run = prepared_run(tmp_path, divided_facts(1, late=False))
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "_LAYOUT", 1)
+        store_state(run)
+    for _ in range(2):
+        states_of(run)
+    assert caplog.text.count("the next gam-kg update writes one that is, and so does gam-kg evaluate CONFIG") == 1
+
+
+def two_states(folder):
+    """A run with a state after the prepared facts, and one after all."""
+    divided = divided_facts(1, late=False)
+    run = prepared_run(folder, divided)
+    store_state(run)
+    update(run, divided)
+    store_state(run)
+    assert [state.after for state in states_of(run)] == [LAST - 1, END - 1]
+    return run
+
+
+@pytest.mark.parametrize("file", ["memory_hidden*", "manifest.json"])
+def test_where_the_latest_state_cannot_be_read_the_one_before_it_serves(tmp_path, file, caplog):
+    run = two_states(tmp_path)
+    loaded = TrainedRun.load(run)
+    assert len(loaded.states) == 2
+    for path in (run / "state" / f"after={LAST - 1}").glob(file):
+        path.unlink()
+    ticks = []
+    memory = loaded.memory_before(LAST, lambda: ticks.append(1))
+    assert len(ticks) == sum(time >= END for time in loaded.graph.times)
+    assert "a stored state is not used" in caplog.text
+    expected = loaded.memory_before(LAST, anew=True)
+    torch.testing.assert_close(memory.hidden, expected.hidden, rtol=1e-4, atol=1e-4)
+
+
+def test_a_state_that_another_process_has_replaced_is_not_used(tmp_path, caplog):
+    run = two_states(tmp_path)
+    loaded = TrainedRun.load(run)
+    latest, partition = loaded.states[0], loaded.graph.partition
+    store_state(run, baselines=False)  # after the same snapshot
+    with pytest.raises(ArtifactError, match=f"after={LAST - 1} was replaced after this run was opened"):
+        latest.history(partition)
+    loaded.memory_before(LAST)
+    assert "was replaced" in caplog.text
+
+
+def test_a_copy_of_a_run_shares_the_counts_that_were_stored(tmp_path):
+    run = prepared_run(tmp_path, divided_facts(1, late=False))
+    store_state(run)
+    loaded = TrainedRun.load(run)
+    loaded.scorer_before(END)
+    copied = loaded.copy()
+    (mine,), (theirs,) = loaded.history.pair_rules.fixed, copied.history.pair_rules.fixed
+    assert theirs is mine
+    assert len(mine.pairs)
+
+
 def test_a_run_with_a_damaged_update_is_refused(tmp_path):
     divided = divided_facts(2)
     run = prepared_run(tmp_path, divided)

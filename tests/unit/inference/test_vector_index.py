@@ -1,15 +1,20 @@
 """An index finds what exact search finds, as far as it says, and belongs to one version of the embeddings."""
 
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from stored_vectors import clustered, unit_rows, write_version
 
+from gam_kg.artifacts import read_manifest
 from gam_kg.config import IndexConfig
 from gam_kg.errors import ArtifactError, ConfigError, DataError, EvaluationError
-from gam_kg.inference import faiss_index
+from gam_kg.inference import faiss_index, vector_source
 from gam_kg.inference.faiss_index import exact
 from gam_kg.inference.vector_index import VectorIndex, build_index, current_index
 from gam_kg.inference.vector_source import VectorSource, find_version
+from gam_kg.ingest.vocabulary import Vocabulary
 
 pytest.importorskip("faiss", reason="faiss is not installed")
 
@@ -45,7 +50,10 @@ def test_exact_search_in_blocks_is_that_of_the_whole_matrix(vectors, monkeypatch
 
 @pytest.mark.parametrize("kind", ["flat", "ivf_pq", "hnsw"])
 def test_an_index_has_the_recall_that_it_says(run, vectors, kind):
-    made = build_index(run, VERSION, IndexConfig(kind=kind, min_recall=0.9))
+    said = list[str]()
+    made = build_index(run, VERSION, IndexConfig(kind=kind, min_recall=0.9, sample=200), said.append)
+    assert made.content["sample"] == 100  # the other half is what settings were chosen on
+    assert said[-1] == "recall@10 was measured on 100 entities"
     assert made.content["kind"] == kind
     assert made.content["recall"] >= 0.9
     index = VectorIndex.load(run)
@@ -65,6 +73,30 @@ def test_neighbours_by_name_are_the_exact_ones(run, vectors):
     assert found["last_seen"].to_pylist() == ["2024" if row % 3 else None for row in expected]
     with pytest.raises(DataError, match="unknown entity"):
         VectorIndex.load(run).like("nobody")
+
+
+def test_a_name_is_found_whatever_its_case_and_blanks(run):
+    build_index(run, VERSION, IndexConfig(kind="flat"))
+    index = VectorIndex.load(run)
+    assert index.like("Entity_12") == index.like("entity 12")
+
+
+def test_names_that_are_integers_are_returned_as_such(run):
+    build_index(run, VERSION, IndexConfig(kind="flat"))
+    index, graph = VectorIndex.load(run), read_manifest(run / "graph", "graph")
+    vars(index)["_graph"] = replace(graph, content={**graph.content, "integer_names": ["entity"]})
+    vars(index)["_names"] = Vocabulary([str(7 * row) for row in range(4000)], "entity")
+    found = index.like(84, top_k=3)
+    assert found["entity"].type == pa.int64()
+    assert found["entity"].to_pylist() == [7 * row for row in found["entity_id"].to_pylist()]
+
+
+def test_the_embeddings_are_not_verified_again_for_a_search(run, monkeypatch):
+    build_index(run, VERSION, IndexConfig(kind="flat"))
+    opened = []
+    monkeypatch.setattr(vector_source, "open_artifact", lambda path, *_, **more: opened.append(path))
+    VectorIndex.load(run).like("entity 12")
+    assert opened == []
 
 
 @pytest.mark.parametrize(
@@ -105,7 +137,7 @@ def test_equal_vectors_are_equally_right(tmp_path):
 
 def test_vectors_of_length_zero_are_no_queries(tmp_path, vectors):
     write_version(tmp_path, np.where(np.arange(4000)[:, None] < 3900, 0, vectors).astype(np.float32))
-    assert build_index(tmp_path, VERSION, IndexConfig(kind="flat")).content["sample"] == 100
+    assert build_index(tmp_path, VERSION, IndexConfig(kind="flat")).content["sample"] == 50
     write_version(tmp_path, np.zeros((50, 8), np.float32))
     with pytest.raises(EvaluationError, match="of 50 vectors 0 are not zero"):
         build_index(tmp_path, find_version(tmp_path), IndexConfig(kind="flat"))
