@@ -126,7 +126,7 @@ class VectorSource:
 
     @property
     def about(self) -> dict[str, str]:
-        """What the metadata of the file tell of the vectors: `gam_kg.as_of`, `.model`, `.dim`, `.metric`, ..."""
+        """What the metadata of the file say of the vectors: `gam_kg.as_of`, `.model`, `.dim`, `.metric`, ..."""
         found = {key.decode(): value.decode() for key, value in (pq.read_schema(self.files[0]).metadata or {}).items()}
         of_column = f"gam_kg.{self.column}."
         general = {key: found[key] for key in ("gam_kg.as_of", "gam_kg.model", "gam_kg.dim") if key in found}

@@ -65,9 +65,9 @@ def test_every_test_answer_has_the_same_rank_by_all_ways(made, ranks, tmp_path):
     run, config, _ = made
     every = len(run.entities)
     questions = ranks[["timestamp", "relation", "subject", "object"]].copy()
-    wanted = ranks["direction"]
+    expected = ranks["direction"]
     for direction in ("object", "subject"):
-        questions[direction] = questions[direction].where(wanted != direction)
+        questions[direction] = questions[direction].where(expected != direction)
     questions.to_parquet(tmp_path / "questions.parquet")
     predict(config.changed({"predict.queries": str(tmp_path / "questions.parquet"), "predict.top_k": every}))
     predicted = pd.concat(
@@ -280,8 +280,8 @@ def test_like_and_embeddings_are_those_of_the_commands(made):
         stored.drop_columns(["embedding", "search_vector"])
     )
     for vector in ("embedding", "search_vector"):
-        wanted = read_vectors(version / "entities.parquet", vector)
-        np.testing.assert_allclose(run.embeddings(vector=vector).to_numpy(), wanted, rtol=1e-4, atol=1e-6)
+        expected = read_vectors(version / "entities.parquet", vector)
+        np.testing.assert_allclose(run.embeddings(vector=vector).to_numpy(), expected, rtol=1e-4, atol=1e-6)
     assert vectors.index.tolist() == run.entities.tolist()
     assert (vectors.dtypes == np.float32).all()
     torch.testing.assert_close(run.embeddings(form="torch"), torch.from_numpy(vectors.to_numpy().copy()))

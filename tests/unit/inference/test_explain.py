@@ -125,8 +125,8 @@ def test_facts_of_reasons_were_seen_before_the_query_so_often_and_last_then(run)
             )
         ends = [reason.facts[-1] for reason in one.reasons if reason.kind in ("facts", "paths")]
         assert all(one.answer in (fact.subject, fact.object) for fact in ends)
-        (asked,) = [name for name in ("subject", "object") if getattr(one, name) is None]
-        assert getattr(one, "object" if asked == "subject" else "subject") is not None
+        (unknown,) = [name for name in ("subject", "object") if getattr(one, name) is None]
+        assert getattr(one, "object" if unknown == "subject" else "subject") is not None
     assert checked > 200
 
 

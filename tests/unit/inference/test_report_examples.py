@@ -34,12 +34,12 @@ def ranks(run):
 
 def truth(example):
     """The true answers of an example, from the facts."""
-    subject, relation, asked = (
+    subject, relation, unknown = (
         None if name is None else int(name.rpartition(" ")[2])
         for name in (example.subject, example.relation, example.object)
     )
     rows = FACTS[(FACTS[:, 3] == LAST) & (FACTS[:, 1] == relation)]
-    known, column = (subject, 0) if asked is None else (asked, 2)
+    known, column = (subject, 0) if unknown is None else (unknown, 2)
     return {f"entity {entity}" for entity in rows[rows[:, column] == known][:, 2 - column]}
 
 
@@ -52,11 +52,11 @@ def test_examples_are_right_and_wrong_answers_of_the_evaluation(run, ranks):
         assert [is_true for *_, is_true in example.answers] == [name in true for name, *_ in example.answers]
         assert example.right == example.answers[0][2]
         assert example.truth in true
-        asked = "object" if example.object is None else "subject"
-        known = "subject" if asked == "object" else "object"
-        of_example = {"relation": example.relation, known: getattr(example, known), asked: example.truth}
+        unknown = "object" if example.object is None else "subject"
+        known = "subject" if unknown == "object" else "object"
+        of_example = {"relation": example.relation, known: getattr(example, known), unknown: example.truth}
         same = (frame[list(of_example)] == pd.Series(of_example)).all(axis=1)
-        (row,) = frame.loc[same & (frame["direction"] == asked), "rank"]
+        (row,) = frame.loc[same & (frame["direction"] == unknown), "rank"]
         assert row == example.rank
         assert (row == 1) == example.right
         probabilities = [probability for _, probability, _ in example.answers]
