@@ -9,6 +9,7 @@ from gam_kg.ops.finite import require_finite
 from gam_kg.ops.ragged import row_ranges, select
 
 _MOST_PENDING = 2**20
+_GROUP = 256
 
 
 class TopK:
@@ -29,6 +30,7 @@ class TopK:
         nothing = torch.zeros(0, dtype=torch.int64, device=error.device)
         self._row, self._column, self._score = nothing, nothing, error[:0]
         self._pending: list[tuple[Tensor, Tensor]] = []
+        self._is_new = True
 
     def add(self, start: int, tile: Tensor) -> None:
         """Screen the next columns, from number `start` on, by their scores, (num_rows, num_columns).
@@ -38,6 +40,12 @@ class TopK:
         """
         highest = tile.amax(1)
         require_finite(torch.cat([highest, tile.amin(1)]), "scores of the answers")
+        if self._is_new and tile.shape[1] >= self._k * _GROUP:
+            # So many groups of columns have a score as high as the k-th of their highest ones. Without this bound every
+            # column of the first tile would be looked at.
+            groups = tile[:, : tile.shape[1] // _GROUP * _GROUP].unflatten(1, (-1, _GROUP)).amax(2)
+            self._floor = self._below(groups.topk(self._k).values[:, -1], self._slack)
+        self._is_new = False
         rows = torch.nonzero(highest >= self._floor)[:, 0]
         if not len(rows):
             return
@@ -48,8 +56,7 @@ class TopK:
         found[:, : self._k] = self._highest[rows]
         found[row, self._k + torch.arange(len(row), device=row.device) - start_of[row]] = score
         self._highest[rows] = found = found.topk(self._k).values
-        floor = (found[:, -1] - self._slack[rows]).clamp(min=torch.finfo(tile.dtype).min)
-        self._floor[rows] = floor
+        self._floor[rows] = floor = self._below(found[:, -1], self._slack[rows])
         row, column = select(score >= floor[row], row, column)
         self._pending.append((rows[row], column + start))
         if sum(len(row) for row, _ in self._pending) > _MOST_PENDING:
@@ -59,6 +66,11 @@ class TopK:
         """Columns, int64, and exact scores of the best, best first; (num_rows, k) each."""
         self._settle()
         return self._column.view(len(self._slack), self._k), self._score.view(len(self._slack), self._k)
+
+    @staticmethod
+    def _below(score: Tensor, slack: Tensor) -> Tensor:
+        """What a column scores at least that may be as good as one of these scores."""
+        return (score - slack).clamp(min=torch.finfo(score.dtype).min)
 
     def _settle(self) -> None:
         """Score exactly what is pending, and leave the best of each row, best first."""

@@ -37,11 +37,12 @@ def ranking(table):
     return np.lexsort((columns, -table))
 
 
-@pytest.fixture(params=[(2**20, 2**20), (64, 10)])
+@pytest.fixture(params=[(2**20, 2**20, 256), (64, 10, 256), (2**20, 2**20, 3), (640, 10, 2)])
 def small(request, monkeypatch):
-    """Many tiles, and few candidates that may wait."""
+    """Many tiles, few candidates that may wait, and small groups of the first columns."""
     monkeypatch.setattr(product_scores, "_SCORES_TO_SCREEN", request.param[0])
     monkeypatch.setattr(top_k, "_MOST_PENDING", request.param[1])
+    monkeypatch.setattr(top_k, "_GROUP", request.param[2])
 
 
 @given(products(), st.integers(1, 300))
