@@ -304,7 +304,7 @@ def test_the_command_takes_the_folder_of_a_run(make, tmp_path, monkeypatch, caps
     table = read_table(config.run_path / "evaluation" / "over_time.parquet")
     assert table["snapshot"].to_pylist() == [BEFORE]
     assert gam_kg(monkeypatch, "update", tmp_path / "none", "--facts", day) == 1
-    assert "no run folder" in capsys.readouterr().err
+    assert "there is no such file or folder of a run" in capsys.readouterr().err
     assert gam_kg(monkeypatch, "update", config.run_path, "--facts", tmp_path / "none.parquet") == 1
     assert "none.parquet" in capsys.readouterr().err
 

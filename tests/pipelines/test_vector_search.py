@@ -200,10 +200,10 @@ def test_an_index_that_is_current_is_not_built_again(run, monkeypatch, capsys):
             1,
             "have no search_vector",
         ),
-        (["export", "OUT", "npy", "OUT"], 1, "no run folder"),
+        (["export", "OUT", "npy", "OUT"], 1, "there is no such file or folder of a run"),
     ],
 )
-def test_mistakes_are_told(run, tmp_path, monkeypatch, capsys, arguments, status, message):
+def test_mistakes_are_explained(run, tmp_path, monkeypatch, capsys, arguments, status, message):
     if "search" in arguments:
         assert gam_kg(monkeypatch, "index", run, "--kind", "flat") == 0
     place = {"RUN": run, "OUT": tmp_path / "out"}
