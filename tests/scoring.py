@@ -13,6 +13,7 @@ from gam_kg.history.index import HistoryIndex
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
 from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.training.draws import Draws, ModelFacts
 from gam_kg.training.step import ShardedModel, backward_step
 from gam_kg.training.step_batch import make_batch, query_block
 from gam_kg.training.stopwatch import Stopwatch
@@ -40,5 +41,6 @@ def step_loss(
 ) -> Tensor:
     """The loss of a step over queries, and perhaps some ahead, whose gradients are added to the parameters."""
     config = TrainConfig(**train)
-    batch = make_batch([queries, *ahead], window, history, config, rng, Communicator())
-    return backward_step(sharded(model), memory, batch, rng, config, Stopwatch())
+    draws = Draws(ModelFacts.of(model), rng)
+    batch = make_batch([queries, *ahead], window, history, config, draws, Communicator())
+    return backward_step(sharded(model), memory, batch, config, Stopwatch())

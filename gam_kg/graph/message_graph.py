@@ -1,5 +1,6 @@
 """The part of a snapshot that a rank attends over: its own active entities and the halo of their remote neighbours."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -7,7 +8,8 @@ from torch import Tensor
 
 from gam_kg.graph.partition import Partition
 from gam_kg.graph.snapshot import Snapshot
-from gam_kg.ops.ragged import select, unique_inverse
+from gam_kg.ops.counter_rng import RowRNG
+from gam_kg.ops.ragged import select, unique, unique_inverse
 
 
 @dataclass(frozen=True)
@@ -29,23 +31,26 @@ class MessageGraph:
     """Edges of a snapshot into a rank's entities.
 
     Attributes:
-        time: Snapshot number.
+        time: Snapshot number, int64 ().
         active: Rows of the rank's active entities in its shard, (num_active,), ascending.
         edges: Rows (src, dst), (2, num_edges): `dst` counts the entities that are updated, `src` counts active
             entities and then the halo.
-        relations: Distinct relations of the edges, (num_relations,), ascending.
+        relations: Distinct relations of the edges, (num_relations,); from `with_relation_rows` on, their rows in tables
+            of relations.
         edge_type: Which of them each edge has, (num_edges,).
         halo: What to exchange; None in a world of one.
         updated: Which of the active entities are updated, (num_updated,), ascending; None: all.
+        rng: Random numbers of the updated entities in a training step; None outside training.
     """
 
-    time: int
+    time: Tensor
     active: Tensor
     edges: Tensor
     relations: Tensor
     edge_type: Tensor
     halo: HaloPlan | None = None
     updated: Tensor | None = None
+    rng: RowRNG | None = None
 
     @classmethod
     def of(cls, snapshot: Snapshot, partition: Partition) -> "MessageGraph":
@@ -68,7 +73,11 @@ class MessageGraph:
             send = torch.searchsorted(entity, sent % partition.num_entities)
             halo = HaloPlan(send, _by_rank(sent, partition), _by_rank(received, partition))
         active = partition.rows(entity)
-        return cls(snapshot.time, active, torch.stack([src, dst]), relations, edge_type, halo)
+        return cls(torch.tensor(snapshot.time), active, torch.stack([src, dst]), relations, edge_type, halo)
+
+    def with_relation_rows(self, row: Tensor) -> "MessageGraph":
+        """The graph with the rows of relations, `row` (2 * num_relations,), in place of the relations."""
+        return replace(self, relations=row.index_select(0, self.relations))
 
     def only(self, rows: Tensor) -> "MessageGraph":
         """The part that updates some of the active entities; all of these still send messages.
@@ -81,6 +90,38 @@ class MessageGraph:
         place = torch.cumsum(is_updated, 0) - 1
         edges = torch.stack([src, place.index_select(0, dst)])
         return replace(self, edges=edges, edge_type=edge_type, updated=torch.nonzero(is_updated)[:, 0])
+
+
+@dataclass(frozen=True)
+class Window:
+    """Snapshots whose updates of memory get gradients.
+
+    Attributes:
+        snapshots: In time order, one at least.
+        touched: Rows of the shard that are active in any of them, (num_touched,), ascending.
+        at: Their places among the rows that are read, (num_touched,).
+        places: Places of the active entities of each snapshot among these, (num_active,) each.
+    """
+
+    snapshots: tuple[MessageGraph, ...]
+    touched: Tensor
+    at: Tensor
+    places: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, snapshots: Sequence[MessageGraph], rows: Tensor | None = None) -> "Window | None":
+        """The window; None without snapshots.
+
+        Args:
+            snapshots: In time order.
+            rows: The rows that are read, (num_rows,), ascending, the active ones among them; None for all.
+        """
+        if not snapshots:
+            return None
+        touched = unique(torch.cat([snapshot.active for snapshot in snapshots]))
+        at = touched if rows is None else torch.searchsorted(rows, touched)
+        places = (torch.searchsorted(touched, snapshot.active) for snapshot in snapshots)
+        return cls(tuple(snapshots), touched, at, tuple(places))
 
 
 def _by_rank(keys: Tensor, partition: Partition) -> list[int]:

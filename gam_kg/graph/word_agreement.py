@@ -77,7 +77,7 @@ def _sketches(graph: TemporalGraph) -> Tensor:
         (in_train,) = torch.nonzero(part.time < graph.valid_start, as_tuple=True)
         for some in in_train.split(_SIGNS_AT_ONCE // columns):
             rows = part.at(some)
-            bits = rng.rows(graph.fact_tie(rows.relation, rows.other)).bits(columns, "sketch")
+            bits = rng.rows(graph.fact_tie(rows.relation, rows.other), "sketch").bits(columns, "sketch")
             at = partition.rows(rows.anchor)
             sums.index_add_(0, at, torch.where(bits < 0, -1, 1).to(torch.int32))
             number += torch.bincount(at, minlength=len(number))

@@ -18,6 +18,7 @@ from gam_kg.history.recency import RecencyIndex, Recent
 from gam_kg.history.rule_walks import RuleWalks
 from gam_kg.history.sampling import Sample
 from gam_kg.history.walks import Joined, Walks
+from gam_kg.ops.counter_rng import RowRNG
 from gam_kg.ops.ragged import UniqueRows, join_groups, select, unique, unique_inverse
 from gam_kg.ops.sparse import CSRPattern, csr_offsets, rows_from_runs
 
@@ -65,6 +66,7 @@ class ScoreLayout:
         apart: Joins queries to the rows of z of pairs that are scored apart; None: there are none.
         positions: Where scores of pairs are added in the vector: of `apart`, `facts`, `paths`, `rules`,
             `confidences` and `popularity`, one after another, (num_added,).
+        rng: Random numbers of the rank's own queries in a training step; None outside training.
     """
 
     horizon: int
@@ -83,6 +85,7 @@ class ScoreLayout:
     popularity: Popularity | None
     apart: CSRPattern | None
     positions: Tensor
+    rng: RowRNG | None = None
 
     @property
     def num_apart(self) -> int:

@@ -33,9 +33,9 @@ def memory_attention(run: TrainedRun, entity: int, before: int) -> list[tuple[Pa
     graph = MessageGraph.of(run.graph.snapshot(last), run.graph.partition).only(torch.tensor([entity]))
     other, relation = graph.active[graph.edges[0]], graph.relations[graph.edge_type]
     count, _ = history.times_seen(other, relation, torch.full_like(other, entity))
-    memory, graph = run.memory_before(last), to_device(graph, run.device)
-    active = graph.active.long()
-    weights, _ = run.model.update(run.model.entity_rows(index=active), memory.rows(active), graph)
+    model, memory, graph = run.model, run.memory_before(last), to_device(graph, run.device)
+    rows = model.selected_rows(model.sources().select(graph.active))
+    weights, _ = model.update(rows, memory.rows(graph.active), graph.with_relation_rows(model.relation_rows()))
     weight = weights.mean(1).cpu().numpy()
     given = run.given_names
     name, names = given["entity"][entity].as_py(), given["entity"].take(pa.array(other.numpy())).to_pylist()

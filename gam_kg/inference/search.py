@@ -97,7 +97,7 @@ def _search_vectors(run: TrainedRun, entity: int, end: int) -> tuple[Tensor, Ten
         groups = ((int(rows[0]), space(vectors)) for rows, vectors in vector_groups(run, memory))
         if len(run.entities) * run.model.config.dim > _MOST_STORED:
             with torch.no_grad():
-                (vector,) = space(run.sharded.entity_vectors(memory, index=torch.tensor([entity], device=run.device)))
+                (vector,) = space(run.sharded.vectors_of(memory, torch.tensor([entity], device=run.device)))
             return vector, memory.last_seen, groups
         run.search_vectors.clear()
         run.search_vectors[end] = torch.cat([vectors for _, vectors in groups]), memory.last_seen.clone()

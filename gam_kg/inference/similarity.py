@@ -49,7 +49,7 @@ def vector_groups(run: TrainedRun, memory: Memory, rows: Tensor | None = None) -
     made = run.vectors_made(memory)
     for group in rows.split(_GROUP) if len(rows) else ():
         with torch.no_grad():
-            vectors = run.sharded.entity_vectors(memory, index=group) if made is None else made[group]
+            vectors = run.sharded.vectors_of(memory, group) if made is None else made[group]
         require_finite(vectors, "vectors of the entities")
         yield group, vectors
 

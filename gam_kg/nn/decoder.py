@@ -17,7 +17,12 @@ class Decoder(nn.Module, ABC):
     Args:
         dim: Width of entity and relation vectors.
         dropout: Share of values dropped in training.
+
+    Attributes:
+        sites: Where it uses random numbers.
     """
+
+    sites: tuple[str, ...] = ("decoder",)
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
@@ -91,6 +96,7 @@ class ConvTransE(Decoder):
     LayerNorm in place of BatchNorm: a query's score must not depend on the other queries.
     """
 
+    sites = ("decoder input", "decoder")
     kernels, width = 50, 3
 
     def __init__(self, dim: int, dropout: float) -> None:

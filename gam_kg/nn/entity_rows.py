@@ -28,6 +28,48 @@ class WeightedWords:
         return WeightedWords(pattern, self.weight[entry])
 
 
+@dataclass(frozen=True)
+class SelectedRows:
+    """Some rows of the shard, and what they are made of.
+
+    Attributes:
+        index: The rows, each once, (num_requested,).
+        own: Places among them of those that have a row of their own, (num_own,).
+        words: Their words; None without words.
+    """
+
+    index: Tensor
+    own: Tensor
+    words: WeightedWords | None
+
+
+@dataclass(frozen=True)
+class EntitySources:
+    """What the rows of a rank's entities are made of.
+
+    Attributes:
+        trained: Whether each has a row of its own, bool (num_rows,).
+        words: Their words; None without words.
+        num_words: Number of words.
+    """
+
+    trained: Tensor
+    words: WeightedWords | None
+    num_words: int
+
+    def select(self, index: Tensor, dropped: Tensor | None = None) -> SelectedRows:
+        """Some rows.
+
+        Args:
+            index: The rows, each once, (num_requested,).
+            dropped: Which of them get the shared row in place of their own, bool (num_requested,); None: none.
+        """
+        own = self.trained.index_select(0, index)
+        own = own if dropped is None else own & ~dropped
+        words = self.words and self.words.select(index, self.num_words)
+        return SelectedRows(index, torch.nonzero(own)[:, 0], words)
+
+
 def named_rows(
     entity: Tensor, shared: Tensor, own: Tensor, word: Tensor | None = None, words: WeightedWords | None = None
 ) -> Tensor:

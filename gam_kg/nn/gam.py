@@ -23,7 +23,12 @@ class GraphAttention(nn.Module):
         dim: Width of entity and relation vectors; a multiple of `heads`.
         heads: Number of attention heads.
         dropout: Share of output values dropped in training.
+
+    Attributes:
+        sites: Where it uses random numbers.
     """
+
+    sites = ("gam rrelu", "gam dropout")
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -84,5 +89,6 @@ class GraphAttention(nn.Module):
             target: Vectors of the destinations, (num_dst, dim).
             rng: Random numbers of the destinations; None: torch's.
         """
-        out = rrelu(aggregated + self.self_loop(target), rng, "gam rrelu", training=self.training)
-        return dropout(out, self.dropout, rng, "gam dropout", training=self.training)
+        of_slope, of_dropout = self.sites
+        out = rrelu(aggregated + self.self_loop(target), rng, of_slope, training=self.training)
+        return dropout(out, self.dropout, rng, of_dropout, training=self.training)

@@ -1,6 +1,6 @@
 """GAM_LSTM: entity rows and memory, graph attention, LSTM, decoder and history attention in one module."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gam_kg.config import ModelConfig
-from gam_kg.graph.message_graph import MessageGraph
+from gam_kg.graph.message_graph import MessageGraph, Window
 from gam_kg.graph.name_words import NameWords
 from gam_kg.graph.partition import Partition
 from gam_kg.history.layout import ScoreLayout
 from gam_kg.nn.decoder import DECODERS
-from gam_kg.nn.entity_rows import WeightedWords, named_rows, own_or_shared
+from gam_kg.nn.entity_rows import EntitySources, SelectedRows, WeightedWords, named_rows, own_or_shared
 from gam_kg.nn.gam import GraphAttention
 from gam_kg.nn.gate import Gate
 from gam_kg.nn.history_attention import FactAttention, PathAttention, PopularityScore, at_horizon
@@ -22,8 +22,7 @@ from gam_kg.nn.relation_rows import rows_of_relations, with_shared_rows
 from gam_kg.nn.rule_attention import ConfidenceScore, RuleAttention
 from gam_kg.nn.scores import add_scores, column_scores
 from gam_kg.nn.vectors import unit, with_selected_rows
-from gam_kg.ops.counter_rng import CounterRNG, normal_rows
-from gam_kg.ops.ragged import unique
+from gam_kg.ops.counter_rng import normal_rows
 from gam_kg.ops.records import map_tensors
 from gam_kg.ops.sparse import CSRPattern, sddmm
 
@@ -46,7 +45,9 @@ class GAMLSTM(nn.Module):
     its `word_agreement`, which training sets. Entities without facts in training have the learned shared row in place
     of e_v, which entity dropout trains; relations likewise, in every table, by relation dropout.
 
-    With several ranks it has one rank's entities; `exchange` and `gather` fetch the others'.
+    With several ranks it has one rank's entities; `exchange` and `gather` fetch the others'. What a call reads apart
+    from weights and memory, random numbers included, was made before it (see `StepBatch`), so that it waits for nothing
+    that a device computes.
 
     Args:
         config: Sizes and switches.
@@ -58,7 +59,6 @@ class GAMLSTM(nn.Module):
             weights that are loaded.
     """
 
-    entity_id: Tensor
     trained: Tensor
     trained_relations: Tensor
     word_agreement: Tensor
@@ -86,7 +86,6 @@ class GAMLSTM(nn.Module):
         relation = nn.init.xavier_normal_(torch.empty(2 * num_relations, dim))
         self.relation = nn.Parameter(with_shared_rows(relation))
         self.relation_slope = nn.Parameter(torch.zeros_like(self.relation))
-        self.register_buffer("entity_id", ids.clone(), persistent=False)
         self.register_buffer("trained", trained[ids.to(trained.device)], persistent=False)
         self.register_buffer("trained_relations", trained_relations.clone(), persistent=False)
         self.word, self.words = None, None
@@ -115,33 +114,32 @@ class GAMLSTM(nn.Module):
         """The memory of all rows before the first snapshot."""
         return Memory.empty(len(self.entity), self.config.dim, like=self.entity.detach())
 
-    def entity_rows(self, dropped: Tensor | None = None, index: Tensor | None = None) -> Tensor:
-        """Entity vectors without memory: learned or shared row, plus words of name and features; (num_requested, dim).
+    def sources(self) -> EntitySources:
+        """What the entities' rows are made of."""
+        return EntitySources(self.trained, self.words, 0 if self.word is None else len(self.word))
+
+    def entity_rows(self, own: Tensor | None = None) -> Tensor:
+        """Entity vectors without memory: learned or shared row, plus words of name and features; (num_rows, dim).
 
         Args:
-            dropped: Which of the requested rows get the shared row this step, bool (num_requested,).
-            index: The requested rows, each once: the learned rows then get a sparse gradient. None for all.
+            own: Which use the learned row, not the shared one, bool (num_rows,); None: those that have one.
         """
-        own = self.trained if index is None else self.trained.index_select(0, index)
-        own = own if dropped is None else own & ~dropped
-        if index is None:
-            return named_rows(self.entity, self.shared, own, self._word_rows(), self.words)
-        # A row that is not its own is not read, gets no gradient and does not step.
-        (at,) = torch.nonzero(own, as_tuple=True)
-        entity = functional.embedding(index.index_select(0, at), self.entity, sparse=True)
-        entity = own_or_shared(entity, self.shared, at, len(index))
-        if self.word is None or self.words is None:
-            return entity
-        words = self.words.select(index, len(self.word))
-        return named_rows(entity, self.shared, torch.ones_like(own), self._word_rows(), words)
+        own = self.trained if own is None else own
+        return named_rows(self.entity, self.shared, own, self._word_rows(), self.words)
 
-    def relation_rows(self, rng: CounterRNG | None = None) -> Tensor:
-        """The `rows_of_relations`; some drop theirs where there are random numbers of a training step."""
-        own = self.trained_relations
-        if rng is not None:
-            relation = torch.arange(len(own), device=own.device)
-            own = own & (rng.uniform(relation, "relation dropout") >= self.config.relation_dropout)
-        return rows_of_relations(own)
+    def selected_rows(self, rows: SelectedRows) -> Tensor:
+        """Some of the `entity_rows`, (num_requested, dim); the learned rows get a sparse gradient."""
+        # A row that is not its own is not read, gets no gradient and does not step.
+        entity = functional.embedding(rows.index.index_select(0, rows.own), self.entity, sparse=True)
+        entity = own_or_shared(entity, self.shared, rows.own, len(rows.index))
+        if self.word is None or rows.words is None:
+            return entity
+        is_own = torch.ones(len(entity), dtype=torch.bool, device=entity.device)
+        return named_rows(entity, self.shared, is_own, self._word_rows(), rows.words)
+
+    def relation_rows(self) -> Tensor:
+        """Where relations, and then their inverses, have their rows in tables, outside training."""
+        return rows_of_relations(self.trained_relations)
 
     def _word_rows(self) -> Tensor | None:
         return None if self.word is None else self.word * self.word_agreement[:, None]
@@ -149,46 +147,41 @@ class GAMLSTM(nn.Module):
     def entity_vectors(
         self,
         memory: Memory,
-        window: Sequence[MessageGraph] = (),
+        window: Window | None = None,
         *,
-        index: Tensor | None = None,
-        rng: CounterRNG | None = None,
+        selected: SelectedRows | None = None,
+        own: Tensor | None = None,
         exchange: Exchange = _alone,
     ) -> Tensor:
         """Vectors z after a memory and the updates of a window, (num_requested, dim).
 
         Args:
             memory: Memory of all rows before the window.
-            window: Snapshots whose updates get gradients, in time order.
-            index: The requested rows, those active in the window among them, ascending; None for all.
-            rng: Random numbers of a training step, which also decide entity dropout; None outside training.
+            window: Snapshots whose updates get gradients.
+            selected: The requested rows, those active in the window among them, ascending; None for all.
+            own: See `entity_rows`; only where all rows are requested.
             exchange: See `update`.
         """
-        dropped = None
-        if rng is not None:
-            ids = self.entity_id if index is None else self.entity_id.index_select(0, index)
-            dropped = rng.uniform(ids, "entity dropout") < self.config.entity_dropout
-        rows = self.entity_rows(dropped, index)
-        hidden = memory.hidden if index is None else memory.hidden.index_select(0, index)
-        if not window:
+        if selected is None:
+            rows, hidden = self.entity_rows(own), memory.hidden
+        else:
+            rows, hidden = self.selected_rows(selected), memory.hidden.index_select(0, selected.index)
+        if window is None:
             return unit(rows + hidden)
-        touched = unique(torch.cat([snapshot.active for snapshot in window]))
-        before = compact = memory.rows(touched)
-        at = touched if index is None else torch.searchsorted(index, touched)
-        rows, compact_rows = with_selected_rows(rows, at)
-        for snapshot in window:
-            active = torch.searchsorted(touched, snapshot.active)
-            _, after = self.update(compact_rows[active], compact.rows(active), snapshot, rng, exchange)
-            compact = compact.replaced(active if snapshot.updated is None else active[snapshot.updated], after)
+        before = compact = memory.rows(window.touched)
+        rows, compact_rows = with_selected_rows(rows, window.at)
+        for snapshot, active in zip(window.snapshots, window.places, strict=True):
+            _, after = self.update(compact_rows.index_select(0, active), compact.rows(active), snapshot, exchange)
+            updated = active if snapshot.updated is None else active.index_select(0, snapshot.updated)
+            compact = compact.replaced(updated, after)
         # Adding what has changed makes no copy of all rows, forward or backward.
-        return unit((rows + hidden).index_add_(0, at, compact.hidden - before.hidden))
+        return unit((rows + hidden).index_add_(0, window.at, compact.hidden - before.hidden))
 
     def update(
         self,
         rows: Tensor,
         memory: Memory,
         snapshot: MessageGraph,
-        rng: CounterRNG | None = None,
         exchange: Exchange = _alone,
     ) -> tuple[Tensor, Memory]:
         """Update the memory of active entities with a snapshot: attention over its facts, then the LSTM.
@@ -196,8 +189,7 @@ class GAMLSTM(nn.Module):
         Args:
             rows: `entity_rows` of the active entities, (num_active, dim).
             memory: Memory of the active entities before the snapshot.
-            snapshot: The facts.
-            rng: Random numbers of the step; None: torch's.
+            snapshot: The facts, with rows of relations.
             exchange: Adds the messages of remote neighbours, (num_active + num_halo, 2 * dim), to those of the active
                 entities, (num_active, 2 * dim).
 
@@ -207,57 +199,48 @@ class GAMLSTM(nn.Module):
         """
         if not self.config.memory:
             before = memory if snapshot.updated is None else memory.rows(snapshot.updated)
-            seen = torch.full_like(before.last_seen, snapshot.time)
+            seen = snapshot.time.to(before.last_seen).expand_as(before.last_seen)
             return rows.new_zeros(len(snapshot.edge_type), self.config.heads), replace(before, last_seen=seen)
         x = unit(rows + memory.hidden)
         messages = exchange(self.gam.message(x), snapshot)
-        key = self.entity_id.index_select(0, snapshot.active) + snapshot.time * self.partition.num_entities
         if snapshot.updated is not None:
-            x, memory, key = x[snapshot.updated], memory.rows(snapshot.updated), key[snapshot.updated]
+            x, memory = x.index_select(0, snapshot.updated), memory.rows(snapshot.updated)
         # Only the relations of this snapshot are projected: of many, few are in any one.
-        rows_of_snapshot = self.relation_rows(rng).index_select(0, snapshot.relations)
-        relations = self.relation.index_select(0, rows_of_snapshot)
+        relations = self.relation.index_select(0, snapshot.relations)
         query = self.gam.query(x)
         aggregated, weights = self.gam.aggregate(query, messages, snapshot.edges, snapshot.edge_type, relations)
-        attended = self.gam.update(aggregated, x, None if rng is None else rng.rows(key))
+        attended = self.gam.update(aggregated, x, snapshot.rng)
         return weights, self.lstm(attended, memory, snapshot.time)
 
-    def query_vectors(self, z: Tensor, layout: ScoreLayout, rng: CounterRNG | None = None) -> Tensor:
+    def query_vectors(self, z: Tensor, layout: ScoreLayout) -> Tensor:
         """Four query vectors side by side: for candidates, for past facts, for paths, for rules.
 
         Args:
             z: Vectors of the subjects of the rank's own queries, (num_own_queries, dim).
             layout: The queries, in `relation_rows`.
-            rng: Random numbers of the step; None: torch's.
 
         Returns:
             (num_own_queries, dim + 3 * history dim).
         """
-        relation, row_rng = layout.relation, None
-        if rng is not None:
-            row_rng = rng.rows(layout.subject.long() * len(self.relation) + relation)
-        query = self.decoder(z, at_horizon(self.relation, self.relation_slope, relation, layout.horizon), row_rng)
+        relation = layout.relation
+        query = self.decoder(z, at_horizon(self.relation, self.relation_slope, relation, layout.horizon), layout.rng)
         if self.config.gate:
             query = query * self.gate(relation, layout.past, layout.horizon)
         parts = self.pair_attention, self.path_attention, self.rule_attention
         return torch.cat([query, *(part.queries(z, relation, layout.horizon) for part in parts)], 1)
 
-    def scores(
-        self, z: Tensor, layout: ScoreLayout, rng: CounterRNG | None = None, gather: Gather = lambda own: own
-    ) -> Tensor:
+    def scores(self, z: Tensor, layout: ScoreLayout, gather: Gather = lambda own: own) -> Tensor:
         """The vector of scores, (num_queries * num_columns + num_apart,); higher is better.
 
         Args:
             z: Vectors of the rows that the layout's indices refer to, (num_rows, dim).
-            layout: The queries, their candidates and their past.
-            rng: Random numbers of the step; None: torch's.
+            layout: The queries, their candidates and their past, in `relation_rows`.
             gather: Maps the rank's own query vectors to those of all queries.
         """
-        layout = layout.with_relation_rows(self.relation_rows(rng))
         z, of_subject, of_end, *columns = with_selected_rows(
             z, layout.row, layout.ends, *(() if layout.columns is None else (layout.columns,))
         )
-        dense, *by_part = self.split_query_vectors(gather(self.query_vectors(of_subject, layout, rng)))
+        dense, *by_part = self.split_query_vectors(gather(self.query_vectors(of_subject, layout)))
         added = self.walk_scores(of_end, *by_part, layout)
         table, of_query = None, None
         if layout.popularity is not None:

@@ -68,17 +68,17 @@ class EntityLSTM(nn.Module):
         self.cell = nn.LSTMCell(dim, dim)
         self.time = nn.Linear(1, dim)
 
-    def forward(self, attended: Tensor, memory: Memory, time: int) -> Memory:
+    def forward(self, attended: Tensor, memory: Memory, time: Tensor) -> Memory:
         """The memory after a snapshot.
 
         Args:
             attended: GAM output of the active entities, (num_active, dim).
             memory: Their memory before the snapshot.
-            time: The snapshot, `last_seen` of the result.
+            time: The snapshot, `last_seen` of the result; integer ().
         """
         gap = torch.log1p((time - memory.last_seen.clamp(min=0)).to(attended.dtype))
         x = unit(attended) + torch.tanh(self.time(gap[:, None]))
         hidden, cell = self.cell(x, (memory.hidden, memory.cell))
         # Under autocast on a GPU the cell returns bfloat16, which the memory is not.
         hidden, cell = hidden.to(memory.hidden.dtype), cell.to(memory.cell.dtype)
-        return Memory(hidden, cell, torch.full_like(memory.last_seen, time))
+        return Memory(hidden, cell, time.to(memory.last_seen).expand_as(memory.last_seen))

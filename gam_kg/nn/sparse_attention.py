@@ -49,7 +49,9 @@ def edge_attention(
     Returns:
         Output (num_dst, dim), zero without edges, and weights (num_edges, heads).
     """
-    attention = GatheredAttention if len(edge_type) <= _FEW_EDGES else SparseAttention
+    # On a GPU sorting the edges would cost more than their rows do.
+    is_gathered = len(edge_type) <= _FEW_EDGES or query.is_cuda
+    attention = GatheredAttention if is_gathered else SparseAttention
     dtype = torch.promote_types(query.dtype, torch.float32)
     return attention.apply(query.to(dtype), message.to(dtype), relation.to(dtype), edge_index, edge_type, heads)
 

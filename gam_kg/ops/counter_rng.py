@@ -29,25 +29,40 @@ class CounterRNG:
     seed: int
     step: int
 
-    def rows(self, key: Tensor) -> "RowRNG":
-        """A stream for each row of a matrix: rows with equal keys have equal numbers; key integer (num_rows,)."""
-        return RowRNG(self, key)
+    def rows(self, key: Tensor, *sites: str) -> "RowRNG":
+        """Streams for the rows of matrices at some sites: rows with equal keys have equal numbers.
+
+        Args:
+            key: Integer (num_rows,).
+            sites: The sites.
+        """
+        step = (self.seed * 1_000_003 + self.step) * 2**20
+        starts = [_signed((step + zlib.crc32(site.encode())) * 0x9E3779B97F4A7C15, 64) for site in sites]
+        start = torch.tensor(starts, dtype=torch.int64, device=key.device)
+        return RowRNG(sites, _mix64(key.long() + start[:, None]).to(torch.int32))  # the low 32 bits
 
     def integer(self, site: str) -> int:
         """A number in [0, 2^32), as the seed of a generator."""
-        return int(self.rows(torch.zeros(1, dtype=torch.int64)).bits(1, site)) % 2**32
+        return int(self.rows(torch.zeros(1, dtype=torch.int64), site).bits(1, site)) % 2**32
 
     def uniform(self, key: Tensor, site: str) -> Tensor:
         """One number in [0, 1) for each key, float32 (num_rows,)."""
-        return self.rows(key).uniform(1, site)[:, 0]
+        return self.rows(key, site).uniform(1, site)[:, 0]
 
 
 @dataclass(frozen=True)
 class RowRNG:
-    """The streams of the rows of a matrix in one step; see `CounterRNG.rows`."""
+    """The streams of rows at some sites in one step; see `CounterRNG.rows`.
 
-    rng: CounterRNG
-    key: Tensor
+    It is a record of tensors that depend on data and seed alone, and is therefore a part of the step batch.
+
+    Attributes:
+        sites: The places in the model where the numbers are used.
+        hashes: Hash of each row at each site, int32 (num_sites, num_rows).
+    """
+
+    sites: tuple[str, ...]
+    hashes: Tensor
 
     def uniform(self, columns: int, site: str) -> Tensor:
         """Numbers in [0, 1), float32 (num_rows, columns)."""
@@ -60,8 +75,7 @@ class RowRNG:
 
     def bits(self, columns: int, site: str) -> Tensor:
         """Hashes, int32 (num_rows, columns). Source: Wellons 2018, "lowbias32", on (row hash + column hash)."""
-        start = (self.rng.seed * 1_000_003 + self.rng.step) * 2**20 + zlib.crc32(site.encode())
-        row = _mix64(self.key.long() + _signed(start * 0x9E3779B97F4A7C15, 64)).to(torch.int32)  # the low 32 bits
+        row = self.hashes[self.sites.index(site)].to(torch.int32)
         x = row[:, None] + _column_hashes(columns, row.device)
         x ^= x >> 16
         x *= 0x7FEB352D
@@ -74,9 +88,10 @@ def normal_rows(key: Tensor, columns: int, seed: int, site: str) -> Tensor:
     """Standard normal numbers, (num_rows, columns) of torch's default dtype. Source: Box & Muller 1958."""
     out = torch.empty(len(key), columns)
     for rows in torch.arange(len(key)).split(_ROWS_AT_ONCE):
-        row_rng = CounterRNG(seed, -1).rows(key[rows])  # no optimizer step has this number
-        radius = (-2 * torch.log1p(-row_rng.uniform(columns, f"{site} radius"))).sqrt_()
-        angle = 2 * math.pi * row_rng.uniform(columns, f"{site} angle")
+        sites = f"{site} radius", f"{site} angle"
+        row_rng = CounterRNG(seed, -1).rows(key[rows], *sites)  # no optimizer step has this number
+        radius, angle = (row_rng.uniform(columns, site) for site in sites)
+        radius, angle = (-2 * torch.log1p(-radius)).sqrt_(), 2 * math.pi * angle
         out[rows] = (radius * torch.cos(angle)).to(out.dtype)
     return out
 

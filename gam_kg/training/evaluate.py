@@ -6,7 +6,7 @@ that it has observed and those in the history.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -107,7 +107,7 @@ class ModelScorer:
         self.sharded.advance(self.memory, message_graph)
         if self.vectors_made is not None:
             active = message_graph.active.long()
-            self.vectors_made.index_copy_(0, active, self.sharded.entity_vectors(self.memory, index=active))
+            self.vectors_made.index_copy_(0, active, self.sharded.vectors_of(self.memory, active))
 
     @torch.no_grad()
     def vectors(self) -> Tensor:
@@ -117,11 +117,13 @@ class ModelScorer:
             self.vectors_made = torch.empty_like(self.memory.hidden)
             every = torch.arange(len(self.vectors_made), device=self.vectors_made.device)
             for rows, group in zip(every.split(_GROUP), self.vectors_made.split(_GROUP), strict=True):
-                group.copy_(self.sharded.entity_vectors(self.memory, index=rows))
+                group.copy_(self.sharded.vectors_of(self.memory, rows))
         return self.vectors_made
 
     def _block(self, queries: Queries) -> QueryBlock:
-        return to_device(query_block(self.history, queries, self.sharded.communicator), self.memory.hidden.device)
+        block = query_block(self.history, queries, self.sharded.communicator)
+        block = to_device(block, self.memory.hidden.device)
+        return replace(block, layout=block.layout.with_relation_rows(self.model.relation_rows()))
 
 
 @dataclass(frozen=True)

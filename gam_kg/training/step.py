@@ -4,7 +4,7 @@ On several ranks all of it runs in lockstep: what is marked a collective is ente
 queries included.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +14,10 @@ from gam_kg.config import TrainConfig
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.distributed.cross_entropy import sharded_cross_entropy
 from gam_kg.distributed.exchange import exchange_rows, gather_rows
-from gam_kg.graph.message_graph import MessageGraph
+from gam_kg.graph.message_graph import MessageGraph, Window
+from gam_kg.nn.entity_rows import SelectedRows
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
-from gam_kg.ops.counter_rng import CounterRNG
 from gam_kg.training.step_batch import QueryBlock, StepBatch, to_device
 from gam_kg.training.stopwatch import Stopwatch
 
@@ -37,24 +37,39 @@ class ShardedModel:
     def entity_vectors(
         self,
         memory: Memory,
-        window: Sequence[MessageGraph] = (),
+        window: Window | None = None,
         *,
-        index: Tensor | None = None,
-        rng: CounterRNG | None = None,
+        selected: SelectedRows | None = None,
+        own: Tensor | None = None,
     ) -> Tensor:
         """See `GAMLSTM.entity_vectors`. A collective where there is a window."""
-        return self.model.entity_vectors(memory, window, index=index, rng=rng, exchange=self._exchange)
+        return self.model.entity_vectors(memory, window, selected=selected, own=own, exchange=self._exchange)
+
+    def vectors_of(self, memory: Memory, rows: Tensor) -> Tensor:
+        """`entity_vectors` of some rows, each once, outside training, (num_requested, dim)."""
+        return self.entity_vectors(memory, selected=self.model.sources().select(rows))
+
+    def advance(self, memory: Memory, snapshot: MessageGraph) -> None:
+        """Update a memory with a snapshot outside training, in place and without gradients. A collective."""
+        rows = self.model.sources().select(snapshot.active)
+        self.update(memory, snapshot.with_relation_rows(self.model.relation_rows()), rows)
 
     @torch.no_grad()
-    def advance(self, memory: Memory, snapshot: MessageGraph, rng: CounterRNG | None = None) -> None:
-        """Update the stored memory with a snapshot, in place and without gradients. A collective."""
-        rows = self.model.entity_rows(index=snapshot.active)
-        _, after = self.model.update(rows, memory.rows(snapshot.active), snapshot, rng, self._exchange)
+    def update(self, memory: Memory, snapshot: MessageGraph, active: SelectedRows) -> None:
+        """Update a memory with a snapshot, in place and without gradients. A collective.
+
+        Args:
+            memory: Memory of all rows.
+            snapshot: The facts, with rows of relations.
+            active: The rows of its active entities.
+        """
+        rows = self.model.selected_rows(active)
+        _, after = self.model.update(rows, memory.rows(snapshot.active), snapshot, self._exchange)
         memory.store(snapshot.active, after)
 
-    def scores(self, z: Tensor, block: QueryBlock, rng: CounterRNG | None = None) -> Tensor:
+    def scores(self, z: Tensor, block: QueryBlock) -> Tensor:
         """See `GAMLSTM.scores`. A collective."""
-        return self.model.scores(z, block.layout, rng, self.gatherer(block))
+        return self.model.scores(z, block.layout, self.gatherer(block))
 
     def score_parts(self, z: Tensor, block: QueryBlock) -> tuple[Tensor, Tensor, Tensor]:
         """The parts of `scores`, not added up, for when the table would be too large; outside training. A collective.
@@ -63,7 +78,7 @@ class ShardedModel:
             Query vectors (num_queries, dim), of which the scores are the products with z; and positions and values of
             what is added to the scores, (num_added,) each, duplicates allowed.
         """
-        layout = block.layout.with_relation_rows(self.model.relation_rows())
+        layout = block.layout
         own = self.model.query_vectors(z.index_select(0, layout.row), layout)
         query, *history = self.model.split_query_vectors(self.gatherer(block)(own))
         added = self.model.walk_scores(z.index_select(0, layout.ends), *history, layout)
@@ -88,7 +103,7 @@ class ShardedModel:
 
 
 def backward_step(
-    sharded: ShardedModel, memory: Memory, batch: StepBatch, rng: CounterRNG, config: TrainConfig, watch: Stopwatch
+    sharded: ShardedModel, memory: Memory, batch: StepBatch, config: TrainConfig, watch: Stopwatch
 ) -> Tensor:
     """The mean cross-entropy of a step over all ranks; gradients are added to the parameters' `.grad`. A collective.
 
@@ -98,16 +113,15 @@ def backward_step(
         sharded: The model, in training mode.
         memory: Memory before the window.
         batch: The step; its parts move to the device of the model one after another.
-        rng: Random numbers of the step.
         config: Loss and precision.
         watch: Measures each phase.
     """
     device = memory.hidden.device
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
     with watch.phase("batch"):
-        rows, window = to_device((batch.rows, batch.window), device)
+        num_answers, rows, own, window = to_device((batch.num_answers, batch.rows, batch.own, batch.window), device)
     with watch.phase("encode"), autocast:
-        z = sharded.entity_vectors(memory, window, index=rows, rng=rng)
+        z = sharded.entity_vectors(memory, window, selected=rows, own=own)
     # Gradients of all blocks are summed at z, so that back-propagation through the window happens once.
     leaf = z.detach().requires_grad_()
     loss = z.new_zeros(())
@@ -115,13 +129,13 @@ def backward_step(
         with watch.phase("batch"):
             block = to_device(one, device)
         with watch.phase("score"), autocast:
-            scores = sharded.scores(leaf, block, rng)
+            scores = sharded.scores(leaf, block)
         assert block.targets is not None
         with watch.phase("loss"):
             total = sharded_cross_entropy(
                 scores, block.targets, smoothing=config.label_smoothing, communicator=sharded.communicator
             )
-            block_loss = total / batch.num_answers
+            block_loss = total / num_answers
         with watch.phase("backward of scores"):
             block_loss.backward()
         loss += block_loss.detach()

@@ -1,6 +1,6 @@
 """The step batch: all that a step reads apart from weights and memory, made on the CPU from data and seed only."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,17 +10,19 @@ from gam_kg.config import TrainConfig
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.distributed.cross_entropy import Targets
 from gam_kg.distributed.exchange import GatherPlan
-from gam_kg.graph.message_graph import MessageGraph
+from gam_kg.graph.message_graph import MessageGraph, Window
 from gam_kg.graph.partition import Partition
 from gam_kg.graph.snapshot import Queries
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.layout import ScoreLayout, Slots, lay_out
 from gam_kg.history.sampling import InclusionProbabilities, Sample
 from gam_kg.history.walks import Joined, join
+from gam_kg.nn.entity_rows import SelectedRows
 from gam_kg.ops.counter_rng import CounterRNG
 from gam_kg.ops.ragged import select, unique
 from gam_kg.ops.records import INT32, NARROWEST, Record, map_tensors, narrowed, num_bytes
 from gam_kg.ops.sparse import CSRPattern
+from gam_kg.training.draws import Draws
 
 MOST_QUERIES = 8192
 CACHE_BYTES = 512 * 2**20
@@ -43,20 +45,37 @@ class QueryBlock:
 
 
 @dataclass(frozen=True)
+class Leaving:
+    """The snapshot that leaves the window after a step, and updates the stored memory.
+
+    Attributes:
+        snapshot: Its facts.
+        rows: Rows of its active entities.
+    """
+
+    snapshot: MessageGraph
+    rows: SelectedRows
+
+
+@dataclass(frozen=True)
 class StepBatch:
     """All that a training step reads apart from weights and memory.
 
     Attributes:
-        num_answers: Answers of all ranks, to queries of the next snapshot and ahead.
-        rows: Rows of the shard that the step reads, (num_rows,); None: all.
-        window: The snapshots just before, whose updates get gradients.
+        num_answers: Answers of all ranks, to queries of the next snapshot and ahead; integer ().
+        rows: Rows of the shard that the step reads, ascending; None: all.
+        own: Which rows of the shard use their own row, bool (num_rows,); None where `rows` says it.
+        window: The snapshots just before, whose updates get gradients; None: there are none.
         blocks: The queries.
+        leaving: None where no snapshot leaves the window.
     """
 
-    num_answers: int
-    rows: Tensor | None
-    window: tuple[MessageGraph, ...]
+    num_answers: Tensor
+    rows: SelectedRows | None
+    own: Tensor | None
+    window: Window | None
     blocks: tuple[QueryBlock, ...]
+    leaving: Leaving | None = None
 
 
 def to_device(record: Record, device: torch.device) -> Record:
@@ -65,8 +84,13 @@ def to_device(record: Record, device: torch.device) -> Record:
     On a CPU they are int64: there `index_add_` of rows takes 2.7 times as long with int32.
     """
     if device.type == "cpu":
-        return map_tensors(record, lambda value: value.long() if value.dtype in NARROWEST else value)
+        return widened(record)
     return map_tensors(narrowed(record, INT32), lambda value: value.to(device, non_blocking=True))
+
+
+def widened(record: Record) -> Record:
+    """The record with its index tensors as int64."""
+    return map_tensors(record, lambda value: value.long() if value.dtype in NARROWEST else value)
 
 
 def divide_queries(queries: Queries, num_candidates: int, max_scores: int) -> Iterator[Queries]:
@@ -128,7 +152,7 @@ def make_batch(
     window: Sequence[MessageGraph],
     history: HistoryIndex,
     config: TrainConfig,
-    rng: CounterRNG,
+    draws: Draws,
     communicator: Communicator,
 ) -> StepBatch:
     """The batch of a step. A collective.
@@ -138,17 +162,48 @@ def make_batch(
         window: The snapshots just before.
         history: The past.
         config: Which candidates, and how many scores per block.
-        rng: Random numbers of the step.
+        draws: Random choices of the step.
         communicator: The ranks.
     """
     if config.candidates == "sampled":
-        return _sampled_batch(parts, window, history, config, rng, communicator)
-    blocks = tuple(
+        return _sampled_batch(parts, window, history, config, draws, communicator)
+    return full_batch(parts, window, full_blocks(parts, history, config, communicator), draws)
+
+
+def full_blocks(
+    parts: Sequence[Queries], history: HistoryIndex, config: TrainConfig, communicator: Communicator
+) -> tuple[QueryBlock, ...]:
+    """The blocks of a step over all entities, without random choices; for arguments see `make_batch`. A collective."""
+    return tuple(
         _block(history, join(history, history.find(block)), None, communicator)
         for part in parts
         for block in divide_queries(part, history.partition.most_rows, config.max_logits)
     )
-    return StepBatch(sum(len(part.answer) for part in parts), None, tuple(window), blocks)
+
+
+def full_batch(
+    parts: Sequence[Queries], window: Sequence[MessageGraph], blocks: Iterable[QueryBlock], draws: Draws
+) -> StepBatch:
+    """The batch of a step over all entities, of its `full_blocks`; for other arguments see `make_batch`."""
+    return StepBatch(_num_answers(parts), None, draws.own(), _window(window, draws), _with_draws(blocks, draws))
+
+
+def leaving_snapshot(snapshot: MessageGraph, draws: Draws) -> Leaving:
+    """A snapshot that leaves the window; with the random choices of the step after."""
+    with torch.no_grad():
+        return Leaving(draws.graph(snapshot), draws.model.sources.select(snapshot.active))
+
+
+def _num_answers(parts: Sequence[Queries]) -> Tensor:
+    return torch.tensor(sum(len(part.answer) for part in parts))
+
+
+def _window(window: Sequence[MessageGraph], draws: Draws, rows: Tensor | None = None) -> Window | None:
+    return Window.of([draws.graph(snapshot) for snapshot in window], rows)
+
+
+def _with_draws(blocks: Iterable[QueryBlock], draws: Draws) -> tuple[QueryBlock, ...]:
+    return tuple(replace(block, layout=draws.layout(block.layout)) for block in map(widened, blocks))
 
 
 def _sampled_batch(
@@ -156,7 +211,7 @@ def _sampled_batch(
     window: Sequence[MessageGraph],
     history: HistoryIndex,
     config: TrainConfig,
-    rng: CounterRNG,
+    draws: Draws,
     communicator: Communicator,
 ) -> StepBatch:
     """The batch of a step over sampled candidates, which reads only some rows."""
@@ -167,7 +222,7 @@ def _sampled_batch(
     counts = torch.tensor([len(known_row), sum(one.num_walks for one in found)])
     counts = communicator.sum(counts, "candidates").tolist()
     probabilities = InclusionProbabilities.of(config.history_links * len(queries), *counts)
-    sample = Sample.draw(queries, config.num_negatives, (known_subject, known_row), probabilities, partition, rng)
+    sample = Sample.draw(queries, config.num_negatives, (known_subject, known_row), probabilities, partition, draws.rng)
     blocks = [_block(history, join(history, one, sample), sample, communicator) for one in found]
     own = torch.cat([queries.subject, queries.answer])
     own = partition.rows(own[partition.owns(own)])
@@ -179,7 +234,8 @@ def _sampled_batch(
     # Other places are not written, since that would take time proportional to the shard.
     place = torch.empty(partition.num_rows, dtype=torch.int64).index_copy_(0, rows, torch.arange(len(rows)))
     blocks = (replace(block, layout=_renumbered(block.layout, place, len(rows))) for block in blocks)
-    return StepBatch(len(queries.answer), rows, tuple(window), tuple(blocks))
+    blocks = _with_draws(blocks, draws)
+    return StepBatch(_num_answers(parts), draws.selected(rows), None, _window(window, draws, rows), blocks)
 
 
 def _rows_apart(layout: ScoreLayout) -> Tensor:

@@ -10,7 +10,6 @@ import resource
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -30,12 +29,23 @@ from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import build_history
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.training.draws import Draws, ModelFacts
 from gam_kg.training.evaluate import validate
 from gam_kg.training.gradients import Gradients
 from gam_kg.training.optimizer import MOMENTS, RowAdamW, learning_rate
 from gam_kg.training.position import Position, Progress
 from gam_kg.training.step import ShardedModel, backward_step
-from gam_kg.training.step_batch import BatchCache, StepBatch, make_batch, queries_ahead, step_queries, to_device
+from gam_kg.training.step_batch import (
+    BatchCache,
+    StepBatch,
+    full_batch,
+    full_blocks,
+    leaving_snapshot,
+    make_batch,
+    queries_ahead,
+    step_queries,
+    to_device,
+)
 from gam_kg.training.stopwatch import Stopwatch
 
 
@@ -71,6 +81,7 @@ class Trainer:
         self.history = history or build_history(self.graph, config.model.history, self.communicator)
         self.model = (model or self._new_model(words)).to(device)
         self.sharded = ShardedModel(self.model, self.communicator)
+        self._model_facts = ModelFacts.of(self.model)
         self.optimizer = RowAdamW(self.model.parameters(), weight_decay=config.train.weight_decay, fused=True)
         self._gradients = Gradients(self.model, self.communicator)
         self._cache = BatchCache(self.communicator)
@@ -176,7 +187,7 @@ class Trainer:
         for queries in steps:
             with watch.phase("batch"):
                 batch = self._batch(queries, whole=len(steps) == 1)
-            loss = backward_step(self.sharded, self.memory, batch, self._rng(), config, watch)
+            loss = backward_step(self.sharded, self.memory, batch, config, watch)
             with watch.phase("gradients"):
                 self._gradients.reduce(config.gradient_norm)
             with watch.phase("optimizer"):
@@ -194,22 +205,23 @@ class Trainer:
             # The stored memory stays one window behind: the updates inside it are recomputed with gradients.
             leaving = self._insert(snapshot)
             if leaving is not None:
-                self.sharded.advance(self.memory, to_device(leaving, self._device), self._rng())
+                update = to_device(leaving_snapshot(leaving, self._draws()), self._device)
+                self.sharded.update(self.memory, update.snapshot, update.rows)
         position.index += 1
 
     def _batch(self, queries: Queries, *, whole: bool) -> StepBatch:
         """The batch of a step; blocks of a `whole` snapshot are cached, those ahead differ from epoch to epoch."""
-        config, rng = self.config.train, self._rng()
-        ahead = queries_ahead(queries, [one.queries for one in self._following], config, rng)
-        make = partial(make_batch, window=tuple(self._window), history=self.history, config=config, rng=rng)
+        config, draws, window = self.config.train, self._draws(), tuple(self._window)
+        ahead = queries_ahead(queries, [one.queries for one in self._following], config, draws.rng)
         if not whole or config.candidates == "sampled":
-            return make([queries, *ahead], communicator=self.communicator)
-        batch = make(ahead, communicator=self.communicator)  # first, as inserting reads what was found last
+            return make_batch([queries, *ahead], window, self.history, config, draws, self.communicator)
+        # Those ahead first, as inserting reads what was found last.
+        blocks_ahead = full_blocks(ahead, self.history, config, self.communicator)
         blocks = self._cache.find(queries)
         if blocks is None:
-            blocks = make([queries], communicator=self.communicator).blocks
+            blocks = full_blocks([queries], self.history, config, self.communicator)
             self._cache.insert(queries, blocks)
-        return replace(batch, num_answers=batch.num_answers + len(queries.answer), blocks=blocks + batch.blocks)
+        return full_batch([queries, *ahead], window, blocks + blocks_ahead, draws)
 
     def _took(self, queries: Queries, seconds: float) -> dict[str, Any]:
         traffic, partition = self.communicator.traffic, self.graph.partition
@@ -250,8 +262,8 @@ class Trainer:
         epoch = position.epoch + (0 if more.get("metrics") else 1)
         return Progress(phase, epoch, done, total, position.loss / max(1, position.answers), **more)
 
-    def _rng(self) -> CounterRNG:
-        return CounterRNG(self.config.seed, self.position.step)
+    def _draws(self) -> Draws:
+        return Draws(self._model_facts, CounterRNG(self.config.seed, self.position.step))
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
