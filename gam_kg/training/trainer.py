@@ -166,7 +166,7 @@ class Trainer:
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, position.epoch + position.index / len(self.times))
-        loss = backward_step(self.sharded, self.memory, step.batch, config, watch)
+        loss = backward_step(self.sharded, self.memory, step.batch, config, watch, self._gradients.begin)
         with watch.phase("gradients"):
             self._gradients.reduce(config.gradient_norm)
         with watch.phase("optimizer"):
