@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +77,13 @@ def train_graph(
                 (folder / WORDS).write_text(json.dumps(words.words if words else []), encoding="utf-8")
             checkpoint.seal(folder, graph.partition)
 
-    for event in trainer.run():
-        on_event(event)
-        if event.checkpoint:
-            if trainer.finished:
-                calibrate(trainer)
-            save(write, event.metrics or {})
+    with closing(trainer.run()) as events:
+        for event in events:
+            on_event(event)
+            if event.checkpoint:
+                if trainer.finished:
+                    calibrate(trainer)
+                save(write, event.metrics or {})
 
 
 class LocalCheckpoints:

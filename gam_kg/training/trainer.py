@@ -8,7 +8,7 @@ Randomness is a function of seed, step and purpose, so that there is no generato
 import math
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, nullcontext
 from functools import partial
 from typing import Any
@@ -84,6 +84,7 @@ class Trainer:
         self._watch = Stopwatch()
         # Losses that are still on the device, with the snapshot and the answers of each.
         self._losses: list[tuple[Tensor, int, int]] = []
+        self._losses_at_once = 1 if self._device.type == "cpu" else LOSSES_AT_ONCE
         self.times = self.graph.times_in("train")
         self.position = Position()
         self.memory = self.model.empty_memory()
@@ -124,15 +125,19 @@ class Trainer:
         waited = position.epoch - position.best_epoch
         return position.epoch >= config.epochs or (position.epoch > 0 and waited >= config.patience)
 
-    def run(self) -> Iterator[Progress]:
-        """Train until finished, from wherever the position is."""
+    def run(self) -> Generator[Progress]:
+        """Train until finished, from wherever the position is; close it to stop before.
+
+        Raises:
+            GamKGError: The loss is not finite.
+        """
         while not self.finished:
             yield from self.rest_of_epoch()
             yield self._progress("validate", 0)
             metrics = self._end_epoch()
             yield self._progress("validate", 1, metrics=metrics, checkpoint=True)
 
-    def rest_of_epoch(self) -> Iterator[Progress]:
+    def rest_of_epoch(self) -> Generator[Progress]:
         """Train on the snapshots of `times` from the position on.
 
         Raises:
@@ -178,7 +183,7 @@ class Trainer:
                 self.sharded.update(self.memory, leaving.snapshot, leaving.rows)
         position.step += 1
         self._losses.append((loss, step.time, step.answers))
-        if len(self._losses) >= (1 if self._device.type == "cpu" else LOSSES_AT_ONCE):
+        if len(self._losses) >= self._losses_at_once:
             self.read_losses()
 
     def read_losses(self) -> None:

@@ -45,7 +45,11 @@ def test_snapshots_ahead_are_planned(rank_pool: Any, tmp_path: Path, max_horizon
     write_graph(tmp_path, GRAPH, BUCKETS)
     config, counts = tiny_config(max_horizon=max_horizon), count_graph(tmp_path)
     one, two = (
-        next(item.num_bytes for item in memory_items(Workload(config, counts, ranks), 0.0) if item.name == "snapshots ahead")
+        next(
+            item.num_bytes
+            for item in memory_items(Workload(config, counts, ranks), 0.0)
+            if item.name == "snapshots ahead"
+        )
         for ranks in (1, 2)
     )
     assert one == max(_ahead_bytes_of_rank(Communicator(), max_horizon))
