@@ -25,13 +25,13 @@ from gam_kg.graph.word_agreement import word_agreement
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import build_history
 from gam_kg.nn.model import GAMLSTM
+from gam_kg.ops.read_ahead import read_ahead
 from gam_kg.training.batches import Batches, SnapshotEnd, Step
 from gam_kg.training.draws import ModelFacts
 from gam_kg.training.evaluate import validate
 from gam_kg.training.gradients import Gradients
 from gam_kg.training.optimizer import MOMENTS, RowAdamW, learning_rate
 from gam_kg.training.position import Position, Progress
-from gam_kg.training.read_ahead import read_ahead as made_ahead
 from gam_kg.training.step import ShardedModel, backward_step
 from gam_kg.training.step_batch import to_device
 from gam_kg.training.stopwatch import Stopwatch
@@ -146,7 +146,7 @@ class Trainer:
         position, every = self.position, self.config.train.checkpoint_steps
         steps_before, started = position.step, time.perf_counter()
         self.communicator.traffic.take()
-        with closing(made_ahead(self._batches.steps(self.times, position.index, position.step), self._ahead)) as steps:
+        with closing(read_ahead(self._batches.steps(self.times, position.index, position.step), self._ahead)) as steps:
             while (step := self._next(steps)) is not None:
                 self._train_step(step)
                 if step.end is None:
