@@ -221,7 +221,7 @@ class Trainer:
         if blocks is None:
             blocks = full_blocks([queries], self.history, config, self.communicator)
             self._cache.insert(queries, blocks)
-        return full_batch([queries, *ahead], window, blocks + blocks_ahead, draws)
+        return full_batch([queries, *ahead], window, blocks + blocks_ahead, config, draws)
 
     def _took(self, queries: Queries, seconds: float) -> dict[str, Any]:
         traffic, partition = self.communicator.traffic, self.graph.partition
