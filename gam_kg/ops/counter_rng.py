@@ -39,7 +39,8 @@ class CounterRNG:
         step = (self.seed * 1_000_003 + self.step) * 2**20
         starts = [_signed((step + zlib.crc32(site.encode())) * 0x9E3779B97F4A7C15, 64) for site in sites]
         start = torch.tensor(starts, dtype=torch.int64, device=key.device)
-        return RowRNG(sites, _mix64(key.long() + start[:, None]).to(torch.int32))  # the low 32 bits
+        low = _mix64(key.long() + start[:, None]).to(torch.int32)
+        return RowRNG(sites, low.long())  # int64, as all integers of a batch on a CPU
 
     def integer(self, site: str) -> int:
         """A number in [0, 2^32), as the seed of a generator."""
@@ -58,7 +59,7 @@ class RowRNG:
 
     Attributes:
         sites: The places in the model where the numbers are used.
-        hashes: Hash of each row at each site, int32 (num_sites, num_rows).
+        hashes: Hash of each row at each site, of 32 bits, int32 or int64 (num_sites, num_rows).
     """
 
     sites: tuple[str, ...]

@@ -104,7 +104,12 @@ class ShardedModel:
 
 
 def backward_step(
-    sharded: ShardedModel, memory: Memory, batch: StepBatch, config: TrainConfig, watch: Stopwatch
+    sharded: ShardedModel,
+    memory: Memory,
+    batch: StepBatch,
+    config: TrainConfig,
+    watch: Stopwatch,
+    on_scored: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """The mean cross-entropy of a step over all ranks; gradients are added to the parameters' `.grad`. A collective.
 
@@ -116,6 +121,7 @@ def backward_step(
         batch: The step; its parts move to the device of the model one after another.
         config: Loss and precision.
         watch: Measures each phase.
+        on_scored: Called when all scores are back-propagated, and entity vectors are not.
     """
     device = memory.hidden.device
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
@@ -140,6 +146,7 @@ def backward_step(
         with watch.phase("backward of scores"):
             block_loss.backward()
         loss += block_loss.detach()
+    on_scored()
     with watch.phase("backward of encode"):
         z.backward(leaf.grad)
     return loss

@@ -238,7 +238,7 @@ def test_weights_of_the_memory_are_those_of_its_update(run):
     last = END - 1
     graph = message_graphs(run.graph, [last])[0]
     memory = run.memory_before(last)
-    rows = run.model.entity_rows(index=graph.active)
+    rows = run.model.selected_rows(run.model.sources().select(graph.active))
     weights, _ = run.model.update(rows, memory.rows(graph.active), graph)
     for number, entity in enumerate(graph.active.tolist()):
         of_entity = weights[graph.edges[1] == number].mean(1)

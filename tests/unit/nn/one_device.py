@@ -45,7 +45,7 @@ def step_and_rank():
     from columns import joined_of, layout_of
     from graphs import graph_of, history_before, random_facts, tiny_model
 
-    from gam_kg.graph.message_graph import MessageGraph
+    from gam_kg.graph.message_graph import MessageGraph, Window
     from gam_kg.metrics.all_baselines import build_baselines
     from gam_kg.metrics.ranks import rank_answers
 
@@ -54,7 +54,7 @@ def step_and_rank():
     history, snapshot = history_before(graph, model.config.history, TIME), graph.snapshot(TIME)
     queries = graph.snapshot(TIME + 1).queries.seen_from(TIME)  # at horizon 1 slopes have no gradients
     window = [MessageGraph.of(graph.snapshot(time), graph.partition) for time in (TIME - 2, TIME - 1)]
-    z = model.entity_vectors(model.empty_memory(), window)
+    z = model.entity_vectors(model.empty_memory(), Window.of(window))
     layout = layout_of(history, joined_of(history, queries))
     scores = model.scores(z, layout).view(len(queries), graph.num_entities)
     loss = torch.nn.functional.cross_entropy(scores[queries.answer_query], queries.answer)

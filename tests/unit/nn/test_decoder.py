@@ -95,15 +95,15 @@ def test_a_query_vector_depends_on_its_own_query_only(name):
 def test_with_an_rng_that_is_so_in_training_too(name):
     decoder, rng, key = decoder_of(name, dropout=0.5), CounterRNG(0, 3), torch.arange(7) * 11
     subject, relation = torch.randn(2, 7, DIM, dtype=torch.float64)
-    together = decoder(subject, relation, rng.rows(key))
+    together = decoder(subject, relation, rng.rows(key, *decoder.sites))
     for row in range(7):
         one = slice(row, row + 1)
-        alone = decoder(subject[one], relation[one], rng.rows(key[one]))
+        alone = decoder(subject[one], relation[one], rng.rows(key[one], *decoder.sites))
         torch.testing.assert_close(alone[0], together[row], rtol=1e-12, atol=1e-12)
-    assert not torch.equal(together, decoder(subject, relation, CounterRNG(0, 4).rows(key)))
+    assert not torch.equal(together, decoder(subject, relation, CounterRNG(0, 4).rows(key, *decoder.sites)))
     expected = decoder.eval()(subject, relation)
     assert not torch.allclose(together, expected)
-    assert torch.equal(decoder(subject, relation, rng.rows(key)), expected)
+    assert torch.equal(decoder(subject, relation, rng.rows(key, *decoder.sites)), expected)
 
 
 @pytest.mark.parametrize("name", DECODERS)

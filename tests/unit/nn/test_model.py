@@ -17,7 +17,7 @@ from graphs import (
 from scoring import sharded, step_loss
 from torch.nn import functional
 
-from gam_kg.graph.message_graph import MessageGraph
+from gam_kg.graph.message_graph import MessageGraph, Window
 from gam_kg.graph.name_words import NameWords
 from gam_kg.history.index import HistoryIndex
 from gam_kg.nn.decoder import DECODERS
@@ -50,7 +50,7 @@ def test_rows_are_the_own_or_shared_row_and_the_mean_of_the_words():
     # A word of weight one counts √d / 2 times its row, and in so far as entities that share it act alike.
     fox, red = model.word * model.config.dim**0.5 / 2 * torch.tensor([[0.5], [0.25]])
     expected = [model.entity[0] + (fox + red) / 2, model.shared + red, model.shared + fox, model.entity[3]]
-    torch.testing.assert_close(model.entity_rows(dropped), torch.stack(expected))
+    torch.testing.assert_close(model.entity_rows(trained & ~dropped), torch.stack(expected))
     expected[1] = model.entity[1] + red
     torch.testing.assert_close(model.entity_rows(), torch.stack(expected))
 
@@ -78,7 +78,7 @@ def test_an_update_is_attention_over_unit_vectors_and_then_the_lstm():
     edges = torch.stack([snapshot.other, snapshot.anchor])
     attended, found = model.gam(x, edges, snapshot.relation, model.relation, return_attention_weights=True)
     torch.testing.assert_close(weights, found)
-    expected = model.lstm(attended[active], memory, 2)
+    expected = model.lstm(attended[active], memory, torch.tensor(2))
     for mine, theirs in zip(vars(after).values(), vars(expected).values(), strict=True):
         torch.testing.assert_close(mine, theirs)
 
@@ -98,7 +98,7 @@ def test_without_memory_vectors_stay_and_when_entities_were_last_seen_is_still_k
         sharded(other).advance(remembering, MessageGraph.of(graph.snapshot(time), model.partition))
     assert torch.equal(memory.last_seen, remembering.last_seen)
     rows = functional.normalize(model.entity_rows(), dim=-1)
-    torch.testing.assert_close(model.entity_vectors(memory, message_graphs(graph, times)), rows)
+    torch.testing.assert_close(model.entity_vectors(memory, Window.of(message_graphs(graph, times))), rows)
     assert not torch.allclose(other.entity_vectors(remembering), rows)
 
 
@@ -158,15 +158,15 @@ def test_own_rows_of_entities_never_trained_get_no_gradient():
 
 
 def dropped_rows(monkeypatch, entity_dropout, seed=0):
-    """The `dropped` of every training step, with the step it was drawn at."""
+    """Which rows are not their own in every training step; all are trained."""
     config = tiny_config({"entity_dropout": entity_dropout}, epochs=1).model_copy(update={"seed": seed})
     trainer = Trainer(config, graph_of(random_facts(0)))
     drawn, original = [], GAMLSTM.entity_rows
 
-    def spy(model, dropped=None, index=None):
-        if dropped is not None:
-            drawn.append(dropped.clone())
-        return original(model, dropped, index)
+    def spy(model, own=None):
+        if own is not None:
+            drawn.append(~own)
+        return original(model, own)
 
     with monkeypatch.context() as patch:
         patch.setattr(GAMLSTM, "entity_rows", spy)

@@ -9,6 +9,8 @@ from torch.nn import functional
 from gam_kg.graph.message_graph import MessageGraph
 from gam_kg.nn.recurrence import EntityLSTM, Memory
 from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.training.draws import Draws, ModelFacts
+from gam_kg.training.step_batch import leaving_snapshot
 
 DIM = 4
 
@@ -33,7 +35,7 @@ def test_the_cell_is_an_lstm_with_four_separate_gates():
     lstm = EntityLSTM(DIM).double()
     attended, hidden, cell = torch.randn(3, 5, DIM, dtype=torch.float64).requires_grad_()
     memory = Memory(hidden, cell, torch.tensor([-1, 0, 2, 6, 7]))
-    after = lstm(attended, memory, 7)
+    after = lstm(attended, memory, torch.tensor(7))
     expected = four_gates(lstm, attended, memory, 7)
     inputs = [attended, hidden, cell, *lstm.parameters()]
     for found, right in zip((after.hidden, after.cell), expected, strict=True):
@@ -82,11 +84,13 @@ def test_advancing_stores_one_update(training):
     memory = Memory.empty(graph.num_entities, DIM, like=model.entity.detach())
     advanced = copy.deepcopy(memory)
     for number, time in enumerate(graph.times):
-        snapshot, rng = MessageGraph.of(graph.snapshot(time), graph.partition), CounterRNG(0, number)
+        draws = Draws(ModelFacts.of(model), CounterRNG(0, number))
+        leaving = leaving_snapshot(MessageGraph.of(graph.snapshot(time), graph.partition), draws)
+        snapshot = leaving.snapshot
         with torch.no_grad():
             rows, before = model.entity_rows()[snapshot.active], memory.rows(snapshot.active)
-            memory = memory.replaced(snapshot.active, model.update(rows, before, snapshot, rng)[1])
-        sharded(model).advance(advanced, snapshot, rng)
+            memory = memory.replaced(snapshot.active, model.update(rows, before, snapshot)[1])
+        sharded(model).update(advanced, snapshot, leaving.rows)
     assert not advanced.hidden.requires_grad
     for found, expected in zip(vars(advanced).values(), vars(memory).values(), strict=True):
         torch.testing.assert_close(found, expected)
@@ -139,6 +143,7 @@ def test_the_time_since_the_last_facts_changes_the_memory(silence):
     lstm = EntityLSTM(DIM)
     attended, state = torch.randn(1, DIM), torch.zeros(1, DIM)
     short, longer = (
-        lstm(attended, Memory(state, state, torch.tensor([last])), 9).hidden for last in (9 - silence, 8 - silence)
+        lstm(attended, Memory(state, state, torch.tensor([last])), torch.tensor(9)).hidden
+        for last in (9 - silence, 8 - silence)
     )
     assert not torch.allclose(short, longer)

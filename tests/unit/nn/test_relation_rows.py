@@ -19,6 +19,7 @@ from scoring import sharded, step_loss
 from gam_kg.history.index import HistoryIndex
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.training.draws import Draws, ModelFacts
 from gam_kg.training.evaluate import ModelScorer, roll
 
 NEW = 1
@@ -152,9 +153,13 @@ def test_shared_rows_that_are_zero_have_gradients_like_others():
     assert grad[SHARED].norm() < 100 * grad[: 2 * NUM_RELATIONS].norm()
 
 
+def relation_rows(model, seed, step):
+    return Draws(ModelFacts.of(model), CounterRNG(seed, step)).relation_rows
+
+
 def dropped(model, rng):
     """Which relations are dropped; their inverses are with them."""
-    rows = model.relation_rows(rng)
+    rows = Draws(ModelFacts.of(model), rng).relation_rows
     own = rows == torch.arange(2 * NUM_RELATIONS)
     assert rows[~own].tolist() == [SHARED[int(at >= NUM_RELATIONS)] for at in torch.nonzero(~own)[:, 0]]
     of_relations, of_inverses = own.chunk(2)
@@ -166,7 +171,7 @@ def test_relations_are_dropped_anew_each_step_from_seed_and_step():
     number = 40
     all_trained, entities = torch.ones(number, dtype=torch.bool), torch.tensor([True])
     model = GAMLSTM(model_config(relation_dropout=0.3), all_trained, entities)
-    found = [[model.relation_rows(CounterRNG(seed, step)) for step in range(50)] for seed in (0, 0, 1)]
+    found = [[relation_rows(model, seed, step) for step in range(50)] for seed in (0, 0, 1)]
     rows, again, other = map(torch.stack, found)
     share = (rows >= 2 * number).double().mean()
     assert 0.25 < share < 0.35
@@ -174,7 +179,7 @@ def test_relations_are_dropped_anew_each_step_from_seed_and_step():
     assert torch.equal(rows, again)
     assert not torch.equal(rows, other)
     never = GAMLSTM(model_config(relation_dropout=0.0), all_trained, entities)
-    assert torch.equal(never.relation_rows(CounterRNG(0, 0)), torch.arange(2 * number))
+    assert torch.equal(relation_rows(never, 0, 0), torch.arange(2 * number))
 
 
 def test_outside_training_no_relation_is_dropped():

@@ -12,8 +12,8 @@ KEY = torch.arange(4000)
 @given(keys, st.randoms(use_true_random=False), st.integers(0, 2**40), st.integers(0, 10**6))
 def test_the_numbers_of_a_row_depend_neither_on_other_rows_nor_on_their_order(key, random, seed, step):
     rng, picked = CounterRNG(seed, step), [random.randrange(len(key)) for _ in key]
-    whole = rng.rows(torch.tensor(key))
-    some = rng.rows(torch.tensor(key)[picked])
+    whole = rng.rows(torch.tensor(key), "a", "b")
+    some = rng.rows(torch.tensor(key)[picked], "a", "b")
     assert torch.equal(some.bits(5, "a"), whole.bits(5, "a")[picked])
     assert torch.equal(some.uniform(5, "a"), whole.uniform(5, "a")[picked])
     assert torch.equal(some.dropout_mask(5, 0.3, "a"), whole.dropout_mask(5, 0.3, "a")[picked])
@@ -23,7 +23,7 @@ def test_the_numbers_of_a_row_depend_neither_on_other_rows_nor_on_their_order(ke
 
 def test_keys_of_either_integer_dtype_give_the_same_numbers():
     rng = CounterRNG(2**40, 3)
-    assert torch.equal(rng.rows(KEY.int()).bits(5, "a"), rng.rows(KEY).bits(5, "a"))
+    assert torch.equal(rng.rows(KEY.int(), "a").bits(5, "a"), rng.rows(KEY, "a").bits(5, "a"))
 
 
 def differs(one, other):
@@ -34,15 +34,15 @@ def differs(one, other):
 
 def test_another_seed_step_site_row_or_column_gives_other_numbers():
     draws = {
-        "first": CounterRNG(0, 0).rows(KEY).uniform(8, "a"),
-        "seed": CounterRNG(1, 0).rows(KEY).uniform(8, "a"),
-        "step": CounterRNG(0, 1).rows(KEY).uniform(8, "a"),
-        "earlier step": CounterRNG(0, -1).rows(KEY).uniform(8, "a"),
-        "site": CounterRNG(0, 0).rows(KEY).uniform(8, "b"),
-        "rows": CounterRNG(0, 0).rows(KEY + len(KEY)).uniform(8, "a"),
-        "next rows": CounterRNG(0, 0).rows(KEY + 1).uniform(8, "a"),
-        "columns": CounterRNG(0, 0).rows(KEY).uniform(16, "a")[:, 8:],
-        "next columns": CounterRNG(0, 0).rows(KEY).uniform(9, "a")[:, 1:],
+        "first": CounterRNG(0, 0).rows(KEY, "a").uniform(8, "a"),
+        "seed": CounterRNG(1, 0).rows(KEY, "a").uniform(8, "a"),
+        "step": CounterRNG(0, 1).rows(KEY, "a").uniform(8, "a"),
+        "earlier step": CounterRNG(0, -1).rows(KEY, "a").uniform(8, "a"),
+        "site": CounterRNG(0, 0).rows(KEY, "b").uniform(8, "b"),
+        "rows": CounterRNG(0, 0).rows(KEY + len(KEY), "a").uniform(8, "a"),
+        "next rows": CounterRNG(0, 0).rows(KEY + 1, "a").uniform(8, "a"),
+        "columns": CounterRNG(0, 0).rows(KEY, "a").uniform(16, "a")[:, 8:],
+        "next columns": CounterRNG(0, 0).rows(KEY, "a").uniform(9, "a")[:, 1:],
     }
     names = list(draws)
     for position, name in enumerate(names):
@@ -55,7 +55,7 @@ def test_another_seed_step_site_row_or_column_gives_other_numbers():
 @pytest.mark.parametrize("seed", [0, 7, 2**63 - 1])
 @pytest.mark.parametrize("site", ["gam dropout", "x"])
 def test_numbers_are_uniform(seed, site):
-    found = CounterRNG(seed, 3).rows(KEY).uniform(50, site)
+    found = CounterRNG(seed, 3).rows(KEY, site).uniform(50, site)
     assert found.dtype == torch.float32
     assert found.min() >= 0
     assert found.max() < 1
@@ -69,7 +69,7 @@ def test_numbers_are_uniform(seed, site):
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.4, 0.5, 0.9, 1.0])
 def test_the_share_dropped_is_the_share_requested(share):
-    mask = CounterRNG(0, 3).rows(KEY).dropout_mask(50, share, "a")
+    mask = CounterRNG(0, 3).rows(KEY, "a").dropout_mask(50, share, "a")
     assert mask.dtype == torch.bool
     assert float(mask.double().mean()) == pytest.approx(1 - share, abs=0.004)
     if share == 0:
@@ -78,7 +78,7 @@ def test_the_share_dropped_is_the_share_requested(share):
 
 def test_the_generator_of_torch_is_left_alone():
     before = torch.get_rng_state()
-    CounterRNG(0, 1).rows(torch.arange(5)).uniform(3, "a")
+    CounterRNG(0, 1).rows(torch.arange(5), "a").uniform(3, "a")
     normal_rows(torch.arange(5), 3, 0, "a")
     assert torch.equal(torch.get_rng_state(), before)
 

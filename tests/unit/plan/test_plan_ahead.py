@@ -64,7 +64,7 @@ def test_a_step_scores_as_many_queries_and_answers_as_planned(
     trainer, found = Trainer(config, graph), []
 
     def noted(sharded: Any, memory: Any, batch: StepBatch, *more: Any) -> Tensor:
-        found.append((batch.num_answers, sum(block.layout.num_queries for block in batch.blocks)))
+        found.append((int(batch.num_answers), sum(block.layout.num_queries for block in batch.blocks)))
         return backward_step(sharded, memory, batch, *more)
 
     backward_step = trainer_module.backward_step

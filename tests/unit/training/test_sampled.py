@@ -18,10 +18,12 @@ from scoring import score_table, sharded, step_loss
 
 from gam_kg.config import HistoryConfig, TrainConfig
 from gam_kg.distributed.communicator import Communicator
+from gam_kg.graph.message_graph import Window
 from gam_kg.graph.partition import Partition
 from gam_kg.history.sampling import InclusionProbabilities, Sample
 from gam_kg.ops.counter_rng import CounterRNG
 from gam_kg.training import checkpoint, step_batch
+from gam_kg.training.draws import Draws, ModelFacts
 from gam_kg.training.optimizer import RowAdamW
 from gam_kg.training.step_batch import make_batch, only_for, query_block
 from gam_kg.training.trainer import Trainer
@@ -113,7 +115,8 @@ def sampled_batch(graph, history, num_negatives, probability, seed):
     config = TrainConfig(candidates="sampled", num_negatives=num_negatives)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step_batch.InclusionProbabilities, "of", lambda *_: probability)
-        return make_batch([graph.snapshot(TIME).queries], [], history, config, CounterRNG(seed, 0), Communicator())
+        draws = Draws(ModelFacts.of(tiny_model(graph)), CounterRNG(seed, 0))
+        return make_batch([graph.snapshot(TIME).queries], [], history, config, draws, Communicator())
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -132,7 +135,7 @@ def test_each_query_includes_each_candidate_once_with_the_score_that_it_has_amon
     whole = pairs_of_past(query_block(history, queries, Communicator()).layout)
     sample = draw(queries, graph.partition, num_negatives, probability, history.find(queries).known_answers, seed)
     batch = sampled_batch(graph, history, num_negatives, probability, seed)
-    (block,), rows = batch.blocks, batch.rows
+    (block,), rows = batch.blocks, batch.rows.index
     layout, targets = block.layout, block.targets
     scores = sharded(model).scores(z[rows], block)
     # Of its past a query includes a candidate apart or not at all, and so it does all of its answers.
@@ -205,7 +208,7 @@ def test_rows_of_all_candidates_are_read_those_that_only_rules_lead_to_too(monke
     batch = sampled_batch(graph, history, 2, InclusionProbabilities(1.0, 1.0), seed)
     assert any(len(layout.confidences.bin) for layout in laid_out)
     for block, layout in zip(batch.blocks, laid_out, strict=True):
-        assert torch.equal(batch.rows[block.layout.apart.column], layout.apart.column)
+        assert torch.equal(batch.rows.index[block.layout.apart.column], layout.apart.column)
 
 
 def test_rows_that_are_not_read_get_no_gradient():
@@ -326,7 +329,9 @@ def test_a_window_for_some_rows_does_to_them_what_the_whole_window_does(seed, ro
     weight, found = torch.randn(len(read), 4, dtype=torch.float64), []
     for given_window in (window, only_for(window, read)):
         model.zero_grad()
-        z = model.entity_vectors(model.empty_memory(), given_window, rng=CounterRNG(1, 1))
+        draws = Draws(ModelFacts.of(model), CounterRNG(1, 1))
+        given_window = Window.of([draws.graph(snapshot) for snapshot in given_window])
+        z = model.entity_vectors(model.empty_memory(), given_window, own=draws.own())
         (z[read] * weight).sum().backward()
         found.append({"z": z[read].detach(), **gradients_of(model)})
     for name, expected in found[0].items():

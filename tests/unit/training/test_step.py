@@ -10,8 +10,10 @@ from scoring import score_table, sharded, step_loss
 from torch.nn import functional
 
 from gam_kg.config import TrainConfig
+from gam_kg.graph.message_graph import Window
 from gam_kg.nn.recurrence import Memory
 from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.training.draws import Draws, ModelFacts
 from gam_kg.training.step_batch import divide_queries, step_queries
 
 DIM = 4
@@ -36,12 +38,12 @@ def naive_vectors(model, graph, times, attached, dropped=None):
         inside = position >= len(times) - attached
         if position == len(times) - attached:
             hidden, cell = hidden.detach(), cell.detach()
-        rows = model.entity_rows(dropped if inside else None)
+        rows = model.entity_rows(~dropped if inside and dropped is not None else None)
         snapshot = graph.snapshot(time)
         edges = torch.stack([snapshot.other, snapshot.anchor])
         x = functional.normalize(rows + hidden, dim=-1)
         after = model.lstm(
-            model.gam(x, edges, snapshot.relation, model.relation), Memory(hidden, cell, last_seen), time
+            model.gam(x, edges, snapshot.relation, model.relation), Memory(hidden, cell, last_seen), torch.tensor(time)
         )
         active = torch.bincount(snapshot.anchor, minlength=NUM_ENTITIES) > 0
         hidden = torch.where(active[:, None], after.hidden, hidden)
@@ -49,7 +51,7 @@ def naive_vectors(model, graph, times, attached, dropped=None):
         last_seen = torch.where(active, time, last_seen)
     if not attached:
         hidden = hidden.detach()
-    return functional.normalize(model.entity_rows(dropped) + hidden, dim=-1)
+    return functional.normalize(model.entity_rows(None if dropped is None else ~dropped) + hidden, dim=-1)
 
 
 def gradients_of(value, model):
@@ -69,7 +71,12 @@ def test_gradients_flow_through_exactly_the_window(window, drop):
         assert 0 < dropped.sum() < NUM_ENTITIES
     times = graph.times[:5]
     memory = rolled(model, graph, times[: len(times) - window])
-    z = sharded(model).entity_vectors(memory, message_graphs(graph, times[len(times) - window :]), rng=rng)
+    snapshots = message_graphs(graph, times[len(times) - window :])
+    own = None
+    if rng is not None:
+        draws = Draws(ModelFacts.of(model), rng)
+        own, snapshots = draws.own(), [draws.graph(snapshot) for snapshot in snapshots]
+    z = sharded(model).entity_vectors(memory, Window.of(snapshots), own=own)
     naive = naive_vectors(model, graph, times, window, dropped)
     assert_exact(z, naive)
     found = gradients_of(z, model)
@@ -86,7 +93,7 @@ def test_a_window_leaves_the_stored_memory_as_it_was():
     model = tiny_model(graph)
     memory = rolled(model, graph, [0])
     before = [column.clone() for column in vars(memory).values()]
-    model.entity_vectors(memory, message_graphs(graph, [1, 2])).sum().backward()
+    model.entity_vectors(memory, Window.of(message_graphs(graph, [1, 2]))).sum().backward()
     assert all(map(torch.equal, before, vars(memory).values()))
 
 

@@ -13,6 +13,7 @@ from gam_kg.config import TrainConfig
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.ops.counter_rng import CounterRNG
 from gam_kg.ops.records import INT32, narrowed
+from gam_kg.training.draws import Draws, ModelFacts
 from gam_kg.training.step import backward_step
 from gam_kg.training.step_batch import CACHE_BYTES, BatchCache, QueryBlock, make_batch, query_block, to_device
 from gam_kg.training.stopwatch import Stopwatch
@@ -41,8 +42,15 @@ def parts_of(graph):
 
 def batch_of(graph, config):
     history = history_before(graph, model_config().history, TIME)
-    window, rng = message_graphs(graph, (TIME - 2, TIME - 1)), CounterRNG(3, 0)
-    return make_batch(parts_of(graph), window, history, config, rng, Communicator())
+    window, draws = (
+        message_graphs(graph, (TIME - 2, TIME - 1)),
+        Draws(ModelFacts.of(model_of_batch()), CounterRNG(3, 0)),
+    )
+    return make_batch(parts_of(graph), window, history, config, draws, Communicator())
+
+
+def model_of_batch():
+    return tiny_model(graph_of(random_facts(0)), dropout=0.3, entity_dropout=0.3).train()
 
 
 def block_of(*ends):
@@ -73,8 +81,8 @@ def assert_equal(found, expected):
 
 def loss_and_gradients(batch, config):
     """Of one model, for any batch."""
-    model = tiny_model(graph_of(random_facts(0)), dropout=0.3, entity_dropout=0.3).train()
-    loss = backward_step(sharded(model), model.empty_memory(), batch, CounterRNG(3, 0), config, Stopwatch())
+    model = model_of_batch()
+    loss = backward_step(sharded(model), model.empty_memory(), batch, config, Stopwatch())
     gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
     assert len(gradients) > 30
     return {"loss": loss, **{name: grad.to_dense() if grad.is_sparse else grad for name, grad in gradients.items()}}
@@ -149,8 +157,8 @@ def test_a_batch_on_a_device_is_int32(queries, case, cached):
         assert found[name].shape == value.shape, name
         assert found[name].dtype == (torch.int32 if value.dtype == torch.int64 else value.dtype), name
     floats = {name for name, value in found.items() if value.dtype.is_floating_point}
-    assert all(name.endswith("log_weight.") for name in floats)
-    assert len(floats) == (len(batch.blocks) if "sampled" in case else 0)
+    weights = {f"blocks.{block}.targets.log_weight." for block in range(len(batch.blocks))} | {"rows.words.weight."}
+    assert floats == (weights if "sampled" in case else set())
 
 
 @pytest.mark.parametrize("case", CONFIGS)

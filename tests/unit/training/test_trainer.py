@@ -19,13 +19,14 @@ def spied(trainer, monkeypatch):
 
     `answers` are those of the step's own queries.
     """
-    steps, times, backward_step, make = [], [], trainer_module.backward_step, trainer._batch
+    steps, times, rngs, backward_step, make = [], [], [], trainer_module.backward_step, trainer._batch
 
     def noted_time(queries, *, whole):
         times.append(queries.time)
+        rngs.append(trainer._draws().rng)
         return make(queries, whole=whole)
 
-    def spy(model, memory, batch, rng, *more):
+    def spy(model, memory, batch, *more):
         by_horizon = defaultdict(list)
         for block in batch.blocks:
             by_horizon[block.layout.horizon] += answers_of(block)
@@ -33,14 +34,14 @@ def spied(trainer, monkeypatch):
         steps.append(
             {
                 "epoch": trainer.position.epoch,
-                "rng": rng,
+                "rng": rngs[-1],
                 "time": times[-1],
-                "window": [snapshot.time for snapshot in batch.window],
+                "window": [] if batch.window is None else [int(snapshot.time) for snapshot in batch.window.snapshots],
                 "last_seen": memory.last_seen.clone(),
                 "answers": by_horizon.pop(1),
             }
         )
-        return backward_step(model, memory, batch, rng, *more)
+        return backward_step(model, memory, batch, *more)
 
     monkeypatch.setattr(trainer, "_batch", noted_time)
     monkeypatch.setattr(trainer_module, "backward_step", spy)
