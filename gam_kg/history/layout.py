@@ -24,6 +24,9 @@ from gam_kg.ops.dimensions import Along, Number, Within
 from gam_kg.ops.ragged import UniqueRows, join_groups, select, unique, unique_inverse
 from gam_kg.ops.sparse import CSRPattern, csr_offsets, rows_from_runs
 
+POSITIONS = "apart", ".facts.pairs", ".paths.pairs", ".rules.pairs", ".confidences.pairs", ".popularity.apart.objects"
+"""Dimensions of the tensors in `ScoreLayout.positions_by_part`."""
+
 
 @dataclass(frozen=True)
 class QueryKinds:
@@ -113,7 +116,7 @@ class ScoreLayout:
     confidences: Confidences | None
     popularity: Popularity | None
     apart: Annotated[CSRPattern | None, Within(rows="queries", columns=None, entries="apart")]
-    positions_by_part: Annotated[tuple[Tensor | None, ...], Along("", "scores")]
+    positions_by_part: Annotated[tuple[Tensor | None, ...], Along(POSITIONS, "scores")]
     rng: RowRNG | None = None
 
     @property

@@ -14,12 +14,16 @@ class Along:
     """Of a tensor, or a tuple of tensors.
 
     Attributes:
-        dimension: The dimension of the last axis.
+        dimension: The dimension of the last axis; of each tensor in a tuple, where they differ.
         into: The dimension whose items the values number; None: they number none.
     """
 
-    dimension: str
+    dimension: str | tuple[str, ...]
     into: str | None = None
+
+    def of_part(self, number: int) -> "Along":
+        """What holds for one tensor of a tuple."""
+        return self if isinstance(self.dimension, str) else Along(self.dimension[number], self.into)
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,10 @@ class Change:
         """The same for the field at a path; `about` is its annotation, in which dimensions are `named` so."""
         first = values[0]
         if isinstance(first, tuple):
-            numbered = enumerate(zip(*values, strict=True))
-            return tuple(self._of(each, about, f"{path}.{number}", named) for number, each in numbered)
+            return tuple(
+                self._of(each, about.of_part(number) if isinstance(about, Along) else about, f"{path}.{number}", named)
+                for number, each in enumerate(zip(*values, strict=True))
+            )
         if isinstance(about, Along) and first is not None:
             return self.tensor(values, named(about.dimension), named(about.into))
         if isinstance(about, Number):
@@ -51,7 +53,9 @@ class Change:
             return first
 
         def named_inside(name: str | None) -> str | None:
-            return names[name] if name in names else path + name if name and name[0] == "." else name
+            if name is None or name in names:
+                return names[name] if name else None
+            return path + name if name[0] == "." else name
 
         inside = dimensions_of(type(first))
         parts = {
