@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.nn.model import ENCODING, ENTITY, GAMLSTM
@@ -43,8 +44,8 @@ class Gradients:
         return self._communicator.begin_sum(self._early, "gradients")
 
     @torch.no_grad()
-    def reduce(self, max_norm: float) -> float:
-        """Sum the rest over the ranks and clip the global norm; returns the norm before clipping. A collective."""
+    def reduce(self, max_norm: float) -> Tensor:
+        """Sum the rest over the ranks and clip the global norm; returns the norm before clipping, (). A collective."""
         if self._entity.grad is None:
             self._entity.grad = torch.zeros_like(self._entity)
         # A sparse gradient has each row once.
@@ -57,7 +58,7 @@ class Gradients:
         scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
         self._buffer.mul_(scale)
         own.mul_(scale)
-        return float(norm)
+        return norm
 
     def clear(self) -> None:
         """Set all to zero for the next step."""

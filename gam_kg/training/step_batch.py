@@ -19,8 +19,9 @@ from gam_kg.history.sampling import InclusionProbabilities, Sample
 from gam_kg.history.walks import Joined, join
 from gam_kg.nn.entity_rows import SelectedRows
 from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.ops.packing import on_device
 from gam_kg.ops.ragged import select, unique
-from gam_kg.ops.records import INT32, NARROWEST, Record, map_tensors, narrowed, num_bytes
+from gam_kg.ops.records import NARROWEST, Record, map_tensors, narrowed, num_bytes
 from gam_kg.ops.sparse import CSRPattern
 from gam_kg.training.draws import Draws
 from gam_kg.training.query_block import QueryBlock, joined_blocks, most_together
@@ -64,13 +65,13 @@ class StepBatch:
 
 
 def to_device(record: Record, device: torch.device) -> Record:
-    """The record on a device, where its index tensors are int32.
+    """A record on the CPU as one on a device, where its index tensors are int32.
 
     On a CPU they are int64: there `index_add_` of rows takes 2.7 times as long with int32.
     """
     if device.type == "cpu":
         return widened(record)
-    return map_tensors(narrowed(record, INT32), lambda value: value.to(device, non_blocking=True))
+    return on_device(record, device)
 
 
 def widened(record: Record) -> Record:
@@ -84,15 +85,20 @@ def divide_queries(queries: Queries, num_candidates: int, max_scores: int) -> It
         yield queries.select(block)
 
 
+def num_steps(queries: Queries, config: TrainConfig) -> int:
+    """Number of optimizer steps over the queries of a snapshot, 1 at least."""
+    number = min(round(len(queries.answer) / config.step_answers), config.max_steps_per_snapshot, len(queries))
+    return max(1, number)
+
+
 def step_queries(queries: Queries, config: TrainConfig, seed: int) -> list[Queries]:
     """Divide the queries of a snapshot at random over its optimizer steps, each query to exactly one.
 
     A snapshot is divided into about `answers / step_answers` steps, `max_steps_per_snapshot` at most, so that steps per
     fact do not depend on the size of snapshots.
     """
-    number = max(1, round(len(queries.answer) / config.step_answers))
-    number = min(number, config.max_steps_per_snapshot, len(queries))
-    if number <= 1:
+    number = num_steps(queries, config)
+    if number == 1:
         return [queries]
     order = torch.randperm(len(queries), generator=torch.Generator().manual_seed(seed))
     return [queries.select(rows) for rows in order.tensor_split(number)]
