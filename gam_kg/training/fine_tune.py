@@ -190,6 +190,7 @@ def fine_tune(
         communicator=communicator,
         model=deepcopy(model),
         history=history,
+        batch_workers=0,  # training alone fills the history that is read below
     )
     steps = [int(value) for name, value in optimizer_state.items() if name.endswith(".step")]
     trainer.optimizer_state = optimizer_state

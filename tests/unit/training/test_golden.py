@@ -87,7 +87,7 @@ CASES = {
 }
 """What differs between the cases; "one_vs_all" is the default of `train.candidates`."""
 
-WITHOUT_EFFECT = {"train.max_logits", "train.read_ahead", "model.history.max_rules"}
+WITHOUT_EFFECT = {"train.max_logits", "train.batch_workers", "train.read_ahead", "model.history.max_rules"}
 """The settings that change no number: they bound memory, the last in graphs with more rules than these have, or save
 time."""
 
