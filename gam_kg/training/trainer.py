@@ -26,7 +26,7 @@ from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import build_history
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.ops.read_ahead import read_ahead
-from gam_kg.training.batch_workers import BatchWorkers
+from gam_kg.training.batch_workers import BatchWorkers, ended_workers_named
 from gam_kg.training.batches import Batches, SnapshotEnd, Step
 from gam_kg.training.draws import ModelFacts
 from gam_kg.training.evaluate import validate
@@ -136,13 +136,15 @@ class Trainer:
         """Train until finished, from wherever the position is; close it to stop before.
 
         Raises:
-            GamKGError: The loss is not finite.
+            GamKGError: The loss is not finite, or a process that makes batches has ended.
         """
         try:
             while not self.finished:
-                yield from self.rest_of_epoch()
+                with ended_workers_named():
+                    yield from self.rest_of_epoch()
                 yield self._progress("validate", 0)
-                metrics = self._end_epoch()
+                with ended_workers_named():
+                    metrics = self._end_epoch()
                 yield self._progress("validate", 1, metrics=metrics, checkpoint=True)
         finally:
             if self._workers is not None:
