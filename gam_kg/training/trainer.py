@@ -85,7 +85,7 @@ class Trainer:
         self.optimizer = RowAdamW(self.model.parameters(), weight_decay=config.train.weight_decay, fused=True)
         self._gradients = Gradients(self.model, self.communicator)
         self._cache = BatchCache(self.communicator)
-        self._watch = Stopwatch()
+        self._watch = Stopwatch(self._device)
         # The snapshots just before the next one, whose updates of memory get gradients.
         self._window: deque[MessageGraph] = deque()
         # The snapshots after the next one that training looks ahead to.
@@ -248,6 +248,7 @@ class Trainer:
             self.sharded, self.graph, self.history, max_scores=config.max_logits, num_facts=config.valid_facts
         )
         found: dict[str, Any] = {f"valid_{name}": value for name, value in valid.items() if name != "count"}
+        position.count_phases(self._watch.take())  # what a GPU had not finished after the last step
         found |= {"peak_memory_bytes": _peak_memory(self._device), "world_size": self.communicator.world_size}
         metrics = position.end_epoch(found)
         if position.best_epoch == position.epoch:
