@@ -29,6 +29,7 @@ from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import build_history
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.ops.precision import float32_products
 from gam_kg.training.draws import Draws, ModelFacts
 from gam_kg.training.evaluate import validate
 from gam_kg.training.gradients import Gradients
@@ -150,7 +151,8 @@ class Trainer:
             if snapshot is None:
                 return
             steps_before = position.step
-            self._train_snapshot(snapshot)
+            with float32_products(tf32=self.config.train.precision == "tf32"):
+                self._train_snapshot(snapshot)
             took = self._took(snapshot.queries, time.perf_counter() - started)
             due = every > 0 and position.index < len(self.times)
             due = due and position.step // every > steps_before // every
