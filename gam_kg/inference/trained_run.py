@@ -29,6 +29,7 @@ from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.ingest.vocabulary import Vocabulary, vocabulary_hash
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
+from gam_kg.ops.out_of_memory import naming_knobs
 from gam_kg.ops.precision import float32_products
 from gam_kg.training.calibration import temperature_at
 from gam_kg.training.checkpoint import load_model
@@ -66,6 +67,7 @@ class TrainedRun:
     updates: tuple[Update, ...] = ()
 
     @classmethod
+    @naming_knobs(lambda: "opening the run", "more workers (train.num_workers)")
     def load(
         cls,
         path: Path,

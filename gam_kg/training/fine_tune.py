@@ -30,6 +30,7 @@ from gam_kg.metrics.bootstrap import Difference, number_rows, paired_difference
 from gam_kg.nn.grown_weights import grown_weights
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
+from gam_kg.ops.out_of_memory import naming_knobs
 from gam_kg.ops.precision import require_precision
 from gam_kg.schemas import FINE_TUNING
 from gam_kg.training.checkpoint import load_optimizer_state, require_finite_weights, save_optimizer_state, save_weights
@@ -144,6 +145,7 @@ def require_snapshots(number: int, num_snapshots: int) -> None:
         )
 
 
+@naming_knobs(lambda: "fine-tuning", "more workers (train.num_workers)")
 def fine_tune(
     config: Config,
     graph: TemporalGraph,

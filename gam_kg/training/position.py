@@ -74,6 +74,12 @@ class Position:
         self.spent, self.traffic, self.halo_rows, self.temperatures = {}, {}, 0, {}
         return metrics
 
+    def text(self, num_snapshots: int) -> str:
+        """Where training stands, in words, in epochs of so many snapshots."""
+        if self.index == num_snapshots:
+            return f"validation after epoch {self.epoch + 1}"
+        return f"epoch {self.epoch + 1}, snapshot {self.index + 1} of {num_snapshots}"
+
     @property
     def best_mrr(self) -> float:
         """Best validation MRR so far; 0 before the first epoch ends."""
