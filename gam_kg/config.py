@@ -168,6 +168,17 @@ class TrainConfig(Section):
         description="of matrix products in training: float32; tf32, on a GPU; or bf16; evaluation is always float32",
     )
     threads: Count = Field(0, description="CPU threads per worker; 0: its share of half the CPUs there are")
+    batch_workers: Count | None = Field(
+        None,
+        description="processes that make the batches of steps, each those of its share of the snapshots; 0: none, "
+        "batches are made where training is; null: 4, or fewer where there are fewer CPUs, for a GPU, else none; with "
+        "several training workers there are none",
+    )
+    read_ahead: Count | None = Field(
+        None,
+        description="batches of steps that another thread makes ahead of the step that runs, at most; 0: none; null: "
+        "4 where a worker has a GPU or a CPU beyond its threads, else none",
+    )
     max_failures: Count = Field(3, description="restarts of failed workers, each from the last checkpoint")
     loggers: tuple[Literal["tensorboard", "mlflow"], ...] = Field(
         ("tensorboard",),

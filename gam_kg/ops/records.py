@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 Record = TypeVar("Record")
+Part = TypeVar("Part")
 
 INT32 = (torch.int32, torch.int64)
 NARROWEST = (torch.uint8, torch.int16, *INT32)
@@ -15,17 +16,26 @@ NARROWEST = (torch.uint8, torch.int16, *INT32)
 
 def map_tensors(record: Record, change: Callable[[Tensor], Tensor]) -> Record:
     """The record with all of its tensors changed; a list has none."""
-    return _changed(record, change)
+    return map_parts(record, Tensor, change)
 
 
-def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, tuple):
-        return tuple(_changed(each, change) for each in value)
-    if is_dataclass(value):
-        return type(value)(**{field.name: _changed(getattr(value, field.name), change) for field in fields(value)})
-    return value
+def map_parts(record: Any, kind: type[Part], change: Callable[[Part], Any]) -> Any:
+    """The record with all of its parts of one type changed."""
+    if isinstance(record, kind):
+        return change(record)
+    if isinstance(record, tuple):
+        return tuple(map_parts(each, kind, change) for each in record)
+    if is_dataclass(record):
+        parts = {field.name: map_parts(getattr(record, field.name), kind, change) for field in fields(record)}
+        return type(record)(**parts)
+    return record
+
+
+def parts_of(record: Any, kind: type[Part]) -> list[Part]:
+    """The parts of one type in a record."""
+    found: list[Part] = []
+    map_parts(record, kind, found.append)
+    return found
 
 
 def narrowed(record: Record, dtypes: Sequence[torch.dtype]) -> Record:
@@ -43,6 +53,4 @@ def narrowed(record: Record, dtypes: Sequence[torch.dtype]) -> Record:
 
 def num_bytes(record: Any) -> int:
     """Bytes of all tensors in a record."""
-    sizes: list[int] = []
-    map_tensors(record, lambda value: (sizes.append(value.nbytes), value)[1])
-    return sum(sizes)
+    return sum(value.nbytes for value in parts_of(record, Tensor))

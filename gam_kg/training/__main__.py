@@ -23,6 +23,7 @@ from gam_kg.storage import is_remote
 from gam_kg.text import printable
 from gam_kg.training.run import (
     LocalCheckpoints,
+    batches_ahead,
     compute_device,
     describe_checkpoint,
     threads,
@@ -48,6 +49,7 @@ def main(arguments: list[str]) -> None:
         raise ConfigError("give a configuration file: python -m gam_kg.training CONFIG [a.b=value ...]")
     config = load_config(arguments[0], arguments[1:])
     torch.set_num_threads(threads(config))
+    read_ahead = batches_ahead(config)
     compute_device(config)
     require_precision(config.train.precision, use_gpu=config.train.use_gpu)
     if is_remote(config.run_dir):
@@ -78,6 +80,7 @@ def main(arguments: list[str]) -> None:
             latest=latest,
             on_event=log or (lambda _: None),
             save=checkpoints.save,
+            read_ahead=read_ahead,
         )
         if communicator.rank == 0:
             path = place_to_write(run, "checkpoint")

@@ -18,7 +18,8 @@ from gam_kg.graph.message_graph import MessageGraph, Window
 from gam_kg.nn.entity_rows import SelectedRows
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
-from gam_kg.training.step_batch import QueryBlock, StepBatch, to_device
+from gam_kg.training.query_block import QueryBlock
+from gam_kg.training.step_batch import StepBatch, to_device
 from gam_kg.training.stopwatch import Stopwatch
 
 
@@ -86,7 +87,7 @@ class ShardedModel:
         if popularity is not None:
             where, score = popularity.by_query(layout.num_columns)
             positions.append(where)
-            added.append(self.model.popularity(popularity, layout.horizon).index_select(0, score))
+            added.append(self.model.popularity(popularity.columns, layout.kinds).index_select(0, score))
         return query, torch.cat(positions), torch.cat([z.new_zeros(0), *added])
 
     def gatherer(self, block: QueryBlock) -> Callable[[Tensor], Tensor]:
@@ -103,7 +104,12 @@ class ShardedModel:
 
 
 def backward_step(
-    sharded: ShardedModel, memory: Memory, batch: StepBatch, config: TrainConfig, watch: Stopwatch
+    sharded: ShardedModel,
+    memory: Memory,
+    batch: StepBatch,
+    config: TrainConfig,
+    watch: Stopwatch,
+    on_scored: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """The mean cross-entropy of a step over all ranks; gradients are added to the parameters' `.grad`. A collective.
 
@@ -115,6 +121,7 @@ def backward_step(
         batch: The step; its parts move to the device of the model one after another.
         config: Loss and precision.
         watch: Measures each phase.
+        on_scored: Called when all scores are back-propagated, and entity vectors are not.
     """
     device = memory.hidden.device
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
@@ -139,6 +146,7 @@ def backward_step(
         with watch.phase("backward of scores"):
             block_loss.backward()
         loss += block_loss.detach()
+    on_scored()
     with watch.phase("backward of encode"):
         z.backward(leaf.grad)
     return loss

@@ -19,29 +19,15 @@ from gam_kg.history.sampling import InclusionProbabilities, Sample
 from gam_kg.history.walks import Joined, join
 from gam_kg.nn.entity_rows import SelectedRows
 from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.ops.packing import on_device
 from gam_kg.ops.ragged import select, unique
-from gam_kg.ops.records import INT32, NARROWEST, Record, map_tensors, narrowed, num_bytes
+from gam_kg.ops.records import NARROWEST, Record, map_tensors, narrowed, num_bytes
 from gam_kg.ops.sparse import CSRPattern
 from gam_kg.training.draws import Draws
+from gam_kg.training.query_block import QueryBlock, joined_blocks, most_together
 
-MOST_QUERIES = 8192
 CACHE_BYTES = 512 * 2**20
 """Bytes of cached batches per rank; batches that no longer fit are made again each epoch."""
-
-
-@dataclass(frozen=True)
-class QueryBlock:
-    """Queries that are scored together.
-
-    Attributes:
-        layout: Their candidates and their past.
-        gather: Where the query vectors of all ranks come from; None in a world of one.
-        targets: Their answers; None outside training.
-    """
-
-    layout: ScoreLayout
-    gather: GatherPlan | None
-    targets: Targets | None = None
 
 
 @dataclass(frozen=True)
@@ -79,13 +65,13 @@ class StepBatch:
 
 
 def to_device(record: Record, device: torch.device) -> Record:
-    """The record on a device, where its index tensors are int32.
+    """A record on the CPU as one on a device, where its index tensors are int32.
 
     On a CPU they are int64: there `index_add_` of rows takes 2.7 times as long with int32.
     """
     if device.type == "cpu":
         return widened(record)
-    return map_tensors(narrowed(record, INT32), lambda value: value.to(device, non_blocking=True))
+    return on_device(record, device)
 
 
 def widened(record: Record) -> Record:
@@ -95,10 +81,14 @@ def widened(record: Record) -> Record:
 
 def divide_queries(queries: Queries, num_candidates: int, max_scores: int) -> Iterator[Queries]:
     """Divide queries into blocks of at most `max_scores` scores (one query at least)."""
-    # Where candidates are few, what a query reads of the past takes more room than its scores.
-    size = max(1, min(max_scores // max(1, num_candidates), MOST_QUERIES))
-    for block in torch.arange(len(queries)).split(size):
+    for block in torch.arange(len(queries)).split(most_together(num_candidates, max_scores)):
         yield queries.select(block)
+
+
+def num_steps(queries: Queries, config: TrainConfig) -> int:
+    """Number of optimizer steps over the queries of a snapshot, 1 at least."""
+    number = min(round(len(queries.answer) / config.step_answers), config.max_steps_per_snapshot, len(queries))
+    return max(1, number)
 
 
 def step_queries(queries: Queries, config: TrainConfig, seed: int) -> list[Queries]:
@@ -107,9 +97,8 @@ def step_queries(queries: Queries, config: TrainConfig, seed: int) -> list[Queri
     A snapshot is divided into about `answers / step_answers` steps, `max_steps_per_snapshot` at most, so that steps per
     fact do not depend on the size of snapshots.
     """
-    number = max(1, round(len(queries.answer) / config.step_answers))
-    number = min(number, config.max_steps_per_snapshot, len(queries))
-    if number <= 1:
+    number = num_steps(queries, config)
+    if number == 1:
         return [queries]
     order = torch.randperm(len(queries), generator=torch.Generator().manual_seed(seed))
     return [queries.select(rows) for rows in order.tensor_split(number)]
@@ -144,7 +133,7 @@ def query_block(history: HistoryIndex, queries: Queries, communicator: Communica
     """Make the block of queries that are scored against all entities, outside training. A collective."""
     joined = join(history, history.find(queries))
     slots = Slots.of(joined, queries.answer[:0], history.partition.num_rows, None)
-    return QueryBlock(lay_out(history, joined, slots), _gather_plan(queries, history.partition, communicator))
+    return QueryBlock(lay_out(history, joined, slots), _gather_plan(queries, history.partition, communicator), None)
 
 
 def make_batch(
@@ -167,7 +156,7 @@ def make_batch(
     """
     if config.candidates == "sampled":
         return _sampled_batch(parts, window, history, config, draws, communicator)
-    return full_batch(parts, window, full_blocks(parts, history, config, communicator), draws)
+    return full_batch(parts, window, full_blocks(parts, history, config, communicator), config, draws)
 
 
 def full_blocks(
@@ -182,10 +171,16 @@ def full_blocks(
 
 
 def full_batch(
-    parts: Sequence[Queries], window: Sequence[MessageGraph], blocks: Iterable[QueryBlock], draws: Draws
+    parts: Sequence[Queries],
+    window: Sequence[MessageGraph],
+    blocks: Iterable[QueryBlock],
+    config: TrainConfig,
+    draws: Draws,
 ) -> StepBatch:
     """The batch of a step over all entities, of its `full_blocks`; for other arguments see `make_batch`."""
-    return StepBatch(_num_answers(parts), None, draws.own(), _window(window, draws), _with_draws(blocks, draws))
+    most = most_together(draws.model.partition.most_rows, config.max_logits)
+    blocks = _with_draws(joined_blocks(map(widened, blocks), most), draws)
+    return StepBatch(_num_answers(parts), None, draws.own(), _window(window, draws), blocks)
 
 
 def leaving_snapshot(snapshot: MessageGraph, draws: Draws) -> Leaving:
@@ -203,7 +198,7 @@ def _window(window: Sequence[MessageGraph], draws: Draws, rows: Tensor | None = 
 
 
 def _with_draws(blocks: Iterable[QueryBlock], draws: Draws) -> tuple[QueryBlock, ...]:
-    return tuple(replace(block, layout=draws.layout(block.layout)) for block in map(widened, blocks))
+    return tuple(replace(block, layout=draws.layout(block.layout)) for block in blocks)
 
 
 def _sampled_batch(
@@ -223,7 +218,8 @@ def _sampled_batch(
     counts = communicator.sum(counts, "candidates").tolist()
     probabilities = InclusionProbabilities.of(config.history_links * len(queries), *counts)
     sample = Sample.draw(queries, config.num_negatives, (known_subject, known_row), probabilities, partition, draws.rng)
-    blocks = [_block(history, join(history, one, sample), sample, communicator) for one in found]
+    blocks = (_block(history, join(history, one, sample), sample, communicator) for one in found)
+    blocks = joined_blocks(blocks, most_together(most, config.max_logits))
     own = torch.cat([queries.subject, queries.answer])
     own = partition.rows(own[partition.owns(own)])
     # Walks end in `ends`; rules lead to pairs apart, which no walk may reach.
@@ -274,11 +270,11 @@ def _block(history: HistoryIndex, joined: Joined, sample: Sample | None, communi
     query, answer = select(partition.owns(queries.answer), queries.answer_query, queries.answer)
     pairs = query * joined.found.num_rows + partition.rows(answer)
     slots = Slots.of(joined, pairs, partition.num_rows, sample)
-    log_weight, apart = None, slots.apart // slots.num_rows
+    log_weight, log_weight_apart, apart = None, None, slots.apart // slots.num_rows
     if sample is not None:
         subject = queries.subject.index_select(0, apart)
         drawn = sample.probability(subject, slots.apart % slots.num_rows)
-        log_weight = torch.cat([sample.log_weight, -drawn.log()])
+        log_weight, log_weight_apart = sample.log_weight, -drawn.log()
     targets = Targets(
         slots.num_queries,
         slots.num_columns,
@@ -288,13 +284,15 @@ def _block(history: HistoryIndex, joined: Joined, sample: Sample | None, communi
         torch.bincount(queries.answer_query, minlength=len(queries)),
         apart,
         log_weight,
+        log_weight_apart,
         slots.masked(joined.excluded),
     )
     return QueryBlock(lay_out(history, joined, slots), _gather_plan(queries, partition, communicator), targets)
 
 
 def _gather_plan(queries: Queries, partition: Partition, communicator: Communicator) -> GatherPlan | None:
-    return GatherPlan.of(partition.owner(queries.subject), communicator) if communicator.world_size > 1 else None
+    world_size = communicator.world_size
+    return GatherPlan.of(partition.owner(queries.subject), world_size) if world_size > 1 else None
 
 
 class BatchCache:

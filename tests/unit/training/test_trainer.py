@@ -8,6 +8,7 @@ from graphs import NUM_RELATIONS, VALID_START, graph_of, periodic_facts, random_
 
 from gam_kg.errors import GamKGError
 from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.training import batches
 from gam_kg.training import trainer as trainer_module
 from gam_kg.training.optimizer import learning_rate
 from gam_kg.training.step_batch import to_device
@@ -19,17 +20,18 @@ def spied(trainer, monkeypatch):
 
     `answers` are those of the step's own queries.
     """
-    steps, times, rngs, backward_step, make = [], [], [], trainer_module.backward_step, trainer._batch
+    steps, times, rngs, backward_step, make = [], [], [], trainer_module.backward_step, trainer._batches._batch
 
-    def noted_time(queries, *, whole):
+    def noted_time(queries, draws, *, whole):
         times.append(queries.time)
-        rngs.append(trainer._draws().rng)
-        return make(queries, whole=whole)
+        rngs.append(draws.rng)
+        return make(queries, draws, whole=whole)
 
     def spy(model, memory, batch, *more):
         by_horizon = defaultdict(list)
         for block in batch.blocks:
-            by_horizon[block.layout.horizon] += answers_of(block)
+            for *answer, horizon in answers_of(block):
+                by_horizon[horizon].append(tuple(answer))
         assert sum(map(len, by_horizon.values())) == batch.num_answers
         steps.append(
             {
@@ -43,7 +45,7 @@ def spied(trainer, monkeypatch):
         )
         return backward_step(model, memory, batch, *more)
 
-    monkeypatch.setattr(trainer, "_batch", noted_time)
+    monkeypatch.setattr(trainer._batches, "_batch", noted_time)
     monkeypatch.setattr(trainer_module, "backward_step", spy)
     list(trainer.run())
     assert len(times) == len(steps)
@@ -51,10 +53,13 @@ def spied(trainer, monkeypatch):
 
 
 def answers_of(block):
-    """Subject, relation and answer of the targets of a block over all entities."""
+    """Subject, relation, answer and horizon of the targets of a block over all entities."""
     block = to_device(block, torch.device("cpu"))  # cached blocks are narrow
     layout, targets = block.layout, block.targets
-    columns = layout.subject[targets.query], layout.relation[targets.query], targets.position % layout.num_columns
+    horizon, relation = (
+        of_kind[layout.kind[targets.query]] for of_kind in (layout.kinds.horizon, layout.kinds.relation)
+    )
+    columns = layout.subject[targets.query], relation, targets.position % layout.num_columns, horizon
     assert torch.equal(targets.position // layout.num_columns, targets.query)
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
@@ -85,7 +90,7 @@ def test_a_step_looks_ahead_to_one_later_snapshot_of_train_within_the_horizon(mo
     facts = random_facts(0, 200)
     facts = facts[facts[:, 3] != 2]  # from snapshot 1 on nothing has horizon 2
     config = tiny_config(epochs=2, patience=2, max_horizon=max_horizon, ahead_share=0.5, **changes)
-    trainer, drawn, original = Trainer(config, graph_of(facts)), defaultdict(set), trainer_module.queries_ahead
+    trainer, drawn, original = Trainer(config, graph_of(facts)), defaultdict(set), batches.queries_ahead
     later = {time: [at for at in trainer.times if time < at < time + max_horizon] for time in trainer.times}
 
     def noted(queries, following, *more):
@@ -99,7 +104,7 @@ def test_a_step_looks_ahead_to_one_later_snapshot_of_train_within_the_horizon(mo
             drawn[queries.time].add(one.time)
         return found
 
-    monkeypatch.setattr(trainer_module, "queries_ahead", noted)
+    monkeypatch.setattr(batches, "queries_ahead", noted)
     list(trainer.run())
     assert set(drawn) == {time for time, times in later.items() if times}
     assert all(times <= set(later[time]) for time, times in drawn.items())
@@ -156,7 +161,7 @@ def test_metrics_have_the_mean_loss_of_the_epoch(monkeypatch):
 
     def spy(model, memory, batch, *more):
         loss = original(model, memory, batch, *more)
-        losses.append((float(loss), sum(len(answers_of(one)) for one in batch.blocks if one.layout.horizon == 1)))
+        losses.append((float(loss), sum(answer[-1] == 1 for one in batch.blocks for answer in answers_of(one))))
         return loss
 
     monkeypatch.setattr(trainer_module, "backward_step", spy)
