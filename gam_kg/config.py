@@ -163,8 +163,9 @@ class TrainConfig(Section):
     checkpoint_steps: Count = Field(0, description="also checkpoint every so many steps; 0: at epoch ends only")
     num_workers: NumWorkers = Field(1, description="Ray Train workers; [1, 4]: as many as have room; 0: without Ray")
     use_gpu: bool = Field(False, description="a CUDA device for each worker")
-    precision: Literal["float32", "bf16"] = Field(
-        "float32", description="of matrix products in training, float32 or bf16; evaluation is always float32"
+    precision: Literal["float32", "tf32", "bf16"] = Field(
+        "float32",
+        description="of matrix products in training: float32; tf32, on a GPU; or bf16; evaluation is always float32",
     )
     threads: Count = Field(0, description="CPU threads per worker; 0: its share of half the CPUs there are")
     batch_workers: Count | None = Field(

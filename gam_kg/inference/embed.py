@@ -17,6 +17,7 @@ from gam_kg.inference.similarity import SPACE, SearchSpace, vector_groups
 from gam_kg.inference.state import changes_before
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.nn.recurrence import Memory
+from gam_kg.ops.out_of_memory import naming_knobs
 from gam_kg.ops.read_ahead import read_ahead
 from gam_kg.parquet import open_writer, read_table
 from gam_kg.schemas import embedding_schema
@@ -34,6 +35,7 @@ _METRICS = {
 }
 
 
+@naming_knobs(lambda: "embedding", "more workers (train.num_workers)")
 def write_embeddings(
     run: TrainedRun,
     last: int,

@@ -23,6 +23,7 @@ from gam_kg.training.step_batch import CACHE_BYTES
 FLOAT, DOUBLE, LONG, INT = 4, 8, 8, 4
 PHASES = ("always", "start", "step", "epoch end")
 BEST, BATCH_CACHE, NOT_RETURNED = "best epoch's weights and optimizer", "batch cache", "freed, not returned"
+WEIGHTS, MEMORY = ("entity rows", "shared parameters"), "entity memory (h, c, last_seen)"
 OPTIMIZER_STATE = "optimizer state of entity rows", "optimizer state of shared parameters"
 _FIRST_USE = 120 * 2**20  # growth of a process that trains ten entities; mostly what optimizers of torch import
 _NOT_RETURNED_SHARE = 0.25  # of what a step frees, the allocator has some that an epoch's end cannot use; or vice versa
@@ -39,6 +40,8 @@ _ROOM_FOR_COUNTS = 1.5  # for each pair of relations that has counts, as their t
 # Tables of entity vectors that are alive together in a step, in a step with sampled candidates, and in validation.
 _TABLES, _SAMPLED_TABLES, _VALIDATION_TABLES = 5, 7, 3
 _UPDATE_VECTORS, _EDGE_VECTORS, _QUERY_VECTORS = 30, 4, 20  # of an active entity, an edge across ranks, a query
+_CAPTURED = 1.25  # a captured step has room for so much more than the one that it was made for
+_GROUP_OF_VECTORS = 65_536  # entities whose embeddings are made together
 _BF16_SCORES = 4.5  # a product of half the width, two copies and a sum, in place of one product
 _LOOKED_THROUGH = 100  # a fact of a neighbour that may be the newest of its relation
 _LINKS_READ = 2  # for each that a sampled query requests, as several lead to answers; measured: 1.0 to 4.1
@@ -57,8 +60,10 @@ def memory_items(workload: Workload, base_bytes: float) -> list[Item]:
     """What takes memory of a worker, whose process takes `base_bytes` before it reads anything."""
     state, steps, counts = state_bytes(workload), _step_bytes(workload), workload.counts
     start = max(finding_bytes(workload), sketch_bytes(workload))
-    validation = state["entity memory (h, c, last_seen)"] + _validation_bytes(workload)
-    best = sum(state[name] for name in ("entity rows", "shared parameters", *OPTIMIZER_STATE))
+    validation = state[MEMORY] + _validation_bytes(workload, workload.ranked)
+    best = sum(state[name] for name in (*WEIGHTS, *OPTIMIZER_STATE))
+    # What a captured step uses stays its own.
+    of_step, room = (PHASES[0], _CAPTURED) if workload.captured else ("step", 1.0)
     always = {
         **state,
         "ids, hashes and words": _NAME_BYTES * counts.num_entities + _FEATURE_BYTES * counts.num_features,
@@ -74,7 +79,7 @@ def memory_items(workload: Workload, base_bytes: float) -> list[Item]:
         Item(BATCH_CACHE, _cache_bytes(workload), on_device=False),
         Item(BEST, best, on_device=False),
         *(Item(name, number) for name, number in always.items()),
-        *(Item(f"step: {name}", number, "step") for name, number in steps.items()),
+        *(Item(f"step: {name}", room * number, of_step) for name, number in steps.items()),
         Item("epoch end: validation", validation, "epoch end"),
     ]
 
@@ -91,6 +96,19 @@ def peak_bytes(items: list[Item], *, on_device: bool = False) -> float:
     some = [item for item in items if item.on_device or not on_device]
     always, *phases = (sum(item.num_bytes for item in some if item.phase == phase) for phase in PHASES)
     return always + max(phases)
+
+
+def gpu_bytes_of_uses(workload: Workload, items: list[Item]) -> dict[str, float]:
+    """Bytes of a rank's GPU in training, whose `memory_items` are given, in evaluation and in embedding."""
+    state = state_bytes(workload)
+    trained, vector = sum(state[name] for name in (*WEIGHTS, MEMORY)), workload.vector_bytes
+    update = _UPDATE_VECTORS * float(workload.active.max(initial=1)) / workload.world_size
+    group = _VALIDATION_TABLES * min(workload.rows, _GROUP_OF_VECTORS)
+    return {
+        "training": peak_bytes(items, on_device=True),
+        "evaluation": trained + _validation_bytes(workload, workload.counts.queries[workload.counts.valid]),
+        "embedding": trained + max(update, group) * vector,
+    }
 
 
 def shared_sizes(workload: Workload) -> list[int]:
@@ -115,7 +133,7 @@ def state_bytes(workload: Workload) -> dict[str, float]:
     return {
         "entity rows": rows,
         OPTIMIZER_STATE[0]: 2 * rows + FLOAT,  # with its number of steps
-        "entity memory (h, c, last_seen)": 2 * rows + LONG * workload.rows,
+        MEMORY: 2 * rows + LONG * workload.rows,
         "shared parameters": sum(sizes) * FLOAT,
         "gradients of shared parameters": (sum(sizes) + 1) * FLOAT,  # with their norm
         OPTIMIZER_STATE[1]: (2 * sum(sizes) + len(sizes)) * FLOAT,
@@ -256,8 +274,9 @@ def _step_bytes(workload: Workload) -> dict[str, float]:
     }
 
 
-def _validation_bytes(workload: Workload) -> float:
-    queries, rows = float(workload.ranked.max(initial=1)), workload.rows
+def _validation_bytes(workload: Workload, ranked: np.ndarray) -> float:
+    """Of the snapshot with the most queries that are ranked, (num_snapshots,)."""
+    queries, rows = float(ranked.max(initial=1)), workload.rows
     block = min(queries, QUERIES_AT_ONCE) if rows > MOST_WRITTEN_OUT else _block(workload, queries)
     scores = 0.0 if rows > MOST_WRITTEN_OUT else _score_bytes(workload, block, rows, 1)
     return _VALIDATION_TABLES * rows * workload.vector_bytes + _history_bytes(workload, block) + scores
