@@ -32,7 +32,7 @@ from gam_kg.ops.precision import require_precision  # noqa: E402
 from gam_kg.parquet import open_writer  # noqa: E402
 from gam_kg.synthetic.generator import FACTS, World  # noqa: E402
 from gam_kg.synthetic.groups import SyntheticConfig, plan_groups  # noqa: E402
-from gam_kg.training.run import compute_device, threads  # noqa: E402
+from gam_kg.training.run import batch_workers, batches_ahead, compute_device, threads  # noqa: E402
 from gam_kg.training.trainer import Trainer  # noqa: E402
 from gam_kg.workflow.imports import import_if_missing  # noqa: E402
 from gam_kg.workflow.prepare import prepare_here  # noqa: E402
@@ -75,7 +75,8 @@ def open_trainer(config: Config) -> Trainer:
         path = prepare_here(config)
     graph, manifest = TemporalGraph.load(path)
     words = NameWords.stored(path, manifest, of_names=config.model.name_words, known=graph.trained.tolist())
-    return Trainer(config, graph, words, device=compute_device(config))
+    ahead, workers = batches_ahead(config), batch_workers(config)
+    return Trainer(config, graph, words, device=compute_device(config), read_ahead=ahead, batch_workers=workers)
 
 
 def walk(
@@ -87,7 +88,8 @@ def walk(
 ) -> dict[str, Any]:
     """Train on some snapshots, after some others that are not measured; means of a snapshot."""
     trainer.position.index, trainer.memory = max(0, first - warm_up), trainer.model.empty_memory()
-    with closing(trainer.run()) as events:
+    # Not of `run`, which ends the processes that make batches, and with them the batches that they have cached.
+    with closing(trainer.rest_of_epoch()) as events:
         while trainer.position.index < first:
             next(events)
         wait()
@@ -119,11 +121,12 @@ def until_mrr(config: Config, goal: float) -> dict[str, Any]:
         started = time.perf_counter()
         trainer = open_trainer(config.changed({"run_dir": folder + "/run"}))
         prepared, epochs = time.perf_counter() - started, []
-        for event in trainer.run():
-            if event.metrics is not None:
-                epochs.append([100 * event.metrics["valid_mrr"], time.perf_counter() - started])
-                if epochs[-1][0] >= goal:
-                    break
+        with closing(trainer.run()) as events:
+            for event in events:
+                if event.metrics is not None:
+                    epochs.append([100 * event.metrics["valid_mrr"], time.perf_counter() - started])
+                    if epochs[-1][0] >= goal:
+                        break
         return {"goal": goal, "reached": epochs[-1][0] >= goal, "prepare_seconds": prepared, "mrr_and_seconds": epochs}
 
 
@@ -151,7 +154,9 @@ def measured(config: Config, arguments: argparse.Namespace) -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0)),
         "entities": trainer.graph.num_entities,
         "facts": int(trainer.graph.num_facts.sum()),
-        "train": config.train.model_dump(mode="json", include={"candidates", "precision", GRAPHS, "read_ahead"}),
+        "train": config.train.model_dump(
+            mode="json", include={"candidates", "precision", GRAPHS, "read_ahead", "batch_workers"}
+        ),
         "first_snapshot": first,
         "snapshots": number,
         "seconds_of_imports": IMPORTED,
