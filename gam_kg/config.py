@@ -177,7 +177,7 @@ class TrainConfig(Section):
     read_ahead: Count | None = Field(
         None,
         description="batches of steps that another thread makes ahead of the step that runs, at most; 0: none; null: "
-        "4 where a worker has a GPU or a CPU beyond its threads, else none",
+        "2 where a worker has a GPU or a CPU beyond its threads, else none",
     )
     max_failures: Count = Field(3, description="restarts of failed workers, each from the last checkpoint")
     loggers: tuple[Literal["tensorboard", "mlflow"], ...] = Field(

@@ -15,9 +15,10 @@ from gam_kg.history.bins import NUM_BINS
 from gam_kg.history.rule_keys import CELLS_PER_RULE, COUNTED_PER_RULE, MERGED_AT_ONCE
 from gam_kg.nn.model import ENTITY, GAMLSTM
 from gam_kg.plan.workload import Workload
+from gam_kg.training.batch_cache import CACHE_BYTES
 from gam_kg.training.evaluate import MOST_WRITTEN_OUT, QUERIES_AT_ONCE
 from gam_kg.training.query_block import MOST_QUERIES
-from gam_kg.training.step_batch import CACHE_BYTES
+from gam_kg.training.run import BATCHES_AHEAD
 
 FLOAT, DOUBLE, LONG, INT = 4, 8, 8, 4
 PHASES = ("always", "start", "step", "epoch end")
@@ -31,6 +32,9 @@ _NAME_BYTES = 100  # of an entity; fewer if names share few words
 _FEATURE_BYTES = 28  # row, column, position by column and weight
 _CACHED_LINK, _LINK, _WAITING_LINK = 18, 160, 72  # bytes of a fact or path of the history
 _CACHED_CONFIDENCE, _CONFIDENCE, _WAITING_CONFIDENCE = 7, 40, 16  # bytes of a rule whose confidence is joined
+_MADE_QUERY, _MADE_LINK, _MADE_CONFIDENCE = 400, 44, 16  # bytes in a batch that waits for its step
+_SAMPLED_LINK = 60  # more, as a sampled candidate that no other query has; see `ScoreLayout.apart`
+_REQUESTED_LINK = 1000  # of a sampled query, at most: for each that it requests, with those that lead to answers
 _COUNTED_RULE, _WAITING_HIT = 35, 110  # bytes of a rule that is counted while rules are found; of a waiting hit
 _ROOM_FOR_COUNTS = 1.5  # for each pair of relations that has counts, as their tables grow by a half
 # Tables of entity vectors that are alive together in a step, in a step with sampled candidates, and in validation.
@@ -69,6 +73,7 @@ def memory_items(workload: Workload, base_bytes: float) -> list[Item]:
         Item("process and libraries", base_bytes + _FIRST_USE, on_device=False),
         Item("streamed facts", _stream_bytes(workload), on_device=False),
         Item("snapshots ahead", _ahead_bytes(workload), on_device=False),
+        Item("batches ahead", _made_bytes(workload), on_device=False),
         Item("history index", history_of_rank(workload), on_device=False),
         Item("start: rules, or agreement of words", start, "start", on_device=False),
         Item(BATCH_CACHE, _cache_bytes(workload), on_device=False),
@@ -231,6 +236,17 @@ def _ahead_bytes(workload: Workload) -> float:
     before = np.concatenate([np.zeros(1), np.cumsum(LONG * (3 * rows / ranks + queried))])
     number = min(workload.config.train.max_horizon - 1, max(0, len(rows) - 1))
     return float((before[number + 1 :] - before[1 : len(before) - number]).max(initial=0))
+
+
+def _made_bytes(workload: Workload) -> float:
+    """Batches that wait for their steps, the largest ones: as many as there are where a CPU is spare."""
+    train, scored = workload.config.train, float(workload.scored.max(initial=1))
+    number = BATCHES_AHEAD if train.read_ahead is None else train.read_ahead
+    links = workload.links * (_MADE_LINK + (_SAMPLED_LINK if workload.sampled else 0))
+    links += workload.confidences * _MADE_CONFIDENCE
+    if workload.sampled:
+        links = min(links, train.history_links / workload.world_size * _REQUESTED_LINK)
+    return number * scored * (_MADE_QUERY + links)
 
 
 def _step_bytes(workload: Workload) -> dict[str, float]:

@@ -26,14 +26,14 @@ from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import build_history
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.ops.precision import float32_products
-from gam_kg.training.batch_workers import BatchWorkers
+from gam_kg.ops.read_ahead import read_ahead
+from gam_kg.training.batch_workers import BatchWorkers, ended_workers_named
 from gam_kg.training.batches import Batches, SnapshotEnd, Step
 from gam_kg.training.draws import ModelFacts
 from gam_kg.training.evaluate import validate
 from gam_kg.training.gradients import Gradients
 from gam_kg.training.optimizer import MOMENTS, RowAdamW, learning_rate
 from gam_kg.training.position import Position, Progress
-from gam_kg.training.read_ahead import read_ahead as made_ahead
 from gam_kg.training.step import ShardedModel, backward_step
 from gam_kg.training.step_batch import to_device
 from gam_kg.training.stopwatch import Stopwatch
@@ -137,13 +137,15 @@ class Trainer:
         """Train until finished, from wherever the position is; close it to stop before.
 
         Raises:
-            GamKGError: The loss is not finite.
+            GamKGError: The loss is not finite, or a process that makes batches has ended.
         """
         try:
             while not self.finished:
-                yield from self.rest_of_epoch()
+                with ended_workers_named():
+                    yield from self.rest_of_epoch()
                 yield self._progress("validate", 0)
-                metrics = self._end_epoch()
+                with ended_workers_named():
+                    metrics = self._end_epoch()
                 yield self._progress("validate", 1, metrics=metrics, checkpoint=True)
         finally:
             if self._workers is not None:
@@ -180,7 +182,7 @@ class Trainer:
         """The steps from the position on."""
         position = self.position
         if not self._num_workers:
-            return made_ahead(self._batches.steps(self.times, position.index, position.step), self._ahead)
+            return read_ahead(self._batches.steps(self.times, position.index, position.step), self._ahead)
         if self._workers is None:
             self._workers = BatchWorkers(self._batches, self.times, self._num_workers, max(2, self._ahead))
         return self._workers.steps(position.index, position.step)
