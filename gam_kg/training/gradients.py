@@ -1,6 +1,7 @@
 """Gradients over ranks: those of shared parameters are summed, all are clipped by their global norm."""
 
 import torch
+from torch import Tensor
 
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.nn.model import ENTITY, GAMLSTM
@@ -27,8 +28,8 @@ class Gradients:
         self._entity.grad = None
 
     @torch.no_grad()
-    def reduce(self, max_norm: float) -> float:
-        """Sum over the ranks and clip the global norm; returns the norm before clipping. A collective."""
+    def reduce(self, max_norm: float) -> Tensor:
+        """Sum over the ranks and clip the global norm; returns the norm before clipping, (). A collective."""
         if self._entity.grad is None:
             self._entity.grad = torch.zeros_like(self._entity)
         # A sparse gradient has each row once.
@@ -39,9 +40,9 @@ class Gradients:
         scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
         self._buffer.mul_(scale)
         own.mul_(scale)
-        return float(norm)
+        return norm
 
     def clear(self) -> None:
-        """Set all to zero for the next step."""
+        """Set all to zero, for a step."""
         self._buffer.zero_()
         self._entity.grad = None

@@ -1,0 +1,64 @@
+"""An optimizer step as one function of its batch, with all of its results written in place."""
+
+import torch
+from torch import Tensor
+
+from gam_kg.config import TrainConfig
+from gam_kg.nn.recurrence import Memory
+from gam_kg.training.gradients import Gradients
+from gam_kg.training.optimizer import RowAdamW
+from gam_kg.training.step import ShardedModel, backward_step
+from gam_kg.training.step_batch import StepBatch, to_device
+from gam_kg.training.stopwatch import Stopwatch
+
+
+class OptimizerStep:
+    """Changes weights, optimizer state and memory as the batch of a step says. A collective.
+
+    All that it reads and writes stays at one place in memory, and no number of the program changes from step to step.
+    So a recording of it, replayed after another batch was written over its own, is the step of that batch.
+
+    Args:
+        sharded: The model.
+        config: Loss, precision and optimizer.
+
+    Attributes:
+        memory: The memory of all rows, one window behind the next step.
+        optimizer: The optimizer.
+        learning_rate: That of the next step, ().
+        loss: Mean cross-entropy of the last step over all ranks, ().
+        watch: Measures each phase.
+    """
+
+    def __init__(self, sharded: ShardedModel, config: TrainConfig) -> None:
+        model = sharded.model
+        self.memory = model.empty_memory()
+        like = self.memory.hidden
+        # The fused optimizer reads float32 on a GPU, and a number of the program as float64 on a CPU.
+        self.learning_rate = torch.zeros((), dtype=torch.float32 if like.is_cuda else torch.float64, device=like.device)
+        self.optimizer = RowAdamW(
+            model.parameters(),
+            lr=self.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
+            capturable=like.is_cuda,
+        )
+        self.loss = like.new_zeros(())
+        self.watch = Stopwatch()
+        self._sharded, self._config = sharded, config
+        self._gradients = Gradients(model, sharded.communicator)
+
+    def __call__(self, batch: StepBatch) -> None:
+        """Do the step of a batch."""
+        watch = self.watch
+        self._gradients.clear()
+        loss = backward_step(self._sharded, self.memory, batch, self._config, watch)
+        with watch.phase("gradients"):
+            self._gradients.reduce(self._config.gradient_norm)
+        with watch.phase("optimizer"):
+            self.optimizer.step()
+        if batch.leaving is not None:
+            with watch.phase("advance"):
+                leaving = to_device(batch.leaving, self.loss.device)
+                self._sharded.update(self.memory, leaving.snapshot, leaving.rows)
+        self.loss.copy_(loss)
