@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gam_kg.config import Config
 from gam_kg.distributed.communicator import Communicator
-from gam_kg.distributed.process_group import join, listen
+from gam_kg.distributed.process_group import bind_beside, join, listen
 from gam_kg.errors import ConfigError
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.storage import CACHE
@@ -112,7 +112,10 @@ def enter(settings: dict[str, Any]) -> tuple[Config, Communicator, torch.device,
             except (RayActorError, queue.Full):
                 return
 
-    return config, communicator, get_device(), on_event
+    device = get_device()
+    if device.type == "cuda":
+        bind_beside(device)
+    return config, communicator, device, on_event
 
 
 def _on_run_worker(settings: dict[str, Any]) -> None:

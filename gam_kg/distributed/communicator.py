@@ -49,6 +49,18 @@ class Communicator:
         """Sum over the ranks; in place, and returned."""
         return self._reduce(value, dist.ReduceOp.SUM, purpose)
 
+    def begin_sum(self, value: Tensor, purpose: str) -> Callable[[], None]:
+        """Begin a sum over the ranks, in place, while this rank goes on; the function that is returned waits for it."""
+        if self.world_size == 1:
+            return lambda: None
+        work = dist.all_reduce(value, async_op=True)
+        assert work is not None
+
+        def wait() -> None:
+            self._run(purpose, self._reduced(value), value, work.wait)
+
+        return wait
+
     def max(self, value: Tensor, purpose: str) -> Tensor:
         """Maximum over the ranks; in place, and returned."""
         return self._reduce(value, dist.ReduceOp.MAX, purpose)
@@ -127,9 +139,12 @@ class Communicator:
 
     def _reduce(self, value: Tensor, operation: dist.ReduceOp.RedOpType, purpose: str) -> Tensor:
         if self.world_size > 1:
-            sent = 2 * (self.world_size - 1) / self.world_size * value.nbytes
-            self._run(purpose, sent, value, lambda: dist.all_reduce(value, operation))
+            self._run(purpose, self._reduced(value), value, lambda: dist.all_reduce(value, operation))
         return value
+
+    def _reduced(self, value: Tensor) -> float:
+        """Bytes that a rank sends for an all-reduce."""
+        return 2 * (self.world_size - 1) / self.world_size * value.nbytes
 
 
 def padded(value: Tensor, num_rows: int) -> Tensor:

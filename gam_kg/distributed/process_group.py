@@ -10,6 +10,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -28,8 +29,8 @@ _SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 def process_group(*, use_gpu: bool) -> Generator[tuple[Communicator, torch.device]]:
     """Join the ranks that a launcher such as torchrun has started; a world of one if RANK is unset.
 
-    Goes by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT of the environment. Yields communicator and device; binds CPU
-    ranks to cores.
+    Goes by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT of the environment. Yields communicator and device; binds
+    ranks on CPUs to cores, and ranks on GPUs to the cores beside their GPU.
 
     Args:
         use_gpu: Whether to compute on a GPU.
@@ -44,7 +45,9 @@ def process_group(*, use_gpu: bool) -> Generator[tuple[Communicator, torch.devic
     if "RANK" not in os.environ:
         yield Communicator(), device
         return
-    if not use_gpu:
+    if use_gpu:
+        bind_beside(device)
+    else:
         _bind_to_cpus(local_rank, _number("LOCAL_WORLD_SIZE", 1))
     rank, world_size, port = _number("RANK"), _number("WORLD_SIZE"), _number("MASTER_PORT")
     address = os.environ.get("MASTER_ADDR", "127.0.0.1")
@@ -112,6 +115,28 @@ def join(address: str, port: int, rank: int, world_size: int, *, use_gpu: bool, 
             f"({reason}); start all ranks within {_JOIN_TIMEOUT.seconds // 60} minutes, on "
             "machines that may connect to each other at any port"
         ) from None
+
+
+def bind_beside(device: torch.device, devices: Path = Path("/sys/bus/pci/devices")) -> None:
+    """Bind the process to the CPUs of the memory node that a GPU is attached to, where the system says which they are.
+
+    Args:
+        device: The GPU.
+        devices: Linux's folder of PCI devices.
+    """
+    found = torch.cuda.get_device_properties(device)
+    place = [getattr(found, f"pci_{part}_id", None) for part in ("domain", "bus", "device")]  # not in every torch
+    if None in place or not hasattr(os, "sched_setaffinity"):
+        return
+    file = devices / "{:04x}:{:02x}:{:02x}.0".format(*place) / "local_cpulist"
+    if file.is_file() and (cpus := _cpu_list(file.read_text()) & os.sched_getaffinity(0)):
+        os.sched_setaffinity(0, cpus)
+
+
+def _cpu_list(text: str) -> set[int]:
+    """The CPUs of a list such as 0-15,32-47."""
+    ranges = (part.partition("-") for part in text.strip().split(",") if part)
+    return {cpu for first, _, last in ranges for cpu in range(int(first), int(last or first) + 1)}
 
 
 def _number(name: str, default: int | None = None) -> int:

@@ -29,6 +29,9 @@ from gam_kg.ops.sparse import CSRPattern, sddmm
 ENTITY = "entity"
 """The parameter of which each rank has the rows of its own entities; all others are alike on all ranks."""
 
+ENCODING = (ENTITY, "shared", "relation", "word", "gam", "lstm")
+"""Parameters and modules that entity vectors depend on; the gradients of others are complete with those of scores."""
+
 Exchange = Callable[[Tensor, MessageGraph], Tensor]
 Gather = Callable[[Tensor], Tensor]
 

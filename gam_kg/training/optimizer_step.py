@@ -8,7 +8,7 @@ from gam_kg.nn.recurrence import Memory
 from gam_kg.training.gradients import Gradients
 from gam_kg.training.optimizer import RowAdamW
 from gam_kg.training.step import ShardedModel, backward_step
-from gam_kg.training.step_batch import StepBatch, to_device
+from gam_kg.training.step_batch import StepBatch
 from gam_kg.training.stopwatch import Stopwatch
 
 
@@ -49,16 +49,15 @@ class OptimizerStep:
         self._gradients = Gradients(model, sharded.communicator)
 
     def __call__(self, batch: StepBatch) -> None:
-        """Do the step of a batch."""
+        """Do the step of a batch, which is on the device of the model."""
         watch = self.watch
         self._gradients.clear()
-        loss = backward_step(self._sharded, self.memory, batch, self._config, watch)
+        loss = backward_step(self._sharded, self.memory, batch, self._config, watch, self._gradients.begin)
         with watch.phase("gradients"):
             self._gradients.reduce(self._config.gradient_norm)
         with watch.phase("optimizer"):
             self.optimizer.step()
         if batch.leaving is not None:
             with watch.phase("advance"):
-                leaving = to_device(batch.leaving, self.loss.device)
-                self._sharded.update(self.memory, leaving.snapshot, leaving.rows)
+                self._sharded.update(self.memory, batch.leaving.snapshot, batch.leaving.rows)
         self.loss.copy_(loss)

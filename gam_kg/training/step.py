@@ -18,7 +18,7 @@ from gam_kg.graph.message_graph import MessageGraph, Window
 from gam_kg.nn.entity_rows import SelectedRows
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
-from gam_kg.training.step_batch import QueryBlock, StepBatch, to_device
+from gam_kg.training.step_batch import QueryBlock, StepBatch
 from gam_kg.training.stopwatch import Stopwatch
 
 
@@ -103,7 +103,12 @@ class ShardedModel:
 
 
 def backward_step(
-    sharded: ShardedModel, memory: Memory, batch: StepBatch, config: TrainConfig, watch: Stopwatch
+    sharded: ShardedModel,
+    memory: Memory,
+    batch: StepBatch,
+    config: TrainConfig,
+    watch: Stopwatch,
+    on_scored: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """The mean cross-entropy of a step over all ranks; gradients are added to the parameters' `.grad`. A collective.
 
@@ -112,22 +117,18 @@ def backward_step(
     Args:
         sharded: The model, in training mode.
         memory: Memory before the window.
-        batch: The step; its parts move to the device of the model one after another.
+        batch: The step, on the device of the model.
         config: Loss and precision.
         watch: Measures each phase.
+        on_scored: Called when all scores are back-propagated, and entity vectors are not.
     """
-    device = memory.hidden.device
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
-    with watch.phase("batch"):
-        num_answers, rows, own, window = to_device((batch.num_answers, batch.rows, batch.own, batch.window), device)
+    autocast = torch.autocast(memory.hidden.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     with watch.phase("encode"), autocast:
-        z = sharded.entity_vectors(memory, window, selected=rows, own=own)
+        z = sharded.entity_vectors(memory, batch.window, selected=batch.rows, own=batch.own)
     # Gradients of all blocks are summed at z, so that back-propagation through the window happens once.
     leaf = z.detach().requires_grad_()
     loss = z.new_zeros(())
-    for one in batch.blocks:
-        with watch.phase("batch"):
-            block = to_device(one, device)
+    for block in batch.blocks:
         with watch.phase("score"), autocast:
             scores = sharded.scores(leaf, block)
         assert block.targets is not None
@@ -135,10 +136,11 @@ def backward_step(
             total = sharded_cross_entropy(
                 scores, block.targets, smoothing=config.label_smoothing, communicator=sharded.communicator
             )
-            block_loss = total / num_answers
+            block_loss = total / batch.num_answers
         with watch.phase("backward of scores"):
             block_loss.backward()
         loss += block_loss.detach()
+    on_scored()
     with watch.phase("backward of encode"):
         z.backward(leaf.grad)
     return loss

@@ -187,7 +187,7 @@ class Trainer:
         for queries in steps:
             with watch.phase("batch"):
                 batch = self._batch(queries, whole=len(steps) == 1)
-            loss = backward_step(self.sharded, self.memory, batch, config, watch)
+            loss = backward_step(self.sharded, self.memory, batch, config, watch, self._gradients.begin)
             with watch.phase("gradients"):
                 self._gradients.reduce(config.gradient_norm)
             with watch.phase("optimizer"):

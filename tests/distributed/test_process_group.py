@@ -6,11 +6,13 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from listeners import beyond_loopback
 
-from gam_kg.distributed.process_group import join, listen, process_group
+from gam_kg.distributed.process_group import bind_beside, join, listen, process_group
 from gam_kg.errors import ConfigError
 
 TESTS = Path(__file__).parents[1]
@@ -78,3 +80,20 @@ def test_a_rank_that_cannot_join_says_why(monkeypatch):
     port, listener = listen("127.0.0.1")
     with pytest.raises(ConfigError, match=rf"rank 0 of 1 does not reach .* at 127.0.0.1, port {port} .*: no-such"):
         join("127.0.0.1", port, 0, 1, use_gpu=False, listener=listener)
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"), [("0-1,4\n", {0, 1}), ("1\n", {1}), ("64-95\n", {0, 1, 2}), (None, {0, 1, 2})]
+)
+def test_a_rank_on_a_gpu_is_bound_to_the_cpus_beside_it(monkeypatch, tmp_path, listed, expected):
+    """Those of them that it may run on; to none where the system does not say, or all are denied."""
+    place, bound = SimpleNamespace(pci_domain_id=0, pci_bus_id=0xAF, pci_device_id=0), {0, 1, 2}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: place)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: bound)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cpus: bound.intersection_update(cpus))
+    if listed is not None:
+        folder = tmp_path / "0000:af:00.0"
+        folder.mkdir()
+        (folder / "local_cpulist").write_text(listed)
+    bind_beside(torch.device("cuda", 0), tmp_path)
+    assert bound == expected

@@ -39,7 +39,7 @@ def measure(folder: Path, first: int, snapshots: int) -> dict[str, Any]:
         trainer = Trainer(config, graph, words, communicator=communicator, device=device)
         epochs = [_steps(trainer, first, snapshots) for _ in range(2)]
         own = [trainer.model.entity, *trainer.optimizer.state[trainer.model.entity].values()]
-        own += [*vars(trainer.memory).values(), trainer.model.entity_id, trainer.model.trained]
+        own += [*vars(trainer.memory).values(), trainer.model.trained]
         shared = [value for name, value in trainer.model.named_parameters() if name != ENTITY]
         return {
             "rank": communicator.rank,

@@ -2,10 +2,17 @@ import copy
 
 import pytest
 import torch
-from graphs import graph_of, random_facts, tiny_model
+from graphs import graph_of, history_before, message_graphs, random_facts, tiny_model
+from scoring import sharded
 
+from gam_kg.config import TrainConfig
 from gam_kg.distributed.communicator import Communicator
+from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.training.draws import Draws, ModelFacts
 from gam_kg.training.gradients import Gradients
+from gam_kg.training.step import backward_step
+from gam_kg.training.step_batch import make_batch
+from gam_kg.training.stopwatch import Stopwatch
 
 
 def model_and_gradients():
@@ -88,3 +95,25 @@ def test_no_two_gradients_share_a_place():
     for number, parameter in enumerate(model.parameters()):
         if parameter is not model.entity:
             assert (parameter.grad == number).all()
+
+
+@pytest.mark.parametrize("decoder", ["mlp", "conv_transe"])
+def test_what_is_summed_first_is_complete_once_scores_are_back_propagated(decoder):
+    graph = graph_of(random_facts(0, 120))
+    model = tiny_model(graph, decoder=decoder).train()
+    gradients, time, found = Gradients(model, Communicator()), 6, []
+    window, history = message_graphs(graph, (time - 2, time - 1)), history_before(graph, model.config.history, time)
+    draws = Draws(ModelFacts.of(model), CounterRNG(0, 0))
+    batch = make_batch([graph.snapshot(time).queries], window, history, TrainConfig(), draws, Communicator())
+    backward_step(
+        sharded(model),
+        model.empty_memory(),
+        batch,
+        TrainConfig(),
+        Stopwatch(),
+        lambda: found.append(gradients._early.clone()),
+    )
+    (early,) = found
+    assert torch.equal(early, gradients._early)
+    assert early.count_nonzero() > 1000
+    assert gradients._late.any()
