@@ -166,7 +166,17 @@ class TrainConfig(Section):
     precision: Literal["float32", "bf16"] = Field(
         "float32", description="of matrix products in training, float32 or bf16; evaluation is always float32"
     )
+    cuda_graphs: bool = Field(
+        True,
+        description="on one GPU, record steps as CUDA graphs and replay them for batches of the same sizes, which are "
+        "padded for it; takes more GPU memory",
+    )
     threads: Count = Field(0, description="CPU threads per worker; 0: its share of half the CPUs there are")
+    read_ahead: Count | None = Field(
+        None,
+        description="batches of steps that another thread makes ahead of the step that runs, at most; 0: none; null: "
+        "4 where a worker has a GPU or a CPU beyond its threads, else none",
+    )
     max_failures: Count = Field(3, description="restarts of failed workers, each from the last checkpoint")
     loggers: tuple[Literal["tensorboard", "mlflow"], ...] = Field(
         ("tensorboard",),

@@ -21,7 +21,17 @@ from gam_kg.versions import artifact_folder
 
 CONFIG = "config.yaml"
 # What changes how training is done but not what comes out.
-_OPERATIONAL = {"num_workers", "use_gpu", "threads", "max_failures", "checkpoint_steps", "max_logits", "loggers"}
+_OPERATIONAL = {
+    "num_workers",
+    "use_gpu",
+    "threads",
+    "read_ahead",
+    "cuda_graphs",
+    "max_failures",
+    "checkpoint_steps",
+    "max_logits",
+    "loggers",
+}
 
 
 def _graph_settings(config: Config) -> dict[str, Any]:

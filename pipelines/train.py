@@ -11,7 +11,7 @@ from ray.train import Checkpoint, CheckpointConsistencyMode
 
 from gam_kg.config import Config
 from gam_kg.training.position import Progress
-from gam_kg.training.run import Write, train_graph
+from gam_kg.training.run import Write, batches_ahead, train_graph
 from gam_kg.training.training_log import TrainingLog
 from gam_kg.workflow.train import train_here, train_stage
 from .metrics import record
@@ -87,6 +87,7 @@ def train_worker(settings: dict[str, Any]) -> None:
             latest=Path(stack.enter_context(reported.as_directory())) if reported else None,
             on_event=on_event,
             save=report_checkpoint,
+            read_ahead=batches_ahead(config),
         )
 
 

@@ -1,7 +1,8 @@
 """The ranks, and collectives without gradients; the traffic of each is counted by its purpose."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar, cast
 
 import torch
@@ -28,11 +29,13 @@ class Communicator:
         rank: The process, in `[0, world_size)`.
         world_size: Number of ranks.
         traffic: What this rank has sent.
+        group: Process group of the ranks; None: the default one.
     """
 
     rank: int = 0
     world_size: int = 1
     traffic: Traffic = field(default_factory=Traffic, compare=False, repr=False)
+    group: dist.ProcessGroup | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size:
@@ -45,6 +48,11 @@ class Communicator:
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
 
+    def apart(self) -> "Communicator":
+        """The same ranks for another thread: with traffic and a process group of its own, on CPUs. A collective."""
+        group = dist.new_group(backend="gloo") if self.world_size > 1 else None
+        return replace(self, traffic=Traffic(), group=group)
+
     def sum(self, value: Tensor, purpose: str) -> Tensor:
         """Sum over the ranks; in place, and returned."""
         return self._reduce(value, dist.ReduceOp.SUM, purpose)
@@ -53,7 +61,7 @@ class Communicator:
         """Begin a sum over the ranks, in place, while this rank goes on; the function that is returned waits for it."""
         if self.world_size == 1:
             return lambda: None
-        work = dist.all_reduce(value, async_op=True)
+        work = dist.all_reduce(value, group=self.group, async_op=True)
         assert work is not None
 
         def wait() -> None:
@@ -68,7 +76,7 @@ class Communicator:
     def barrier(self) -> None:
         """Wait until all ranks are here."""
         if self.world_size > 1:
-            dist.barrier()
+            dist.barrier(self.group)
 
     def together(self, work: Callable[[], Result]) -> Result:
         """Do what may fail on one rank alone; where it does, all ranks fail. A collective.
@@ -83,7 +91,7 @@ class Communicator:
             error = found
         failed = torch.tensor([error is not None], dtype=torch.int64)
         if self.world_size > 1:
-            dist.all_reduce(failed)
+            dist.all_reduce(failed, group=self.group)
         if error is not None:
             raise error
         if failed.item():
@@ -107,21 +115,22 @@ class Communicator:
             return value
         out = value.new_empty(self.world_size * len(value), *value.shape[1:])
         sent = (self.world_size - 1) * value.nbytes
-        self._run(purpose, sent, value, lambda: _all_gather(out, value.contiguous()))
+        self._run(purpose, sent, value, lambda: _all_gather(out, value.contiguous(), group=self.group))
         return out
 
     def reduce_scatter(self, value: Tensor, purpose: str) -> Tensor:
         """Sum over the ranks; each receives its part of the rows, (world_size * n, ...) → (n, ...)."""
         out = value.new_empty(len(value) // self.world_size, *value.shape[1:])
         sent = (self.world_size - 1) * out.nbytes
-        self._run(purpose, sent, value, lambda: _reduce_scatter(out, value.contiguous()))
+        self._run(purpose, sent, value, lambda: _reduce_scatter(out, value.contiguous(), group=self.group))
         return out
 
     def all_to_all(self, value: Tensor, send: list[int], receive: list[int], purpose: str) -> Tensor:
         """Send `send[p]` rows to rank p, one rank after another, and receive `receive[p]` rows from it."""
         out = value.new_empty(sum(receive), *value.shape[1:])
         sent = (len(value) - send[self.rank]) * value[:1].nbytes
-        self._run(purpose, sent, value, lambda: dist.all_to_all_single(out, value.contiguous(), receive, send))
+        exchange = partial(dist.all_to_all_single, out, value.contiguous(), receive, send, group=self.group)
+        self._run(purpose, sent, value, exchange)
         return out
 
     def send_rows(self, rows: Tensor, owner: Tensor, purpose: str) -> Tensor:
@@ -139,7 +148,7 @@ class Communicator:
 
     def _reduce(self, value: Tensor, operation: dist.ReduceOp.RedOpType, purpose: str) -> Tensor:
         if self.world_size > 1:
-            self._run(purpose, self._reduced(value), value, lambda: dist.all_reduce(value, operation))
+            self._run(purpose, self._reduced(value), value, lambda: dist.all_reduce(value, operation, self.group))
         return value
 
     def _reduced(self, value: Tensor) -> float:

@@ -1,7 +1,7 @@
 """The traffic of a rank by purpose: bytes sent, collectives and the time in them."""
 
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -53,6 +53,14 @@ class Traffic:
             started = perf_counter()
             yield
             found.seconds += perf_counter() - started
+
+    def add(self, found: Mapping[str, PurposeSums]) -> None:
+        """Add what `take` of another has returned."""
+        for purpose, more in found.items():
+            sums = self.by_purpose[purpose]
+            sums.bytes += more.bytes
+            sums.collectives += more.collectives
+            sums.seconds += more.seconds
 
     def take(self) -> dict[str, PurposeSums]:
         """The sums by purpose; resets them and `halo_rows` to zero."""

@@ -22,6 +22,7 @@ from gam_kg.storage import is_remote
 from gam_kg.text import printable
 from gam_kg.training.run import (
     LocalCheckpoints,
+    batches_ahead,
     compute_device,
     describe_checkpoint,
     threads,
@@ -47,6 +48,7 @@ def main(arguments: list[str]) -> None:
         raise ConfigError("give a configuration file: python -m gam_kg.training CONFIG [a.b=value ...]")
     config = load_config(arguments[0], arguments[1:])
     torch.set_num_threads(threads(config))
+    read_ahead = batches_ahead(config)
     compute_device(config)
     if is_remote(config.run_dir):
         raise ConfigError(f"run_dir={config.run_dir}: give a folder that all ranks see; `gam-kg train` takes a URI")
@@ -76,6 +78,7 @@ def main(arguments: list[str]) -> None:
             latest=latest,
             on_event=log or (lambda _: None),
             save=checkpoints.save,
+            read_ahead=read_ahead,
         )
         if communicator.rank == 0:
             path = place_to_write(run, "checkpoint")

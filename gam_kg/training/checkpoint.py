@@ -52,6 +52,7 @@ _DIGESTS = "digests"
 
 def save(trainer: Trainer, folder: Path) -> None:
     """Write a rank's part of a training checkpoint."""
+    trainer.read_losses()
     partition = trainer.model.partition
     save_weights(trainer.model.state_dict(), folder, partition)
     save_optimizer_state(trainer.optimizer_state, folder, partition)
@@ -285,10 +286,8 @@ def _weights_for(model: GAMLSTM, folder: Path, trained: tuple[int, int] | None =
     weights, expected = grown_weights(weights, num_relations, model), model.state_dict()
     found, required = ({name: value.shape for name, value in one.items()} for one in (weights, expected))
     differing = sorted(name for name in found.keys() | required.keys() if found.get(name) != required.get(name))
-    if differing:
-        raise ArtifactError(
-            f"{folder}: the checkpoint is of another model; weights that differ: {', '.join(differing)}"
-        )
+    if names := ", ".join(differing):
+        raise ArtifactError(f"{folder}: the checkpoint is of another model; weights that differ: {names}")
     require_finite_weights(weights, folder)
     return weights
 

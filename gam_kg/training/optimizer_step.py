@@ -1,10 +1,8 @@
 """An optimizer step as one function of its batch, with all of its results written in place."""
 
 import torch
-from torch import Tensor
 
 from gam_kg.config import TrainConfig
-from gam_kg.nn.recurrence import Memory
 from gam_kg.training.gradients import Gradients
 from gam_kg.training.optimizer import RowAdamW
 from gam_kg.training.step import ShardedModel, backward_step

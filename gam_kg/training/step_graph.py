@@ -1,7 +1,7 @@
-"""Optimizer steps on a GPU as recordings (CUDA graphs), since handing over their kernels takes longer than computing."""
+"""Optimizer steps that are recorded once and replayed: a GPU computes a step faster than its kernels are launched."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 

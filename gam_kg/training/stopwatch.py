@@ -1,7 +1,7 @@
 """Where a step's time goes."""
 
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -22,6 +22,11 @@ class Stopwatch:
         started = perf_counter()
         yield
         self.seconds[name] += perf_counter() - started
+
+    def add(self, seconds: Mapping[str, float], prefix: str) -> None:
+        """Add seconds by phase, whose names get a prefix."""
+        for name, more in seconds.items():
+            self.seconds[prefix + name] += more
 
     def take(self) -> dict[str, float]:
         """The sums, which start from zero again."""

@@ -8,8 +8,8 @@ Randomness is a function of seed, step and purpose, so that there is no generato
 import math
 import resource
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import closing, nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,35 +18,26 @@ from torch import Tensor
 
 from gam_kg.config import Config
 from gam_kg.distributed.communicator import Communicator
-from gam_kg.distributed.snapshots import read_snapshots
 from gam_kg.errors import GamKGError
-from gam_kg.graph.message_graph import MessageGraph
 from gam_kg.graph.name_words import NameWords
-from gam_kg.graph.snapshot import Queries, Snapshot
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.graph.word_agreement import word_agreement
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import build_history
 from gam_kg.nn.model import GAMLSTM
-from gam_kg.ops.counter_rng import CounterRNG
-from gam_kg.training.draws import Draws, ModelFacts
+from gam_kg.nn.recurrence import Memory
+from gam_kg.training.batches import Batches, SnapshotEnd, Step
+from gam_kg.training.draws import ModelFacts
 from gam_kg.training.evaluate import validate
-from gam_kg.training.gradients import Gradients
-from gam_kg.training.optimizer import MOMENTS, RowAdamW, learning_rate
+from gam_kg.training.optimizer import MOMENTS, learning_rate
+from gam_kg.training.optimizer_step import OptimizerStep
 from gam_kg.training.position import Position, Progress
-from gam_kg.training.step import ShardedModel, backward_step
-from gam_kg.training.step_batch import (
-    BatchCache,
-    StepBatch,
-    full_batch,
-    full_blocks,
-    leaving_snapshot,
-    make_batch,
-    queries_ahead,
-    step_queries,
-    to_device,
-)
-from gam_kg.training.stopwatch import Stopwatch
+from gam_kg.training.read_ahead import read_ahead as made_ahead
+from gam_kg.training.step import ShardedModel
+from gam_kg.training.step_graph import CUDARecorder, Recorder, StepGraphs
+
+LOSSES_AT_ONCE = 16
+"""Losses that are read from a GPU together: each time the program waits for it. On a CPU each is read at once."""
 
 
 class Trainer:
@@ -60,6 +51,8 @@ class Trainer:
         communicator: The ranks.
         model: A trained model to go on from, which training changes; None: a new one, of `config` and `words`.
         history: The history index of the graph; None: a new one.
+        read_ahead: How many batches a thread makes ahead of their steps, at most; None: `train.read_ahead`, none where
+            it is automatic. On several ranks none is with a `history`, whose collectives are those of training.
     """
 
     def __init__(
@@ -72,27 +65,27 @@ class Trainer:
         communicator: Communicator | None = None,
         model: GAMLSTM | None = None,
         history: HistoryIndex | None = None,
+        read_ahead: int | None = None,
     ) -> None:
         self.config, self.communicator = config, communicator or Communicator()
         partition = graph.partition
         if (partition.rank, partition.world_size) != (self.communicator.rank, self.communicator.world_size):
             raise ValueError(f"the graph is of another shard than {self.communicator}: {partition}")
         self.graph, self._device = graph, torch.device(device)
-        self.history = history or build_history(self.graph, config.model.history, self.communicator)
+        apart = self.communicator.apart()
+        self.history = history or build_history(self.graph, config.model.history, apart)
+        ahead = (config.train.read_ahead or 0) if read_ahead is None else read_ahead
+        self._ahead = ahead if history is None or self.communicator.world_size == 1 else 0
         self.model = (model or self._new_model(words)).to(device)
         self.sharded = ShardedModel(self.model, self.communicator)
-        self._model_facts = ModelFacts.of(self.model)
-        self.optimizer = RowAdamW(self.model.parameters(), weight_decay=config.train.weight_decay, fused=True)
-        self._gradients = Gradients(self.model, self.communicator)
-        self._cache = BatchCache(self.communicator)
-        self._watch = Stopwatch()
-        # The snapshots just before the next one, whose updates of memory get gradients.
-        self._window: deque[MessageGraph] = deque()
-        # The snapshots after the next one that training looks ahead to.
-        self._following: deque[Snapshot] = deque()
+        self._batches = Batches(config, graph, self.history, ModelFacts.of(self.model), apart)
+        self._step = OptimizerStep(self.sharded, config.train)
+        self._steps = StepGraphs(self._step, self._device, self._recorder())
+        self.optimizer, self._watch = self._step.optimizer, self._step.watch
+        # Losses that are still on the device, with the snapshot and the answers of each.
+        self._losses: list[tuple[Tensor, int, int]] = []
         self.times = self.graph.times_in("train")
         self.position = Position()
-        self.memory = self.model.empty_memory()
         # On the CPU; empty before the first epoch ends.
         self.best_weights: dict[str, Tensor] = {}
         self.best_optimizer_state: dict[str, Tensor] = {}
@@ -108,6 +101,21 @@ class Trainer:
             model.word_agreement.copy_(word_agreement(words, graph, total))
         return model
 
+    def _recorder(self) -> Recorder | None:
+        """Collectives are not recorded: ranks may have batches of different sizes."""
+        is_used = self._device.type == "cuda" and self.config.train.cuda_graphs and self.communicator.world_size == 1
+        return CUDARecorder(self._device) if is_used else None
+
+    @property
+    def memory(self) -> Memory:
+        """The memory of all rows, one window behind the next step."""
+        return self._step.memory
+
+    @memory.setter
+    def memory(self, value: Memory) -> None:
+        self._step.memory = value
+        self._steps.forget()
+
     @property
     def optimizer_state(self) -> dict[str, Tensor]:
         """Moments and number of steps of each parameter, as `<parameter>.exp_avg`; empty before the first step."""
@@ -122,6 +130,7 @@ class Trainer:
             for name, parameter in self.model.named_parameters():
                 moments = {moment: values[f"{name}.{moment}"].to(self._device) for moment in MOMENTS}
                 self.optimizer.state[parameter] = {"step": step.to(self._device, copy=True), **moments}
+            self._steps.forget()
 
     @property
     def finished(self) -> bool:
@@ -139,105 +148,80 @@ class Trainer:
             yield self._progress("validate", 1, metrics=metrics, checkpoint=True)
 
     def rest_of_epoch(self) -> Iterator[Progress]:
-        """Train on the snapshots of `times` from the position on."""
+        """Train on the snapshots of `times` from the position on.
+
+        Raises:
+            GamKGError: The loss is not finite.
+        """
         position, every = self.position, self.config.train.checkpoint_steps
-        snapshots = self._snapshots()
-        while True:
-            started = time.perf_counter()
-            self.communicator.traffic.take()
-            with self._watch.phase("read"):
-                snapshot = next(snapshots, None)
-            if snapshot is None:
-                return
-            steps_before = position.step
-            self._train_snapshot(snapshot)
-            took = self._took(snapshot.queries, time.perf_counter() - started)
-            due = every > 0 and position.index < len(self.times)
-            due = due and position.step // every > steps_before // every
-            yield self._progress("train", position.index, checkpoint=due, snapshot=took)
+        steps_before, started = position.step, time.perf_counter()
+        self.communicator.traffic.take()
+        with closing(made_ahead(self._batches.steps(self.times, position.index, position.step), self._ahead)) as steps:
+            while (step := self._next(steps)) is not None:
+                self._train_step(step)
+                if step.end is None:
+                    continue
+                position.index += 1
+                took = self._took(step.time, step.end, time.perf_counter() - started)
+                due = every > 0 and position.index < len(self.times)
+                due = due and position.step // every > steps_before // every
+                if due:
+                    self.read_losses()
+                yield self._progress("train", position.index, checkpoint=due, snapshot=took)
+                steps_before, started = position.step, time.perf_counter()
+                self.communicator.traffic.take()
+        self.read_losses()
 
-    def _snapshots(self) -> Iterator[Snapshot]:
-        """The rest of the epoch; what came before is inserted into the history. A collective."""
-        self.history.reset()
-        self._window.clear()
-        past, rest = self.times[: self.position.index], self.times[self.position.index :]
-        for snapshot in read_snapshots(self.graph, past, self.communicator):
-            self._insert(snapshot)
-        following, most = self._following, self.config.train.max_horizon - 1
-        following.clear()
-        for snapshot in read_snapshots(self.graph, rest, self.communicator):
-            following.append(snapshot)
-            while following and snapshot.time - following[0].time >= most:
-                yield following.popleft()
-        while following:
-            yield following.popleft()
+    def _next(self, steps: Iterator[Step]) -> Step | None:
+        with self._watch.phase("wait") if self._ahead else nullcontext():
+            return next(steps, None)
 
-    def _insert(self, snapshot: Snapshot) -> MessageGraph | None:
-        """Insert a snapshot into history and window; returns the one that leaves the window for it."""
-        self.history.insert(snapshot)
-        self._window.append(MessageGraph.of(snapshot, self.graph.partition))
-        return self._window.popleft() if len(self._window) > self.config.train.window else None
-
-    def _train_snapshot(self, snapshot: Snapshot) -> None:
-        position, config, watch = self.position, self.config.train, self._watch
+    def _train_step(self, step: Step) -> None:
+        position = self.position
         self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, position.epoch + position.index / len(self.times))
-        steps = step_queries(snapshot.queries, config, (self.config.seed * 1_000_003 + position.step) % 2**63)
-        for queries in steps:
-            with watch.phase("batch"):
-                batch = self._batch(queries, whole=len(steps) == 1)
-            loss = backward_step(self.sharded, self.memory, batch, config, watch, self._gradients.begin)
-            with watch.phase("gradients"):
-                self._gradients.reduce(config.gradient_norm)
-            with watch.phase("optimizer"):
-                self.optimizer.step()
-                self._gradients.clear()
-            position.step += 1
-            position.loss += float(loss) * len(queries.answer)
-            position.answers += len(queries.answer)
+        epochs = position.epoch + position.index / len(self.times)
+        self._step.learning_rate.fill_(learning_rate(self.config.train, epochs))
+        self._steps(step.batch)
+        position.step += 1
+        self._losses.append((self._step.loss.clone(), step.time, step.answers))
+        if len(self._losses) >= (1 if self._device.type == "cpu" else LOSSES_AT_ONCE):
+            self.read_losses()
+
+    def read_losses(self) -> None:
+        """Add the losses of the last steps, which are still on the device, to the position.
+
+        Raises:
+            GamKGError: One of them is not finite.
+        """
+        if not self._losses:
+            return
+        losses, times, answers = zip(*self._losses, strict=True)
+        self._losses.clear()
+        position = self.position
+        for loss, number in zip(torch.stack(losses).tolist(), answers, strict=True):
+            position.loss += loss * number
+            position.answers += number
         if not math.isfinite(position.loss):
+            span = f"snapshot {times[0]}" if times[0] == times[-1] else f"snapshots {times[0]} to {times[-1]}"
             raise GamKGError(
-                f"the loss is {position.loss} at epoch {position.epoch + 1}, snapshot {snapshot.time}; "
-                f"lower train.learning_rate (found {config.learning_rate})"
+                f"the loss is {position.loss} at epoch {position.epoch + 1}, {span}; "
+                f"lower train.learning_rate (found {self.config.train.learning_rate})"
             )
-        with watch.phase("advance"):
-            # The stored memory stays one window behind: the updates inside it are recomputed with gradients.
-            leaving = self._insert(snapshot)
-            if leaving is not None:
-                update = to_device(leaving_snapshot(leaving, self._draws()), self._device)
-                self.sharded.update(self.memory, update.snapshot, update.rows)
-        position.index += 1
 
-    def _batch(self, queries: Queries, *, whole: bool) -> StepBatch:
-        """The batch of a step; blocks of a `whole` snapshot are cached, those ahead differ from epoch to epoch."""
-        config, draws, window = self.config.train, self._draws(), tuple(self._window)
-        ahead = queries_ahead(queries, [one.queries for one in self._following], config, draws.rng)
-        if not whole or config.candidates == "sampled":
-            return make_batch([queries, *ahead], window, self.history, config, draws, self.communicator)
-        # Those ahead first, as inserting reads what was found last.
-        blocks_ahead = full_blocks(ahead, self.history, config, self.communicator)
-        blocks = self._cache.find(queries)
-        if blocks is None:
-            blocks = full_blocks([queries], self.history, config, self.communicator)
-            self._cache.insert(queries, blocks)
-        return full_batch([queries, *ahead], window, blocks + blocks_ahead, draws)
-
-    def _took(self, queries: Queries, seconds: float) -> dict[str, Any]:
-        traffic, partition = self.communicator.traffic, self.graph.partition
-        # The edges of a rank are the answers to queries about its subjects.
-        owner = partition.owner(queries.subject[queries.answer_query])
-        edges = torch.bincount(owner, minlength=partition.world_size)
+    def _took(self, snapshot: int, end: SnapshotEnd, seconds: float) -> dict[str, Any]:
+        traffic, watch = self.communicator.traffic, self._watch
+        watch.add(end.phases, "ahead: " if self._ahead else "")
+        traffic.add(end.traffic)
         halo_rows = traffic.halo_rows  # `take` resets it
         took = {
             "step": self.position.step,
-            "snapshot": queries.time,
-            "answers": len(queries.answer),
+            "snapshot": snapshot,
+            "answers": end.answers,
             "seconds": seconds,
-            "phases": self._watch.take(),
+            "phases": watch.take(),
             "traffic": {name: list(vars(found).values()) for name, found in traffic.take().items()},
             "halo_rows": halo_rows,
-            "edges_max_over_mean": float(edges.max()) * partition.world_size / max(1, int(edges.sum())),
+            "edges_max_over_mean": end.edges_max_over_mean,
         }
         self.position.count(took)
         return took
@@ -254,16 +238,13 @@ class Trainer:
             self.best_weights, self.best_optimizer_state = {}, {}  # freed before the new ones are made
             self.best_weights = _copies(self.model.state_dict())
             self.best_optimizer_state = _copies(self.optimizer_state)
-        self.memory = self.model.empty_memory()
+        self.memory.clear()
         return metrics
 
     def _progress(self, phase: str, done: int, **more: Any) -> Progress:
         position, total = self.position, len(self.times) if phase == "train" else 1
         epoch = position.epoch + (0 if more.get("metrics") else 1)
         return Progress(phase, epoch, done, total, position.loss / max(1, position.answers), **more)
-
-    def _draws(self) -> Draws:
-        return Draws(self._model_facts, CounterRNG(self.config.seed, self.position.step))
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from gam_kg.run_folder import remove_finished_training
 from gam_kg.training.position import Progress
 from gam_kg.training.run import (
     LocalCheckpoints,
+    batches_ahead,
     compute_device,
     describe_checkpoint,
     threads,
@@ -77,7 +78,14 @@ def train_here(config: Config, graph_path: Path, storage: Path, _: ExitStack, on
     latest, save = local.latest(), local.save
     try:
         train_graph(
-            config, graph_path, communicator=communicator, device=device, latest=latest, on_event=on_event, save=save
+            config,
+            graph_path,
+            communicator=communicator,
+            device=device,
+            latest=latest,
+            on_event=on_event,
+            save=save,
+            read_ahead=batches_ahead(config),
         )
     finally:
         torch.set_num_threads(num_threads)
