@@ -172,6 +172,12 @@ class TrainConfig(Section):
         "padded for it; takes more GPU memory",
     )
     threads: Count = Field(0, description="CPU threads per worker; 0: its share of half the CPUs there are")
+    batch_workers: Count | None = Field(
+        None,
+        description="processes that make the batches of steps, each those of its share of the snapshots; 0: none, "
+        "batches are made where training is; null: 4, or fewer where there are fewer CPUs, for a GPU, else none; with "
+        "several training workers there are none",
+    )
     read_ahead: Count | None = Field(
         None,
         description="batches of steps that another thread makes ahead of the step that runs, at most; 0: none; null: "

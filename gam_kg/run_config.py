@@ -25,6 +25,7 @@ _OPERATIONAL = {
     "num_workers",
     "use_gpu",
     "threads",
+    "batch_workers",
     "read_ahead",
     "cuda_graphs",
     "max_failures",

@@ -68,6 +68,8 @@ UNUSUAL: dict[str, Any] = {
     "train.use_gpu": True,
     "train.precision": "bf16",
     "train.threads": 3,
+    "train.batch_workers": 1,
+    "train.read_ahead": 2,
     "train.max_failures": 5,
     "train.loggers": ("mlflow",),
 }

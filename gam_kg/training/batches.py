@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 import torch
 
@@ -14,6 +15,7 @@ from gam_kg.graph.message_graph import MessageGraph
 from gam_kg.graph.snapshot import Queries, Snapshot
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.history.index import HistoryIndex
+from gam_kg.history.sharded import copy_history
 from gam_kg.ops.counter_rng import CounterRNG
 from gam_kg.training.draws import Draws, ModelFacts
 from gam_kg.training.step_batch import (
@@ -23,6 +25,7 @@ from gam_kg.training.step_batch import (
     full_blocks,
     leaving_snapshot,
     make_batch,
+    num_steps,
     queries_ahead,
     step_queries,
 )
@@ -63,6 +66,22 @@ class Step:
     end: SnapshotEnd | None
 
 
+@dataclass(frozen=True)
+class Turn:
+    """The snapshots whose batches are made in one place: every `number`-th, from one on.
+
+    Attributes:
+        first: Number of the first among the snapshots of the epoch that are left, in `[0, number)`.
+        number: How many places there are.
+    """
+
+    first: int = 0
+    number: int = 1
+
+
+EVERY = Turn()
+
+
 class Batches:
     """Makes the batches of a rank, in lockstep with the other ranks.
 
@@ -91,22 +110,28 @@ class Batches:
         # The snapshots after the next one that training looks ahead to.
         self._following: deque[Snapshot] = deque()
 
-    def steps(self, times: Sequence[int], index: int, step: int) -> Iterator[Step]:
+    def steps(self, times: Sequence[int], index: int, step: int, turn: Turn = EVERY) -> Iterator[Step]:
         """The steps of some snapshots. A collective.
 
         Args:
             times: Snapshots of the epoch, in time order.
             index: The first that steps are made of; those before are inserted into the history.
             step: Number of the first step.
+            turn: Of which snapshots; the others are inserted into the history too.
         """
         self._watch.take()
         self._communicator.traffic.take()
         snapshots = self._snapshots(times, index)
-        while True:
+        for number in count():
             with self._watch.phase("read"):
                 snapshot = next(snapshots, None)
             if snapshot is None:
                 return
+            if number % turn.number != turn.first:
+                step += num_steps(snapshot.queries, self._config.train)
+                with self._watch.phase("history"):
+                    self._insert(snapshot)
+                continue
             parts = step_queries(snapshot.queries, self._config.train, (self._config.seed * 1_000_003 + step) % 2**63)
             for queries in parts:
                 with self._watch.phase("batch"):
@@ -119,6 +144,14 @@ class Batches:
                         batch = replace(batch, leaving=leaving_snapshot(leaving, self._draws(step)))
                     end = self._end(snapshot.queries)
                 yield Step(batch, snapshot.time, len(queries.answer), end)
+
+    def history_after(self, times: Sequence[int]) -> HistoryIndex:
+        """A history that has all of some snapshots, in a world of one."""
+        history = copy_history(self._history)
+        history.reset()
+        for snapshot in read_snapshots(self._graph, times, self._communicator):
+            history.insert(snapshot)
+        return history
 
     def _snapshots(self, times: Sequence[int], index: int) -> Iterator[Snapshot]:
         """The snapshots from the first on, each when those that training looks ahead to are read too."""

@@ -10,6 +10,7 @@ is too short for rows of their own, and what is new of them is in the memory and
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -189,6 +190,7 @@ def fine_tune(
         communicator=communicator,
         model=deepcopy(model),
         history=history,
+        batch_workers=0,  # training alone fills the history that is read below
     )
     steps = [int(value) for name, value in optimizer_state.items() if name.endswith(".step")]
     trainer.optimizer_state = optimizer_state
@@ -223,8 +225,9 @@ def fine_tune(
 def _train(trainer: Trainer, times: list[int], first: int, tick: Tick) -> None:
     """Train on some snapshots from the one at a position on; the history then has all of them."""
     trainer.times, trainer.position.index = times, first
-    for _ in trainer.rest_of_epoch():
-        tick()
+    with closing(trainer.rest_of_epoch()) as events:
+        for _ in events:
+            tick()
 
 
 def _scorer(sharded: ShardedModel, trainer: Trainer, times: list[int]) -> ModelScorer:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from gam_kg.training.trainer import Trainer
 WORDS = "words.json"
 BATCHES_AHEAD = 4
 """Measured: more are no faster, as they are made at the rate at which they are used."""
+
+MOST_BATCH_WORKERS = 4
+"""Each inserts all snapshots into a history of its own, so that many are not much faster than some."""
 
 Write = Callable[[Path], None]
 Save = Callable[[Write, dict[str, Any]], None]
@@ -64,7 +68,15 @@ def train_graph(
     """
     graph, manifest = TemporalGraph.load(graph_path, rank=communicator.rank, world_size=communicator.world_size)
     words = NameWords.stored(graph_path, manifest, of_names=config.model.name_words, known=graph.trained.tolist())
-    trainer = Trainer(config, graph, words, device=device, communicator=communicator, read_ahead=read_ahead)
+    trainer = Trainer(
+        config,
+        graph,
+        words,
+        device=device,
+        communicator=communicator,
+        read_ahead=read_ahead,
+        batch_workers=batch_workers(config),
+    )
     if latest is not None:
         checkpoint.require_undamaged(latest, communicator)
         checkpoint.load(trainer, latest)
@@ -76,12 +88,13 @@ def train_graph(
                 (folder / WORDS).write_text(json.dumps(words.words if words else []), encoding="utf-8")
             checkpoint.seal(folder, graph.partition)
 
-    for event in trainer.run():
-        on_event(event)
-        if event.checkpoint:
-            if trainer.finished:
-                calibrate(trainer)
-            save(write, event.metrics or {})
+    with closing(trainer.run()) as events:
+        for event in events:
+            on_event(event)
+            if event.checkpoint:
+                if trainer.finished:
+                    calibrate(trainer)
+                save(write, event.metrics or {})
 
 
 class LocalCheckpoints:
@@ -194,6 +207,13 @@ def batches_ahead(config: Config) -> int:
     workers = max(train.most_workers, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
     spare = len(os.sched_getaffinity(0)) > workers * threads(config)
     return BATCHES_AHEAD if train.use_gpu or spare else 0
+
+
+def batch_workers(config: Config) -> int:
+    """Processes that make batches: as configured, or some where a GPU would wait for one alone."""
+    if config.train.batch_workers is not None:
+        return config.train.batch_workers
+    return max(1, min(MOST_BATCH_WORKERS, len(os.sched_getaffinity(0)) - 2)) if config.train.use_gpu else 0
 
 
 def compute_device(config: Config) -> str:

@@ -102,15 +102,20 @@ def divide_queries(queries: Queries, num_candidates: int, max_scores: int) -> It
         yield queries.select(block)
 
 
+def num_steps(queries: Queries, config: TrainConfig) -> int:
+    """Number of optimizer steps over the queries of a snapshot, 1 at least."""
+    number = min(round(len(queries.answer) / config.step_answers), config.max_steps_per_snapshot, len(queries))
+    return max(1, number)
+
+
 def step_queries(queries: Queries, config: TrainConfig, seed: int) -> list[Queries]:
     """Divide the queries of a snapshot at random over its optimizer steps, each query to exactly one.
 
     A snapshot is divided into about `answers / step_answers` steps, `max_steps_per_snapshot` at most, so that steps per
     fact do not depend on the size of snapshots.
     """
-    number = max(1, round(len(queries.answer) / config.step_answers))
-    number = min(number, config.max_steps_per_snapshot, len(queries))
-    if number <= 1:
+    number = num_steps(queries, config)
+    if number == 1:
         return [queries]
     order = torch.randperm(len(queries), generator=torch.Generator().manual_seed(seed))
     return [queries.select(rows) for rows in order.tensor_split(number)]

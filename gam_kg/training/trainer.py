@@ -8,7 +8,7 @@ Randomness is a function of seed, step and purpose, so that there is no generato
 import math
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, nullcontext
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import build_history
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
+from gam_kg.training.batch_workers import BatchWorkers
 from gam_kg.training.batches import Batches, SnapshotEnd, Step
 from gam_kg.training.draws import ModelFacts
 from gam_kg.training.evaluate import validate
@@ -53,6 +54,8 @@ class Trainer:
         history: The history index of the graph; None: a new one.
         read_ahead: How many batches a thread makes ahead of their steps, at most; None: `train.read_ahead`, none where
             it is automatic. On several ranks none is with a `history`, whose collectives are those of training.
+        batch_workers: How many processes make batches, in a world of one; None: `train.batch_workers`, none where it is
+            automatic.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Trainer:
         model: GAMLSTM | None = None,
         history: HistoryIndex | None = None,
         read_ahead: int | None = None,
+        batch_workers: int | None = None,
     ) -> None:
         self.config, self.communicator = config, communicator or Communicator()
         partition = graph.partition
@@ -76,6 +80,9 @@ class Trainer:
         self.history = history or build_history(self.graph, config.model.history, apart)
         ahead = (config.train.read_ahead or 0) if read_ahead is None else read_ahead
         self._ahead = ahead if history is None or self.communicator.world_size == 1 else 0
+        workers = (config.train.batch_workers or 0) if batch_workers is None else batch_workers
+        self._num_workers = workers if self.communicator.world_size == 1 else 0
+        self._workers: BatchWorkers | None = None
         self.model = (model or self._new_model(words)).to(device)
         self.sharded = ShardedModel(self.model, self.communicator)
         self._batches = Batches(config, graph, self.history, ModelFacts.of(self.model), apart)
@@ -84,6 +91,7 @@ class Trainer:
         self.optimizer, self._watch = self._step.optimizer, self._step.watch
         # Losses that are still on the device, with the snapshot and the answers of each.
         self._losses: list[tuple[Tensor, int, int]] = []
+        self._losses_at_once = 1 if self._device.type == "cpu" else LOSSES_AT_ONCE
         self.times = self.graph.times_in("train")
         self.position = Position()
         # On the CPU; empty before the first epoch ends.
@@ -139,15 +147,24 @@ class Trainer:
         waited = position.epoch - position.best_epoch
         return position.epoch >= config.epochs or (position.epoch > 0 and waited >= config.patience)
 
-    def run(self) -> Iterator[Progress]:
-        """Train until finished, from wherever the position is."""
-        while not self.finished:
-            yield from self.rest_of_epoch()
-            yield self._progress("validate", 0)
-            metrics = self._end_epoch()
-            yield self._progress("validate", 1, metrics=metrics, checkpoint=True)
+    def run(self) -> Generator[Progress]:
+        """Train until finished, from wherever the position is; close it to stop before.
 
-    def rest_of_epoch(self) -> Iterator[Progress]:
+        Raises:
+            GamKGError: The loss is not finite.
+        """
+        try:
+            while not self.finished:
+                yield from self.rest_of_epoch()
+                yield self._progress("validate", 0)
+                metrics = self._end_epoch()
+                yield self._progress("validate", 1, metrics=metrics, checkpoint=True)
+        finally:
+            if self._workers is not None:
+                self._workers.close()
+                self._workers = None
+
+    def rest_of_epoch(self) -> Generator[Progress]:
         """Train on the snapshots of `times` from the position on.
 
         Raises:
@@ -156,7 +173,7 @@ class Trainer:
         position, every = self.position, self.config.train.checkpoint_steps
         steps_before, started = position.step, time.perf_counter()
         self.communicator.traffic.take()
-        with closing(made_ahead(self._batches.steps(self.times, position.index, position.step), self._ahead)) as steps:
+        with closing(self._steps()) as steps:
             while (step := self._next(steps)) is not None:
                 self._train_step(step)
                 if step.end is None:
@@ -172,8 +189,17 @@ class Trainer:
                 self.communicator.traffic.take()
         self.read_losses()
 
+    def _steps(self) -> Generator[Step]:
+        """The steps from the position on."""
+        position = self.position
+        if not self._num_workers:
+            return made_ahead(self._batches.steps(self.times, position.index, position.step), self._ahead)
+        if self._workers is None:
+            self._workers = BatchWorkers(self._batches, self.times, self._num_workers, max(2, self._ahead))
+        return self._workers.steps(position.index, position.step)
+
     def _next(self, steps: Iterator[Step]) -> Step | None:
-        with self._watch.phase("wait") if self._ahead else nullcontext():
+        with self._watch.phase("wait") if self._ahead or self._num_workers else nullcontext():
             return next(steps, None)
 
     def _train_step(self, step: Step) -> None:
@@ -184,7 +210,7 @@ class Trainer:
         self._steps(step.batch)
         position.step += 1
         self._losses.append((self._step.loss.clone(), step.time, step.answers))
-        if len(self._losses) >= (1 if self._device.type == "cpu" else LOSSES_AT_ONCE):
+        if len(self._losses) >= self._losses_at_once:
             self.read_losses()
 
     def read_losses(self) -> None:
@@ -210,7 +236,7 @@ class Trainer:
 
     def _took(self, snapshot: int, end: SnapshotEnd, seconds: float) -> dict[str, Any]:
         traffic, watch = self.communicator.traffic, self._watch
-        watch.add(end.phases, "ahead: " if self._ahead else "")
+        watch.add(end.phases, "ahead: " if self._ahead or self._num_workers else "")
         traffic.add(end.traffic)
         halo_rows = traffic.halo_rows  # `take` resets it
         took = {
@@ -228,9 +254,8 @@ class Trainer:
 
     def _end_epoch(self) -> dict[str, Any]:
         position, config = self.position, self.config.train
-        valid = validate(
-            self.sharded, self.graph, self.history, max_scores=config.max_logits, num_facts=config.valid_facts
-        )
+        history = self.history if self._workers is None else self._workers.history()
+        valid = validate(self.sharded, self.graph, history, max_scores=config.max_logits, num_facts=config.valid_facts)
         found: dict[str, Any] = {f"valid_{name}": value for name, value in valid.items() if name != "count"}
         found |= {"peak_memory_bytes": _peak_memory(self._device), "world_size": self.communicator.world_size}
         metrics = position.end_epoch(found)

@@ -104,7 +104,7 @@ def dense(grad: Tensor) -> Tensor:
 
 def _train(trainer: Trainer) -> dict[str, Any]:
     losses, shared, rows, norms, queries = [], [], [], [], []
-    reduce, make = trainer._gradients.reduce, trainer._batch
+    reduce, make = trainer._gradients.reduce, trainer._batches._batch
 
     def noted_batch(*arguments: Any, **options: Any) -> StepBatch:
         batch = make(*arguments, **options)
@@ -115,14 +115,14 @@ def _train(trainer: Trainer) -> dict[str, Any]:
         queries.append(by_horizon)
         return batch
 
-    def noted(max_norm: float) -> float:
+    def noted(max_norm: float) -> Tensor:
         norms.append(reduce(max_norm))
         gradients = {name: dense(p.grad).clone().cpu() for name, p in trainer.model.named_parameters()}
         rows.append(gradients.pop(ENTITY))
         shared.append(gradients)
         return norms[-1]
 
-    trainer._gradients.reduce, trainer._batch = noted, noted_batch
+    trainer._gradients.reduce, trainer._batches._batch = noted, noted_batch
     steps = trainer.run()
     while trainer.position.step < STEPS:
         losses.append(next(steps).loss)

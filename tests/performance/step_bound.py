@@ -128,7 +128,7 @@ def main() -> None:
         for step in walk(trainer, arguments.first, snapshots):
             found = noted.taken()
             products += [] if step is None else [found]
-    trainer._cache = BatchCache(trainer.communicator)
+    trainer._batches._cache = BatchCache(trainer.communicator)
     for epoch in ("first epoch", "later epoch"):
         means = measured(trainer, products, arguments.first)
         sys.stdout.write(json.dumps({"epoch": epoch, "snapshots": snapshots, **means}) + "\n")

@@ -29,7 +29,7 @@ def _ahead_bytes_of_rank(communicator: Communicator, max_horizon: int) -> list[i
     for _ in trainer.run():
         parts = [
             (one.anchor, one.relation, one.other, *_of_queries(one.queries), *_of_queries(one.own_queries))
-            for one in trainer._following
+            for one in trainer._batches._following
         ]
         distinct = {id(tensor): tensor for part in parts for tensor in part}
         found.append(sum(tensor.nbytes for tensor in distinct.values()))
@@ -45,7 +45,11 @@ def test_snapshots_ahead_are_planned(rank_pool: Any, tmp_path: Path, max_horizon
     write_graph(tmp_path, GRAPH, BUCKETS)
     config, counts = tiny_config(max_horizon=max_horizon), count_graph(tmp_path)
     one, two = (
-        next(item.num_bytes for item in memory_items(Workload(config, counts, ranks), 0.0) if "ahead" in item.name)
+        next(
+            item.num_bytes
+            for item in memory_items(Workload(config, counts, ranks), 0.0)
+            if item.name == "snapshots ahead"
+        )
         for ranks in (1, 2)
     )
     assert one == max(_ahead_bytes_of_rank(Communicator(), max_horizon))

@@ -87,8 +87,9 @@ CASES = {
 }
 """What differs between the cases; "one_vs_all" is the default of `train.candidates`."""
 
-WITHOUT_EFFECT = {"train.max_logits", "model.history.max_rules"}
-"""The settings that change no number: they bound memory only, the second in graphs with more rules than these have."""
+WITHOUT_EFFECT = {"train.max_logits", "train.batch_workers", "train.read_ahead", "model.history.max_rules"}
+"""The settings that change no number: they bound memory, the last in graphs with more rules than these have, or save
+time."""
 
 
 def config_of(case: str) -> Config:

@@ -36,7 +36,7 @@ def test_in_a_world_of_one_gradients_are_clipped_as_torch_clips_them(max_norm):
     some_loss(plain).backward()
     expected = torch.nn.utils.clip_grad_norm_(plain.parameters(), max_norm)
     some_loss(model).backward()
-    norm = gradients.reduce(max_norm)
+    norm = float(gradients.reduce(max_norm))
     assert norm == pytest.approx(float(expected), rel=1e-12)
     for (name, mine), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
         expected = torch.zeros_like(theirs) if theirs.grad is None else theirs.grad

@@ -181,7 +181,7 @@ def test_training_with_the_cache_looks_up_once_and_gives_the_same_numbers(monkey
     weights, looked_up = [], []
     for max_bytes in (CACHE_BYTES, 0):
         trainer = Trainer(tiny_config(epochs=3, patience=3), graph_of(random_facts(0)))
-        trainer._cache = BatchCache(Communicator(), max_bytes)
+        trainer._batches._cache = BatchCache(Communicator(), max_bytes)
         times, original = [], trainer.history.find
 
         def find(queries, original=original, times=times):
@@ -204,4 +204,4 @@ def test_training_with_the_cache_looks_up_once_and_gives_the_same_numbers(monkey
 def test_steps_that_differ_from_epoch_to_epoch_are_not_cached(train):
     trainer = Trainer(tiny_config(epochs=1, **train), graph_of(random_facts(0, 120)))
     list(trainer.run())
-    assert not trainer._cache._blocks
+    assert not trainer._batches._cache._blocks

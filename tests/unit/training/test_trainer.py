@@ -8,6 +8,7 @@ from graphs import NUM_RELATIONS, VALID_START, graph_of, periodic_facts, random_
 
 from gam_kg.errors import GamKGError
 from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.training import batches
 from gam_kg.training import trainer as trainer_module
 from gam_kg.training.optimizer import learning_rate
 from gam_kg.training.step_batch import to_device
@@ -19,12 +20,12 @@ def spied(trainer, monkeypatch):
 
     `answers` are those of the step's own queries.
     """
-    steps, times, rngs, backward_step, make = [], [], [], trainer_module.backward_step, trainer._batch
+    steps, times, rngs, backward_step, make = [], [], [], trainer_module.backward_step, trainer._batches._batch
 
-    def noted_time(queries, *, whole):
+    def noted_time(queries, draws, *, whole):
         times.append(queries.time)
-        rngs.append(trainer._draws().rng)
-        return make(queries, whole=whole)
+        rngs.append(draws.rng)
+        return make(queries, draws, whole=whole)
 
     def spy(model, memory, batch, *more):
         by_horizon = defaultdict(list)
@@ -43,7 +44,7 @@ def spied(trainer, monkeypatch):
         )
         return backward_step(model, memory, batch, *more)
 
-    monkeypatch.setattr(trainer, "_batch", noted_time)
+    monkeypatch.setattr(trainer._batches, "_batch", noted_time)
     monkeypatch.setattr(trainer_module, "backward_step", spy)
     list(trainer.run())
     assert len(times) == len(steps)
@@ -85,7 +86,7 @@ def test_a_step_looks_ahead_to_one_later_snapshot_of_train_within_the_horizon(mo
     facts = random_facts(0, 200)
     facts = facts[facts[:, 3] != 2]  # from snapshot 1 on nothing has horizon 2
     config = tiny_config(epochs=2, patience=2, max_horizon=max_horizon, ahead_share=0.5, **changes)
-    trainer, drawn, original = Trainer(config, graph_of(facts)), defaultdict(set), trainer_module.queries_ahead
+    trainer, drawn, original = Trainer(config, graph_of(facts)), defaultdict(set), batches.queries_ahead
     later = {time: [at for at in trainer.times if time < at < time + max_horizon] for time in trainer.times}
 
     def noted(queries, following, *more):
@@ -99,7 +100,7 @@ def test_a_step_looks_ahead_to_one_later_snapshot_of_train_within_the_horizon(mo
             drawn[queries.time].add(one.time)
         return found
 
-    monkeypatch.setattr(trainer_module, "queries_ahead", noted)
+    monkeypatch.setattr(batches, "queries_ahead", noted)
     list(trainer.run())
     assert set(drawn) == {time for time, times in later.items() if times}
     assert all(times <= set(later[time]) for time, times in drawn.items())

@@ -1,0 +1,95 @@
+"""Batches made by processes are those that training makes by itself."""
+
+import os
+import signal
+from itertools import islice
+
+import pytest
+import torch
+from graphs import graph_of, random_facts, tiny_config
+
+from gam_kg.errors import ArtifactError, GamKGError
+from gam_kg.training.batches import Batches
+from gam_kg.training.trainer import Trainer
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there are few CPUs
+
+CASES = {
+    "a step a snapshot": {"answers_per_step": 1000},
+    "several steps a snapshot, and queries ahead": {"answers_per_step": 5, "max_horizon": 3},
+    "sampled": {"answers_per_step": 10, "candidates": "sampled", "num_negatives": 4},
+}
+
+
+def trainer_of(number, **train):
+    """A trainer with a number of processes that make batches."""
+    return Trainer(tiny_config(epochs=2, patience=2, **train), graph_of(random_facts(0)), batch_workers=number)
+
+
+def numbers(trainer):
+    return {**trainer.model.state_dict(), **trainer.optimizer_state, **vars(trainer.memory)}
+
+
+def assert_same(found, expected):
+    for name in ("loss", "valid_mrr"):
+        assert [one[name] for one in found.position.metrics] == [one[name] for one in expected.position.metrics]
+    found, expected = numbers(found), numbers(expected)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_losses_weights_and_validation_are_the_same_to_the_last_bit(case):
+    expected = trainer_of(0, **CASES[case])
+    list(expected.run())
+    for number in (1, 3):
+        found = trainer_of(number, **CASES[case])
+        list(found.run())
+        assert_same(found, expected)
+
+
+def test_training_that_stops_in_the_middle_of_an_epoch_goes_on_with_the_same_numbers():
+    case = CASES["several steps a snapshot, and queries ahead"]
+    expected, found = trainer_of(0, **case), trainer_of(2, **case)
+    list(expected.run())
+    run = found.run()
+    list(islice(run, 3))
+    processes = children()
+    assert len(processes) == 2
+    run.close()
+    assert not children() & processes
+    list(found.run())
+    assert_same(found, expected)
+
+
+def test_an_error_of_a_process_is_the_error_of_training(monkeypatch):
+    make = Batches._insert
+
+    def failing(batches, snapshot):
+        if snapshot.time == 3:
+            raise ArtifactError("graph/anchored/bucket=003: damaged")
+        return make(batches, snapshot)
+
+    monkeypatch.setattr(Batches, "_insert", failing)
+    with pytest.raises(ArtifactError, match=r"^graph/anchored/bucket=003: damaged$"):
+        list(trainer_of(2, answers_per_step=1000).run())
+
+
+def test_a_process_that_is_killed_ends_training_and_names_the_setting(monkeypatch):
+    make = Batches._insert
+
+    def killed(batches, snapshot):
+        if snapshot.time == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return make(batches, snapshot)
+
+    monkeypatch.setattr(Batches, "_insert", killed)
+    with pytest.raises(GamKGError, match=r"a process that makes batches has ended .*train\.batch_workers"):
+        list(trainer_of(1, answers_per_step=1000).run())
+
+
+def children():
+    """Processes that this one has started and that still run."""
+    with open(f"/proc/{os.getpid()}/task/{os.getpid()}/children") as file:
+        return {int(pid) for pid in file.read().split()}
