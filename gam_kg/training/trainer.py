@@ -87,7 +87,7 @@ class Trainer:
         self.sharded = ShardedModel(self.model, self.communicator)
         self._batches = Batches(config, graph, self.history, ModelFacts.of(self.model), apart)
         self._step = OptimizerStep(self.sharded, config.train)
-        self._steps = StepGraphs(self._step, self._device, self._recorder())
+        self._graphs = StepGraphs(self._step, self._device, self._recorder())
         self.optimizer, self._watch = self._step.optimizer, self._step.watch
         # Losses that are still on the device, with the snapshot and the answers of each.
         self._losses: list[tuple[Tensor, int, int]] = []
@@ -122,7 +122,7 @@ class Trainer:
     @memory.setter
     def memory(self, value: Memory) -> None:
         self._step.memory = value
-        self._steps.forget()
+        self._graphs.forget()
 
     @property
     def optimizer_state(self) -> dict[str, Tensor]:
@@ -138,7 +138,7 @@ class Trainer:
             for name, parameter in self.model.named_parameters():
                 moments = {moment: values[f"{name}.{moment}"].to(self._device) for moment in MOMENTS}
                 self.optimizer.state[parameter] = {"step": step.to(self._device, copy=True), **moments}
-            self._steps.forget()
+            self._graphs.forget()
 
     @property
     def finished(self) -> bool:
@@ -207,7 +207,7 @@ class Trainer:
         self.model.train()
         epochs = position.epoch + position.index / len(self.times)
         self._step.learning_rate.fill_(learning_rate(self.config.train, epochs))
-        self._steps(step.batch)
+        self._graphs(step.batch)
         position.step += 1
         self._losses.append((self._step.loss.clone(), step.time, step.answers))
         if len(self._losses) >= self._losses_at_once:

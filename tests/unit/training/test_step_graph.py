@@ -14,18 +14,18 @@ def new_trainer(model=MODEL, recorder=None, seed=0, **train):
     graph = graph_of(random_facts(0, 80))
     config = tiny_config(model, **{"epochs": 5, "patience": 9, **train})
     trainer = Trainer(config, graph, model=tiny_model(graph, seed, **model))
-    trainer._steps = StepGraphs(trainer._step, CPU, recorder)
+    trainer._graphs = StepGraphs(trainer._step, CPU, recorder)
     return trainer
 
 
 def losses_of(trainer):
-    losses, original = [], trainer._steps
+    losses, original = [], trainer._graphs
 
     def noted(batch):
         original(batch)
         losses.append(trainer._step.loss.clone())
 
-    trainer._steps = noted
+    trainer._graphs = noted
     list(trainer.run())
     return torch.stack(losses)
 
@@ -60,7 +60,7 @@ def test_x():
         for _ in range(4):
             t.memory.clear()
             for b in batches:
-                t._steps(b)
+                t._graphs(b)
                 l.append(t._step.loss.clone())
     l = torch.stack(l).view(2, -1)
     print(r.rehearsals, len(r.recorded), r.replays)
