@@ -9,7 +9,7 @@ from torch import Tensor
 from gam_kg.graph.snapshot import Queries
 from gam_kg.history.bins import NUM_BINS, log_bin
 from gam_kg.history.index import HistoryIndex
-from gam_kg.history.layout import Popularity, ScoreLayout, Slots, lay_out
+from gam_kg.history.layout import ScoreLayout, Slots, lay_out
 from gam_kg.history.sampling import Sample
 from gam_kg.history.walks import Joined, UniqueRows, Walks, join
 
@@ -104,11 +104,13 @@ def pair_columns(walks: Walks, pairs: Tensor, num_rows: int) -> tuple[Tensor, ..
     return query, row, *features
 
 
-def popular_columns(popularity: Popularity, num_columns: int) -> tuple[Tensor, ...]:
-    """Of each object that is a column: relation, column, recency, count."""
-    bin_ = popularity.pattern.column[: len(popularity.cell)]
-    relation = popularity.relation[popularity.pattern.row[: len(popularity.cell)]]
-    return relation, popularity.cell % num_columns, bin_ // NUM_BINS, bin_ % NUM_BINS
+def popular_columns(layout: ScoreLayout) -> tuple[Tensor, ...]:
+    """Of each popular object that is a column: relation, column, recency, count."""
+    popularity = layout.popularity
+    assert popularity is not None
+    start, bin_ = popularity.columns.pattern.row, popularity.columns.pattern.column
+    relation = layout.kinds.relation[popularity.columns.kind][start]
+    return relation, popularity.cell % layout.num_columns, bin_ // NUM_BINS, bin_ % NUM_BINS
 
 
 def counted(columns: Iterable[Tensor]) -> Counter:

@@ -1,13 +1,14 @@
 """Cross-entropy with the candidates divided over the ranks."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gam_kg.distributed.communicator import Communicator
+from gam_kg.ops.dimensions import Along, Number
 
 
 @dataclass(frozen=True)
@@ -23,20 +24,22 @@ class Targets:
         position: Position of its score, (num_own_answers,).
         answers_per_query: Answers of each query over all ranks, (num_queries,).
         apart_query: Query of each pair apart, (num_apart,).
-        log_weight: Logarithm of how many candidates each column and then each pair apart stands for,
-            (num_columns + num_apart,); None if every weight is one; then nothing is apart or masked.
+        log_weight: Logarithm of how many candidates each column stands for, (num_columns,); None if every weight is
+            one; then nothing is apart or masked.
+        log_weight_apart: The same of pairs apart, (num_apart,).
         masked: Positions in the table that do not count, (num_masked,).
     """
 
-    num_queries: int
+    num_queries: Annotated[int, Number("queries")]
     num_columns: int
     num_candidates: int
-    query: Tensor
-    position: Tensor
-    answers_per_query: Tensor
-    apart_query: Tensor
+    query: Annotated[Tensor, Along("own answers", "queries")]
+    position: Annotated[Tensor, Along("own answers", "scores")]
+    answers_per_query: Annotated[Tensor, Along("queries")]
+    apart_query: Annotated[Tensor, Along("apart", "queries")]
     log_weight: Tensor | None
-    masked: Tensor
+    log_weight_apart: Annotated[Tensor | None, Along("apart")]
+    masked: Annotated[Tensor, Along("masked", "cells")]
 
 
 def sharded_cross_entropy(scores: Tensor, targets: Targets, *, smoothing: float, communicator: Communicator) -> Tensor:
@@ -120,7 +123,6 @@ def _parts(scores: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
 
 def _weights(scores: Tensor, targets: Targets) -> tuple[Tensor, Tensor] | None:
     """Logarithms of the weights of the columns and of the pairs apart; None where all are one."""
-    if targets.log_weight is None:
+    if targets.log_weight is None or targets.log_weight_apart is None:
         return None
-    weight = targets.log_weight.to(scores.dtype)
-    return weight[: targets.num_columns], weight[targets.num_columns :]
+    return targets.log_weight.to(scores.dtype), targets.log_weight_apart.to(scores.dtype)

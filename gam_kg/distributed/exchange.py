@@ -3,6 +3,7 @@
 The backward of an all-gather is a reduce-scatter, that of an all-to-all is an all-to-all with the splits swapped.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,20 +23,27 @@ class GatherPlan:
     Attributes:
         index: Place of each row among the padded rows of all ranks, (num_rows,).
         width: Padded number of rows per rank.
+        world_size: Number of ranks.
     """
 
     index: Tensor
     width: int
+    world_size: int
 
     @classmethod
-    def of(cls, owner: Tensor, communicator: Communicator) -> "GatherPlan":
+    def of(cls, owner: Tensor, world_size: int) -> "GatherPlan":
         """The plan, given each row's owner, int64 (num_rows,); a rank passes its rows in ascending order."""
         sorted_owner, order = torch.sort(owner, stable=True)
-        start, count = row_ranges(sorted_owner, communicator.world_size)
+        start, count = row_ranges(sorted_owner, world_size)
         width = int(count.max())
         within = torch.arange(len(owner), device=owner.device) - start[sorted_owner]
         index = torch.empty_like(owner).index_copy_(0, order, sorted_owner * width + within)
-        return cls(index, width)
+        return cls(index, width, world_size)
+
+    @classmethod
+    def joined(cls, plans: Sequence["GatherPlan"]) -> "GatherPlan":
+        """The plan of the rows of one plan after those of another."""
+        return cls.of(torch.cat([plan.index // plan.width for plan in plans]), plans[0].world_size)
 
 
 def gather_rows(rows: Tensor, plan: GatherPlan, communicator: Communicator) -> Tensor:

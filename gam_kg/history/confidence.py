@@ -1,12 +1,14 @@
 """What counted rules say together of candidates, as a probability: rules of pairs and rules of shared facts."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from gam_kg.history.found import Bodies, Found, Heads
 from gam_kg.history.sampling import Sample
+from gam_kg.ops.dimensions import Along
 from gam_kg.ops.ragged import ragged_ranges, select, sort_with_positions, unique_inverse
 
 UNSEEN = 30
@@ -29,12 +31,12 @@ class Confidences:
     """How likely it is that a rule of a pair holds, in bins.
 
     Attributes:
-        relation: Relation of the query of each pair, (num_pairs,).
+        kind: Kind of the query of each pair, (num_pairs,).
         bin: Number of the bin, in `[0, len(BOUNDS)]`, (num_pairs,).
     """
 
-    relation: Tensor
-    bin: Tensor
+    kind: Annotated[Tensor, Along(".pairs", "kinds")]
+    bin: Annotated[Tensor, Along(".pairs")]
 
 
 def join_confidences(found: Found, sample: Sample | None) -> tuple[Confidences, Tensor, Tensor]:
@@ -52,8 +54,8 @@ def join_confidences(found: Found, sample: Sample | None) -> tuple[Confidences, 
     pair, probability = together(*kinds)
     # Comparisons with constants, of numbers that every processor computes alike.
     bin_ = torch.bucketize(probability, BOUNDS, right=True)
-    relation = queries.relation.index_select(0, pair // num_rows)
-    return Confidences(relation, bin_), pair, torch.cat(excluded)
+    kind = found.groups.of_relation.index_select(0, pair // num_rows)
+    return Confidences(kind, bin_), pair, torch.cat(excluded)
 
 
 def shared_rules(bodies: Bodies, heads: Heads, num_rows: int) -> Rules:

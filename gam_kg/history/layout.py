@@ -5,6 +5,7 @@ are scored apart, each of one query alone. 1-vs-all has all rows of the shard as
 """
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -19,31 +20,61 @@ from gam_kg.history.rule_walks import RuleWalks
 from gam_kg.history.sampling import Sample
 from gam_kg.history.walks import Joined, Walks
 from gam_kg.ops.counter_rng import RowRNG
+from gam_kg.ops.dimensions import Along, Number, Within
 from gam_kg.ops.ragged import UniqueRows, join_groups, select, unique, unique_inverse
 from gam_kg.ops.sparse import CSRPattern, csr_offsets, rows_from_runs
+
+POSITIONS = "apart", ".facts.pairs", ".paths.pairs", ".rules.pairs", ".confidences.pairs", ".popularity.apart.objects"
+"""Dimensions of the tensors in `ScoreLayout.positions_by_part`."""
+
+
+@dataclass(frozen=True)
+class QueryKinds:
+    """Kinds of queries: those of one relation that look equally far ahead. Kinds may be equal.
+
+    Attributes:
+        relation: Relation of each, or its row in tables of relations, (num_kinds,).
+        horizon: See `Queries`, (num_kinds,).
+    """
+
+    relation: Annotated[Tensor, Along("kinds")]
+    horizon: Annotated[Tensor, Along("kinds")]
+
+
+@dataclass(frozen=True)
+class PopularObjects:
+    """Objects recently seen with the relations of kinds of queries.
+
+    Attributes:
+        kind: Kind of each start, a run of objects of one kind, (num_starts,).
+        pattern: Joins starts to bins, `recency * NUM_BINS + count`, one entry per object.
+    """
+
+    kind: Annotated[Tensor, Along(".starts", "kinds")]
+    pattern: Annotated[CSRPattern, Within(rows=".starts", columns=None, entries=".objects")]
 
 
 @dataclass(frozen=True)
 class Popularity:
-    """Objects recently seen with the queries' relations. Entries for columns come first, then those for pairs apart.
+    """Objects recently seen with the queries' relations.
 
     Attributes:
-        num_relations: Number of distinct relations.
-        of_query: Which of them each query has, (num_queries,).
-        relation: Relation of each start, a run of entries with one relation, (num_starts,).
-        pattern: Joins starts to bins, `recency * NUM_BINS + count`.
-        cell: Place of the objects that are columns in a table (num_relations, num_columns), (num_cells,).
+        num_kinds: Number of kinds of queries.
+        of_query: Kind of each query, (num_queries,).
+        columns: Objects that are columns.
+        cell: Their places in a table (num_kinds, num_columns), (num_objects,).
+        apart: Objects in pairs apart; None where nothing is apart.
     """
 
-    num_relations: int
-    of_query: Tensor
-    relation: Tensor
-    pattern: CSRPattern
-    cell: Tensor
+    num_kinds: Annotated[int, Number("kinds")]
+    of_query: Annotated[Tensor, Along("queries", "kinds")]
+    columns: PopularObjects
+    cell: Annotated[Tensor, Along(".cells", "kind cells")]
+    apart: PopularObjects | None
 
     def by_query(self, num_columns: int) -> tuple[Tensor, Tensor]:
         """For all queries: table positions that get a popularity score, and the index of that score; (num_entries,)."""
-        query, object_ = join_groups(self.cell // num_columns, self.num_relations, self.of_query)
+        query, object_ = join_groups(self.cell // num_columns, self.num_kinds, self.of_query)
         return query * num_columns + (self.cell % num_columns).index_select(0, object_), object_
 
 
@@ -52,9 +83,10 @@ class ScoreLayout:
     """All integers that scoring some queries takes.
 
     Attributes:
-        horizon: See `Queries`.
         num_queries, num_columns: Size of the table.
-        subject, relation: The rank's own queries (those of its subjects), (num_own_queries,).
+        kinds: Kinds of the queries of all ranks.
+        kind: Kind of each of the rank's own queries (those of its subjects), (num_own_queries,).
+        subject: Their subjects, (num_own_queries,).
         past: Their past, the feature "query" of `pair_features`, (num_own_queries,).
         row: Rows of z of their subjects, (num_own_queries,).
         columns: Rows of z that are columns, (num_columns,); None: all.
@@ -64,28 +96,38 @@ class ScoreLayout:
         confidences: What rules say together; None where that is switched off.
         popularity: None where it is switched off.
         apart: Joins queries to the rows of z of pairs that are scored apart; None: there are none.
-        positions: Where scores of pairs are added in the vector: of `apart`, `facts`, `paths`, `rules`,
-            `confidences` and `popularity`, one after another, (num_added,).
+        positions_by_part: Where scores of pairs are added in the vector: of `apart`, `facts`, `paths`, `rules`,
+            `confidences` and `popularity.apart`, (num_pairs,) each; None where there is no such part.
         rng: Random numbers of the rank's own queries in a training step; None outside training.
     """
 
-    horizon: int
-    num_queries: int
+    num_queries: Annotated[int, Number("queries")]
     num_columns: int
-    subject: Tensor
-    relation: Tensor
-    past: Tensor
-    row: Tensor
+    kinds: QueryKinds
+    kind: Annotated[Tensor, Along("own queries", "kinds")]
+    subject: Annotated[Tensor, Along("own queries")]
+    past: Annotated[Tensor, Along("own queries")]
+    row: Annotated[Tensor, Along("own queries")]
     columns: Tensor | None
-    ends: Tensor
+    ends: Annotated[Tensor, Along("ends")]
     facts: Walks | None
     paths: Walks | None
     rules: RuleWalks | None
     confidences: Confidences | None
     popularity: Popularity | None
-    apart: CSRPattern | None
-    positions: Tensor
+    apart: Annotated[CSRPattern | None, Within(rows="queries", columns=None, entries="apart")]
+    positions_by_part: Annotated[tuple[Tensor | None, ...], Along(POSITIONS, "scores")]
     rng: RowRNG | None = None
+
+    @property
+    def relation(self) -> Tensor:
+        """Relation of each of the rank's own queries, or its row in tables of relations, (num_own_queries,)."""
+        return self.kinds.relation.index_select(0, self.kind)
+
+    @property
+    def positions(self) -> Tensor:
+        """All of `positions_by_part`, one after another, (num_added,)."""
+        return torch.cat([self.row[:0], *(part for part in self.positions_by_part if part is not None)])
 
     @property
     def num_apart(self) -> int:
@@ -106,18 +148,14 @@ class ScoreLayout:
                 walks,
                 first=first_of(walks.first),
                 facts=first_of(walks.facts),
-                features=first_of(walks.features),
             )
 
-        rules, confidences, popularity = self.rules, self.confidences, self.popularity
         return replace(
             self,
-            relation=rows_of(self.relation),
+            kinds=replace(self.kinds, relation=rows_of(self.kinds.relation)),
             facts=of_walks(self.facts),
             paths=of_walks(self.paths),
-            rules=rules and replace(rules, body=first_of(rules.body)),
-            confidences=confidences and replace(confidences, relation=rows_of(confidences.relation)),
-            popularity=popularity and replace(popularity, relation=rows_of(popularity.relation)),
+            rules=self.rules and replace(self.rules, body=first_of(self.rules.body)),
         )
 
 
@@ -181,36 +219,36 @@ def lay_out(history: HistoryIndex, joined: Joined, slots: Slots) -> ScoreLayout:
         joined: The past of the queries.
         slots: Where pairs lie.
     """
-    queries, found, partition = joined.found.groups.queries, joined.found, history.partition
+    found, partition = joined.found, history.partition
+    groups, queries = found.groups, found.groups.queries
     past = query_feature(found.answers, queries.now)
-    subject, relation, past = select(partition.owns(queries.subject), queries.subject, queries.relation, past)
+    subject, kind, past = select(partition.owns(queries.subject), queries.subject, groups.of_relation, past)
     ends, facts, paths = _with_ends(joined)
-    positions = [slots.first_apart + torch.arange(len(slots.apart)), *map(slots.positions, joined.pairs)]
-    popularity = apart = None
+    positions = iter([slots.positions(pairs) for pairs in joined.pairs])
+    parts = facts, paths, joined.rules, joined.confidences
+    of_parts = [None if part is None else next(positions) for part in parts]
+    popularity = apart = of_apart = of_popularity = None
     if found.popular is not None:
-        popularity, of_pairs = _popularity(history.by_relation, found, found.popular, slots)
-        positions.append(of_pairs)
-    if len(slots.apart):
+        popularity, of_popularity = _popularity(history.by_relation, found, found.popular, slots)
+    if slots.sample is not None:
+        of_apart = slots.first_apart + torch.arange(len(slots.apart))
         count = torch.bincount(slots.apart // slots.num_rows, minlength=slots.num_queries)
         with torch.no_grad():  # transposed when it is renumbered to the rows that are read
             apart = CSRPattern.of(csr_offsets(count), slots.apart % slots.num_rows, slots.num_rows)
     return ScoreLayout(
-        queries.horizon,
         slots.num_queries,
         slots.num_columns,
+        QueryKinds(groups.relations, torch.full_like(groups.relations, queries.horizon)),
+        kind,
         subject,
-        relation,
         past,
         partition.rows(subject),
         None if slots.sample is None else slots.sample.column_rows,
         ends,
-        facts,
-        paths,
-        joined.rules,
-        joined.confidences,
+        *parts,
         popularity,
         apart,
-        torch.cat(positions),
+        (of_apart, *of_parts, of_popularity),
     )
 
 
@@ -224,20 +262,22 @@ def _with_ends(joined: Joined) -> tuple[Tensor, Walks | None, Walks | None]:
     return rows, facts, paths
 
 
-def _popularity(index: RecencyIndex, found: Found, popular: Recent, slots: Slots) -> tuple[Popularity, Tensor]:
+def _popularity(index: RecencyIndex, found: Found, popular: Recent, slots: Slots) -> tuple[Popularity, Tensor | None]:
     """Popularity of the columns and of the pairs apart, and the positions of the latter."""
-    groups, positions, column = found.groups, slots.apart[:0], popular.item
-    row, last, count = popular.row, popular.last, popular.count
+    groups, apart, positions = found.groups, None, None
+
+    def objects(row: Tensor, last: Tensor, count: Tensor) -> PopularObjects:
+        bin_ = log_bin(groups.queries.now - last) * NUM_BINS + log_bin(count)
+        kind, offsets = rows_from_runs(row)
+        return PopularObjects(kind, CSRPattern.of(offsets, bin_, NUM_BINS**2))
+
+    row, column, last, count = popular.row, popular.item, popular.last, popular.count
     if slots.sample is not None:
         column = slots.sample.column.index_select(0, popular.item)
         row, column, last, count = select(column >= 0, row, column, last, count)
-        relation = groups.of_relation.index_select(0, slots.apart // slots.num_rows)
-        of_pairs = index.among(popular, groups.relations[relation], slots.apart % slots.num_rows)
+        kind = groups.of_relation.index_select(0, slots.apart // slots.num_rows)
+        of_pairs = index.among(popular, groups.relations[kind], slots.apart % slots.num_rows)
+        apart = objects(kind[of_pairs.row], of_pairs.last, of_pairs.count)
         positions = slots.first_apart + of_pairs.row
-        row = torch.cat([row, relation[of_pairs.row]])
-        last, count = torch.cat([last, of_pairs.last]), torch.cat([count, of_pairs.count])
-    bin_ = log_bin(groups.queries.now - last) * NUM_BINS + log_bin(count)
-    start, offsets = rows_from_runs(row)
-    pattern, relation = CSRPattern.of(offsets, bin_, NUM_BINS**2), groups.relations.index_select(0, start)
-    cell = row[: len(column)] * slots.num_columns + column
-    return Popularity(len(groups.relations), groups.of_relation, relation, pattern, cell), positions
+    columns, cell = objects(row, last, count), row * slots.num_columns + column
+    return Popularity(len(groups.relations), groups.of_relation, columns, cell, apart), positions

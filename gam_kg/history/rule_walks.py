@@ -1,6 +1,7 @@
 """Rules from the past facts of the subjects of queries to candidates."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from gam_kg.history.confidence import UNSEEN
 from gam_kg.history.found import Found
 from gam_kg.history.rules import Heads
 from gam_kg.history.sampling import Sample
+from gam_kg.ops.dimensions import Along, Number, Within
 from gam_kg.ops.ragged import UniqueRows, select, unique_inverse
 from gam_kg.ops.sparse import CSRPattern, rows_from_runs
 
@@ -33,11 +35,11 @@ class RuleWalks:
         pair: Pair of each rule, (num_rules,).
     """
 
-    num_pairs: int
-    query: Tensor
-    body: UniqueRows
-    pattern: CSRPattern
-    pair: Tensor
+    num_pairs: Annotated[int, Number(".pairs")]
+    query: Annotated[Tensor, Along(".starts", "queries")]
+    body: Annotated[UniqueRows, Within(stored=".bodies", rows=".starts")]
+    pattern: Annotated[CSRPattern, Within(rows=".starts", columns=None, entries=".rules")]
+    pair: Annotated[Tensor, Along(".rules", ".pairs")]
 
 
 def join_rules(found: Found, sample: Sample | None) -> tuple[RuleWalks, Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Walks of one or two past facts from the subjects of queries to candidates."""
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from gam_kg.history.pair_features import UNSEEN, combined, place_among_answers, 
 from gam_kg.history.recency import Recent
 from gam_kg.history.rule_walks import RuleWalks, join_rules
 from gam_kg.history.sampling import Sample
+from gam_kg.ops.dimensions import Along, Number, Within
 from gam_kg.ops.ragged import UniqueRows, join_groups, select, unique_inverse
 from gam_kg.ops.sparse import CSRPattern, csr_offsets
 
@@ -31,18 +33,19 @@ class Walks:
         end: Row of the candidate of each last fact, (num_facts,): in the shard, or among rows of a layout.
         pattern: Joins starts to last facts, one entry per walk.
         pair: Pair of each walk, (num_walks,).
-        features: Features of each pair: relation of the query, then one for each of `pair_features.PARTS`. None for
-            walks of two facts.
+        features: Features of each pair, one for each of `pair_features.PARTS`; None for walks of two facts.
+        feature_kind: Kind of the query of each of the distinct features, (num_features,); None likewise.
     """
 
-    num_pairs: int
-    query: Tensor
-    first: UniqueRows | None
-    facts: UniqueRows
-    end: Tensor
-    pattern: CSRPattern
-    pair: Tensor
-    features: UniqueRows | None = None
+    num_pairs: Annotated[int, Number(".pairs")]
+    query: Annotated[Tensor, Along(".starts", "queries")]
+    first: Annotated[UniqueRows | None, Within(stored=".first", rows=".starts")]
+    facts: Annotated[UniqueRows, Within(stored=".distinct", rows=".facts")]
+    end: Annotated[Tensor, Along(".facts", "ends")]
+    pattern: Annotated[CSRPattern, Within(rows=".starts", columns=".facts", entries=".walks")]
+    pair: Annotated[Tensor, Along(".walks", ".pairs")]
+    features: Annotated[UniqueRows | None, Within(stored=".features", rows=".pairs")]
+    feature_kind: Annotated[Tensor | None, Along(".features", "kinds")]
 
 
 @dataclass(frozen=True)
@@ -154,10 +157,13 @@ class _Join:
         facts, end = UniqueRows.of((last_facts.relation, recency, count, is_same)), last_facts.row
         walks = self._walks(query, query, fact, None, facts, end)
         of_walk = (column.index_select(0, fact) for column in (recency, last_facts.count))
-        return replace(walks, features=self._features(walks, *of_walk, same))
+        features = self._features(walks, *of_walk, same)
+        return replace(
+            walks, features=replace(features, columns=features.columns[1:]), feature_kind=features.columns[0]
+        )
 
     def _features(self, walks: Walks, recency: Tensor, count: Tensor, same: Recent) -> UniqueRows:
-        """Features of pairs, from recency bin and count of each walk; the last walks are `same`, one for each."""
+        """Kind and features of pairs, from recency bin and count of each walk; the last of these are `same`."""
         pair, size, found = walks.pair, walks.num_pairs, self.found
         num_other, history = len(pair) - len(same.row), self.history
         since = history.turns.of_query(history.query_key(found.groups.queries), same.row, same.place)
@@ -173,7 +179,7 @@ class _Join:
         any_count = torch.zeros(size, dtype=torch.int64).index_add_(0, pair, count)
         query = self.pairs[-1] // self.num_rows
         columns = (
-            self.relation[query],
+            found.groups.of_relation[query],
             *(
                 torch.full((size,), UNSEEN[name]).index_copy_(0, pair[num_other:], one)
                 for name, one in same_parts.items()
@@ -233,7 +239,7 @@ class _Join:
             of_query = starts // max(1, len(first[0]))
             of_first = UniqueRows(first, starts % max(1, len(first[0])))
         pattern = CSRPattern.of(csr_offsets(length), last, len(end))
-        return Walks(len(pairs), of_query, of_first, facts, end, pattern, pair)
+        return Walks(len(pairs), of_query, of_first, facts, end, pattern, pair, None, None)
 
     def _readers(self, facts: Recent, by_query: bool) -> tuple[Tensor, ...]:
         """The queries that read facts of subjects, and the facts."""

@@ -167,7 +167,7 @@ def _parts(
         facts = FactColumns(subject, *(column[at] for column in vars(last_facts).values()))
         yield "facts", values, replace(carriers, facts=(facts,))
         if model.pair_attention.statistics:
-            value = model.pair_attention.pattern(layout.facts, layout.horizon)
+            value = model.pair_attention.pattern(layout.facts, layout.kinds)
             values, carriers = found.added("pattern", of_part, value)
             yield (
                 "pattern",
@@ -188,11 +188,11 @@ def _parts(
         statistics = {"hits": heads.hits[walk], "exposures": heads.exposures[walk]}
         yield "rules", values, replace(carriers, facts=(facts,), statistics=statistics)
     if joined.confidences is not None and layout.confidences is not None:
-        values, carriers = found.added("confidence", next(pairs), model.confidence(layout.confidences, layout.horizon))
+        values, carriers = found.added("confidence", next(pairs), model.confidence(layout.confidences, layout.kinds))
         yield "confidence", values, replace(carriers, statistics={"bin": joined.confidences.bin[carriers.place]})
     if layout.popularity is not None and past.popular is not None:
         of_part, entry = (one.cpu().long() for one in layout.popularity.by_query(layout.num_columns))
-        value = model.popularity(layout.popularity, layout.horizon).cpu()[entry]
+        value = model.popularity(layout.popularity.columns, layout.kinds).cpu()[entry]
         values, carriers = found.added("popularity", of_part, value)
         entry, pair = entry[carriers.place], carriers.pair
         relation, object_ = found.queries.relation[found.query[pair]], found.row[pair]

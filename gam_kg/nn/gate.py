@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from gam_kg.history.pair_features import PARTS
-from gam_kg.nn.history_attention import FeatureRows, RelationRows
+from gam_kg.nn.history_attention import FeatureRows
+from gam_kg.nn.relation_rows import RelationRows
 
 
 class Gate(nn.Module):
@@ -22,14 +23,14 @@ class Gate(nn.Module):
         self.bias = RelationRows(num_relations, 1, 0.0)
         self.past = FeatureRows(PARTS["query"], self.width, 0.0)
 
-    def forward(self, relation: Tensor, past: Tensor, horizon: int) -> Tensor:
+    def forward(self, relation: Tensor, bias: Tensor, past: Tensor) -> Tensor:
         """The factor of each query, (num_queries, 1).
 
         Args:
-            relation: int (num_queries,).
+            relation: Its row of `relation`, (num_queries, width).
+            bias: Its row of `bias`, (num_queries, 1).
             past: The feature "query" of each, see `pair_features`, int (num_queries,).
-            horizon: See `Queries`.
         """
-        found = self.past().index_select(0, past) * (1 + self.relation(relation, horizon))
-        exponent = found.sum(1, keepdim=True) + self.bias(relation, horizon)
+        found = self.past().index_select(0, past) * (1 + relation)
+        exponent = found.sum(1, keepdim=True) + bias
         return torch.exp(exponent.clamp(self.least, self.most))

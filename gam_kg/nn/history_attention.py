@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from gam_kg.config import HistoryConfig
 from gam_kg.history.bins import NUM_BINS
-from gam_kg.history.layout import Popularity
+from gam_kg.history.layout import PopularObjects, QueryKinds
 from gam_kg.history.pair_features import PARTS
 from gam_kg.history.walks import Walks
-from gam_kg.nn.relation_rows import relation_table
+from gam_kg.nn.relation_rows import RelationRows, relation_table, rows_of_kinds
 from gam_kg.nn.vectors import segment_log_sum
 from gam_kg.ops.sparse import sddmm
 
@@ -29,31 +29,6 @@ def _scalars(num_rows: int) -> nn.Parameter:
 def _rows_at(table: Tensor, index: Tensor) -> Tensor:
     """`table[index]`, several times faster forward and backward."""
     return table.index_select(0, index)
-
-
-class RelationRows(nn.Module):
-    """A row for each relation, which changes with the horizon h of the query: rows[r] + log2(h) slope[r].
-
-    Args:
-        num_relations: Relations with inverses.
-        dim: Length of a row.
-        std: Of the rows at the start; slopes start at zero.
-    """
-
-    def __init__(self, num_relations: int, dim: int, std: float) -> None:
-        super().__init__()
-        self.rows = relation_table(num_relations, dim, std)
-        self.slope = nn.Parameter(torch.zeros_like(self.rows))
-
-    def forward(self, relation: Tensor, horizon: int) -> Tensor:
-        """The rows of some relations, (num_requested, dim)."""
-        return at_horizon(self.rows, self.slope, relation, horizon)
-
-
-def at_horizon(rows: Tensor, slope: Tensor, index: Tensor, horizon: int) -> Tensor:
-    """`(rows + log2(horizon) * slope)[index]`; at horizon 1, the next snapshot, slopes have no part in it."""
-    found = _rows_at(rows, index)
-    return found if horizon == 1 else found + math.log2(horizon) * _rows_at(slope, index)
 
 
 class FeatureRows(nn.Module):
@@ -109,21 +84,17 @@ class FactAttention(nn.Module):
         self.out = nn.Parameter(torch.randn(width) * 0.2)
         self.statistics = config.pair_statistics
 
-    def queries(self, subject: Tensor, relation: Tensor, horizon: int) -> Tensor:
-        """Query vectors, (num_queries, width), of subjects' z, (num_queries, dim), and relations, (num_queries,)."""
-        return self.query(relation, horizon) + self.subject(subject)
-
-    def forward(self, ends: Tensor, query: Tensor, walks: Walks, horizon: int) -> Tensor:
+    def forward(self, ends: Tensor, query: Tensor, walks: Walks, kinds: QueryKinds) -> Tensor:
         """Score the pairs of walks of one fact, (num_pairs,).
 
         Args:
             ends: V z of the rows in which walks end, (num_ends, width).
-            query: See `queries`, (num_queries, width).
+            query: Q[r] + U z of each query, (num_queries, width).
             walks: The walks.
-            horizon: See `Queries`.
+            kinds: Kinds of the queries.
         """
         pointer = segment_log_sum(self.log_weights(ends, query, walks), walks.pair, walks.num_pairs)
-        return pointer + self.pattern(walks, horizon) if self.statistics else pointer
+        return pointer + self.pattern(walks, kinds) if self.statistics else pointer
 
     def log_weights(self, ends: Tensor, query: Tensor, walks: Walks) -> Tensor:
         """Logarithms of what the facts weigh, (num_walks,); arguments: see `forward`."""
@@ -136,13 +107,14 @@ class FactAttention(nn.Module):
         weight = weight + _rows_at(extra, walks.facts.index.index_select(0, walks.pattern.column))
         return weight.clamp(max=self.max_log_weight)
 
-    def pattern(self, walks: Walks, horizon: int) -> Tensor:
+    def pattern(self, walks: Walks, kinds: QueryKinds) -> Tensor:
         """What the MLP on the past of each pair adds, (num_pairs,); arguments: see `forward`."""
-        pairs = walks.features
+        pairs, kind = walks.features, walks.feature_kind
         assert pairs is not None
-        relation, *columns = pairs.columns
-        found = [_rows_at(rows(), column) for rows, column in zip(self.features, columns, strict=True)]
-        hidden = sum(found[1:], start=found[0]) * (1 + self.gain(relation, horizon)) + self.bias(relation, horizon)
+        assert kind is not None
+        found = [_rows_at(rows(), column) for rows, column in zip(self.features, pairs.columns, strict=True)]
+        gain, bias = rows_of_kinds(kinds, self.gain, self.bias, of=kind)
+        hidden = sum(found[1:], start=found[0]) * (1 + gain) + bias
         return _rows_at(torch.relu(hidden) @ self.out, pairs.index)
 
 
@@ -168,10 +140,6 @@ class PathAttention(nn.Module):
         self.subject = nn.Linear(dim, width, bias=False)
         self.other = nn.Linear(dim, width, bias=False)
         self.bias = nn.Parameter(torch.tensor(-3.0))
-
-    def queries(self, subject: Tensor, relation: Tensor, horizon: int) -> Tensor:
-        """Query vectors, (num_queries, width); see `FactAttention.queries`."""
-        return self.query(relation, horizon) + self.subject(subject)
 
     def forward(self, ends: Tensor, query: Tensor, walks: Walks) -> Tensor:
         """Score the pairs of walks of two facts, (num_pairs,); see `FactAttention.forward`."""
@@ -205,9 +173,9 @@ class PopularityScore(nn.Module):
         self.count = _rows(NUM_BINS, width, 0.1)
         self.recency_bias, self.count_bias = _scalars(NUM_BINS), _scalars(NUM_BINS)
 
-    def forward(self, popularity: Popularity, horizon: int) -> Tensor:
-        """The score of each object, (num_objects,), for queries of a horizon."""
+    def forward(self, objects: PopularObjects, kinds: QueryKinds) -> Tensor:
+        """The score of each object, (num_objects,), for the kinds of queries."""
         features = (self.recency[:, None] + self.count).flatten(0, 1)
         extra = (self.recency_bias[:, None] + self.count_bias).flatten()
-        pattern = popularity.pattern
-        return sddmm(self.relation(popularity.relation, horizon), features, pattern) + _rows_at(extra, pattern.column)
+        (relation,) = rows_of_kinds(kinds, self.relation, of=objects.kind)
+        return sddmm(relation, features, objects.pattern) + _rows_at(extra, objects.pattern.column)

@@ -16,9 +16,9 @@ from gam_kg.nn.decoder import DECODERS
 from gam_kg.nn.entity_rows import EntitySources, SelectedRows, WeightedWords, named_rows, own_or_shared
 from gam_kg.nn.gam import GraphAttention
 from gam_kg.nn.gate import Gate
-from gam_kg.nn.history_attention import FactAttention, PathAttention, PopularityScore, at_horizon
+from gam_kg.nn.history_attention import FactAttention, PathAttention, PopularityScore
 from gam_kg.nn.recurrence import EntityLSTM, Memory
-from gam_kg.nn.relation_rows import rows_of_relations, with_shared_rows
+from gam_kg.nn.relation_rows import rows_of_kinds, rows_of_relations, with_shared_rows
 from gam_kg.nn.rule_attention import ConfidenceScore, RuleAttention
 from gam_kg.nn.scores import add_scores, column_scores
 from gam_kg.nn.vectors import unit, with_selected_rows
@@ -225,12 +225,14 @@ class GAMLSTM(nn.Module):
         Returns:
             (num_own_queries, dim + 3 * history dim).
         """
-        relation = layout.relation
-        query = self.decoder(z, at_horizon(self.relation, self.relation_slope, relation, layout.horizon), layout.rng)
+        parts, gate = (self.pair_attention, self.path_attention, self.rule_attention), self.gate
+        tables = (self.relation, self.relation_slope), gate.relation, gate.bias, *(part.query for part in parts)
+        relation, of_gate, bias, *of_parts = rows_of_kinds(layout.kinds, *tables, of=layout.kind)
+        query = self.decoder(z, relation, layout.rng)
         if self.config.gate:
-            query = query * self.gate(relation, layout.past, layout.horizon)
-        parts = self.pair_attention, self.path_attention, self.rule_attention
-        return torch.cat([query, *(part.queries(z, relation, layout.horizon) for part in parts)], 1)
+            query = query * gate(of_gate, bias, layout.past)
+        of_subject = functional.linear(z, torch.cat([part.subject.weight for part in parts]))
+        return torch.cat([query, torch.cat(of_parts, 1) + of_subject], 1)
 
     def scores(self, z: Tensor, layout: ScoreLayout, gather: Gather = lambda own: own) -> Tensor:
         """The vector of scores, (num_queries * num_columns + num_apart,); higher is better.
@@ -247,11 +249,12 @@ class GAMLSTM(nn.Module):
         added = self.walk_scores(of_end, *by_part, layout)
         table, of_query = None, None
         if layout.popularity is not None:
-            popularity, size = layout.popularity, layout.popularity.num_relations * layout.num_columns
-            of_columns, of_pairs = self.popularity(popularity, layout.horizon).tensor_split([len(popularity.cell)])
+            popularity, size = layout.popularity, layout.popularity.num_kinds * layout.num_columns
+            of_columns = self.popularity(popularity.columns, layout.kinds)
             table = of_columns.new_zeros(size).index_add(0, popularity.cell, of_columns)
-            table, of_query = table.view(popularity.num_relations, layout.num_columns), popularity.of_query
-            added.append(of_pairs)
+            table, of_query = table.view(popularity.num_kinds, layout.num_columns), popularity.of_query
+            if popularity.apart is not None:
+                added.append(self.popularity(popularity.apart, layout.kinds))
         if layout.apart is not None:
             added.insert(0, sddmm(dense, z, layout.apart))
         scores = column_scores(dense, columns[0] if columns else z, table, of_query, layout.num_apart)
@@ -275,11 +278,11 @@ class GAMLSTM(nn.Module):
         """
         (of_facts, of_paths), scores = self.end_keys(ends), []
         if layout.facts is not None:
-            scores.append(self.pair_attention(of_facts, fact, layout.facts, layout.horizon))
+            scores.append(self.pair_attention(of_facts, fact, layout.facts, layout.kinds))
         if layout.paths is not None:
             scores.append(self.path_attention(of_paths, path, layout.paths))
         if layout.rules is not None:
             scores.append(self.rule_attention(rule, layout.rules))
         if layout.confidences is not None:
-            scores.append(self.confidence(layout.confidences, layout.horizon))
+            scores.append(self.confidence(layout.confidences, layout.kinds))
         return scores

@@ -4,13 +4,51 @@ Shared rows are zero at the start, which says of a relation only what holds for 
 unlearned first.
 """
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor, nn
+
+from gam_kg.history.layout import QueryKinds
 
 
 def relation_table(num_relations: int, dim: int, std: float) -> nn.Parameter:
     """A table of `num_relations` random rows, those of relations and inverses, of this deviation, and shared rows."""
     return nn.Parameter(with_shared_rows(torch.randn(num_relations, dim) * std))
+
+
+class RelationRows(nn.Module):
+    """A row for each relation, which changes with the horizon h of the query: rows[r] + log2(h) slope[r].
+
+    Args:
+        num_relations: Relations with inverses.
+        dim: Length of a row.
+        std: Of the rows at the start; slopes start at zero.
+    """
+
+    def __init__(self, num_relations: int, dim: int, std: float) -> None:
+        super().__init__()
+        self.rows = relation_table(num_relations, dim, std)
+        self.slope = nn.Parameter(torch.zeros_like(self.rows))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.rows, self.slope))
+
+
+def rows_of_kinds(kinds: QueryKinds, *tables: Iterable[Tensor], of: Tensor | None = None) -> tuple[Tensor, ...]:
+    """The rows of kinds of queries in several tables, (num_requested, dim) each.
+
+    Args:
+        kinds: The kinds, with rows of relations.
+        tables: The tables, rows and slopes each, see `RelationRows`.
+        of: Which of the kinds, (num_requested,); None: all.
+    """
+    # All tables at once: the operators of a step take longer to start than their work does.
+    rows, slopes = zip(*tables, strict=True)
+    widths = [one.shape[1] for one in rows]
+    row, slope = (torch.cat(one, 1).index_select(0, kinds.relation) for one in (rows, slopes))
+    found = torch.addcmul(row, torch.log2(kinds.horizon.to(row.dtype))[:, None], slope)
+    return (found if of is None else found.index_select(0, of)).split(widths, 1)
 
 
 def with_shared_rows(rows: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from gam_kg.config import HistoryConfig
 from gam_kg.history.bins import NUM_BINS
 from gam_kg.history.confidence import BOUNDS, Confidences
+from gam_kg.history.layout import QueryKinds
 from gam_kg.history.rule_walks import CONFIDENCES, RULE_PARTS, RuleWalks
-from gam_kg.nn.history_attention import FeatureRows, RelationRows
-from gam_kg.nn.relation_rows import relation_table
+from gam_kg.nn.history_attention import FeatureRows
+from gam_kg.nn.relation_rows import RelationRows, relation_table, rows_of_kinds
 from gam_kg.nn.vectors import segment_log_sum
 from gam_kg.ops.sparse import sddmm
 
@@ -37,15 +38,11 @@ class RuleAttention(nn.Module):
         self.kind_bias = nn.Parameter(confidence[:, None].expand(RULE_PARTS).flatten())
         self.recency_bias = nn.Parameter(torch.zeros(NUM_BINS))
 
-    def queries(self, subject: Tensor, relation: Tensor, horizon: int) -> Tensor:
-        """Query vectors, (num_queries, width); see `FactAttention.queries`."""
-        return self.query(relation, horizon) + self.subject(subject)
-
     def forward(self, query: Tensor, rules: RuleWalks) -> Tensor:
         """Score the pairs of rules, (num_pairs,).
 
         Args:
-            query: See `queries`, (num_queries, width).
+            query: Q[r] + U z of each query, (num_queries, width).
             rules: The rules.
         """
         return segment_log_sum(self.log_weights(query, rules), rules.pair, rules.num_pairs)
@@ -77,8 +74,8 @@ class ConfidenceScore(nn.Module):
         self.value = nn.Parameter(torch.log1p(lower * 2**0.25 / self.least) / 2)
         self.bins = nn.Parameter(torch.randn(len(lower), self.width) * 0.1)
 
-    def forward(self, confidences: Confidences, horizon: int) -> Tensor:
-        """The score of each pair, (num_pairs,)."""
-        every = torch.arange(len(self.relation.rows), device=self.bins.device)
-        table = self.relation(every, horizon) @ self.bins.T + self.value
-        return table.flatten().index_select(0, confidences.relation * len(self.bins) + confidences.bin)
+    def forward(self, confidences: Confidences, kinds: QueryKinds) -> Tensor:
+        """The score of each pair, (num_pairs,), of queries of some kinds."""
+        (relation,) = rows_of_kinds(kinds, self.relation)
+        table = relation @ self.bins.T + self.value
+        return table.flatten().index_select(0, confidences.kind * len(self.bins) + confidences.bin)

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from gam_kg.ops.dimensions import Along
 
 _MOST_INT64 = torch.iinfo(torch.int64).max
 _TABLE_ROOM = 4  # entries of a table for each value
@@ -143,8 +146,8 @@ class UniqueRows:
         index: Which of the stored rows each row is, (num_rows,).
     """
 
-    columns: tuple[Tensor, ...]
-    index: Tensor
+    columns: Annotated[tuple[Tensor, ...], Along("stored")]
+    index: Annotated[Tensor, Along("rows", "stored")]
 
     @classmethod
     def of(cls, columns: Sequence[Tensor]) -> "UniqueRows":

@@ -3,7 +3,9 @@
 Index tensors are int32 or int64, the same in all arguments of a call.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -37,6 +39,33 @@ class CSRPattern:
         transposed = sort_by_row(column, num_columns) if torch.is_grad_enabled() else None
         return cls(offsets, torch.repeat_interleave(offsets.diff()), column, transposed)
 
+    @classmethod
+    def joined(cls, patterns: "Sequence[CSRPattern]", first_column: Sequence[int] | None) -> "CSRPattern":
+        """The rows of one pattern after those of another.
+
+        Args:
+            patterns: One at least.
+            first_column: What is added to the columns of each, which are then its own; None: all have the same columns.
+        """
+        entries = [0, *accumulate(len(pattern.row) for pattern in patterns)]
+        rows = accumulate((len(pattern.offsets) - 1 for pattern in patterns), initial=0)
+        shifts = first_column or [0] * len(patterns)
+        column = torch.cat([pattern.column + shift for pattern, shift in zip(patterns, shifts, strict=True)])
+        transposed = [pattern.transposed for pattern in patterns if pattern.transposed is not None]
+        if not transposed:
+            by_column = None
+        elif first_column is None:
+            by_column = sort_by_row(column, len(transposed[0][1]) - 1)
+        else:
+            order, offsets = zip(*transposed, strict=True)
+            by_column = _joined_from(order, entries), _joined_offsets(offsets, entries)
+        return cls(
+            _joined_offsets([pattern.offsets for pattern in patterns], entries),
+            _joined_from([pattern.row for pattern in patterns], rows),
+            column,
+            by_column,
+        )
+
     def select(self, rows: Tensor, num_columns: int) -> tuple["CSRPattern", Tensor]:
         """The pattern of some rows, integer (num_selected,), and which of the entries here are its entries."""
         start = self.offsets[rows]
@@ -53,6 +82,14 @@ class CSRPattern:
         assert self.transposed is not None, "the pattern was made while gradients were disabled"
         order, offsets = self.transposed
         return spmm(offsets, self.row.index_select(0, order), value.index_select(0, order), right)
+
+
+def _joined_from(values: Sequence[Tensor], starts: Iterable[int]) -> Tensor:
+    return torch.cat([value + start for value, start in zip(values, starts, strict=False)])
+
+
+def _joined_offsets(offsets: Sequence[Tensor], starts: Sequence[int]) -> Tensor:
+    return torch.cat([offsets[0][:1], _joined_from([one[1:] for one in offsets], starts)])
 
 
 def csr_offsets(length: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from gam_kg.history.rule_keys import CELLS_PER_RULE, COUNTED_PER_RULE, MERGED_AT
 from gam_kg.nn.model import ENTITY, GAMLSTM
 from gam_kg.plan.workload import Workload
 from gam_kg.training.evaluate import MOST_WRITTEN_OUT, QUERIES_AT_ONCE
-from gam_kg.training.step_batch import CACHE_BYTES, MOST_QUERIES
+from gam_kg.training.query_block import MOST_QUERIES
+from gam_kg.training.step_batch import CACHE_BYTES
 
 FLOAT, DOUBLE, LONG, INT = 4, 8, 8, 4
 PHASES = ("always", "start", "step", "epoch end")

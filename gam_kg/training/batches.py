@@ -192,7 +192,7 @@ class Batches:
         if blocks is None:
             blocks = full_blocks([queries], self._history, config, communicator)
             self._cache.insert(queries, blocks)
-        return full_batch([queries, *ahead], window, blocks + blocks_ahead, draws)
+        return full_batch([queries, *ahead], window, blocks + blocks_ahead, config, draws)
 
     def _end(self, queries: Queries) -> SnapshotEnd:
         partition = self._graph.partition

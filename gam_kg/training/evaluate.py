@@ -27,8 +27,9 @@ from gam_kg.metrics.strata import Strata
 from gam_kg.metrics.summary import RankSummary
 from gam_kg.nn.recurrence import Memory
 from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.training.query_block import QueryBlock
 from gam_kg.training.step import ShardedModel
-from gam_kg.training.step_batch import QueryBlock, divide_queries, query_block, to_device
+from gam_kg.training.step_batch import divide_queries, query_block, to_device
 
 MOST_WRITTEN_OUT = 65_536
 """Candidates of a rank above which the model's scores are ranked without being written out."""

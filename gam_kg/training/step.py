@@ -18,7 +18,8 @@ from gam_kg.graph.message_graph import MessageGraph, Window
 from gam_kg.nn.entity_rows import SelectedRows
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
-from gam_kg.training.step_batch import QueryBlock, StepBatch
+from gam_kg.training.query_block import QueryBlock
+from gam_kg.training.step_batch import StepBatch
 from gam_kg.training.stopwatch import Stopwatch
 
 
@@ -86,7 +87,7 @@ class ShardedModel:
         if popularity is not None:
             where, score = popularity.by_query(layout.num_columns)
             positions.append(where)
-            added.append(self.model.popularity(popularity, layout.horizon).index_select(0, score))
+            added.append(self.model.popularity(popularity.columns, layout.kinds).index_select(0, score))
         return query, torch.cat(positions), torch.cat([z.new_zeros(0), *added])
 
     def gatherer(self, block: QueryBlock) -> Callable[[Tensor], Tensor]:

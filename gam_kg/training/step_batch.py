@@ -24,25 +24,10 @@ from gam_kg.ops.ragged import select, unique
 from gam_kg.ops.records import NARROWEST, Record, map_tensors, narrowed, num_bytes
 from gam_kg.ops.sparse import CSRPattern
 from gam_kg.training.draws import Draws
+from gam_kg.training.query_block import QueryBlock, joined_blocks, most_together
 
-MOST_QUERIES = 8192
 CACHE_BYTES = 512 * 2**20
 """Bytes of cached batches per rank; batches that no longer fit are made again each epoch."""
-
-
-@dataclass(frozen=True)
-class QueryBlock:
-    """Queries that are scored together.
-
-    Attributes:
-        layout: Their candidates and their past.
-        gather: Where the query vectors of all ranks come from; None in a world of one.
-        targets: Their answers; None outside training.
-    """
-
-    layout: ScoreLayout
-    gather: GatherPlan | None
-    targets: Targets | None = None
 
 
 @dataclass(frozen=True)
@@ -96,9 +81,7 @@ def widened(record: Record) -> Record:
 
 def divide_queries(queries: Queries, num_candidates: int, max_scores: int) -> Iterator[Queries]:
     """Divide queries into blocks of at most `max_scores` scores (one query at least)."""
-    # Where candidates are few, what a query reads of the past takes more room than its scores.
-    size = max(1, min(max_scores // max(1, num_candidates), MOST_QUERIES))
-    for block in torch.arange(len(queries)).split(size):
+    for block in torch.arange(len(queries)).split(most_together(num_candidates, max_scores)):
         yield queries.select(block)
 
 
@@ -150,7 +133,7 @@ def query_block(history: HistoryIndex, queries: Queries, communicator: Communica
     """Make the block of queries that are scored against all entities, outside training. A collective."""
     joined = join(history, history.find(queries))
     slots = Slots.of(joined, queries.answer[:0], history.partition.num_rows, None)
-    return QueryBlock(lay_out(history, joined, slots), _gather_plan(queries, history.partition, communicator))
+    return QueryBlock(lay_out(history, joined, slots), _gather_plan(queries, history.partition, communicator), None)
 
 
 def make_batch(
@@ -173,7 +156,7 @@ def make_batch(
     """
     if config.candidates == "sampled":
         return _sampled_batch(parts, window, history, config, draws, communicator)
-    return full_batch(parts, window, full_blocks(parts, history, config, communicator), draws)
+    return full_batch(parts, window, full_blocks(parts, history, config, communicator), config, draws)
 
 
 def full_blocks(
@@ -188,10 +171,16 @@ def full_blocks(
 
 
 def full_batch(
-    parts: Sequence[Queries], window: Sequence[MessageGraph], blocks: Iterable[QueryBlock], draws: Draws
+    parts: Sequence[Queries],
+    window: Sequence[MessageGraph],
+    blocks: Iterable[QueryBlock],
+    config: TrainConfig,
+    draws: Draws,
 ) -> StepBatch:
     """The batch of a step over all entities, of its `full_blocks`; for other arguments see `make_batch`."""
-    return StepBatch(_num_answers(parts), None, draws.own(), _window(window, draws), _with_draws(blocks, draws))
+    most = most_together(draws.model.partition.most_rows, config.max_logits)
+    blocks = _with_draws(joined_blocks(map(widened, blocks), most), draws)
+    return StepBatch(_num_answers(parts), None, draws.own(), _window(window, draws), blocks)
 
 
 def leaving_snapshot(snapshot: MessageGraph, draws: Draws) -> Leaving:
@@ -209,7 +198,7 @@ def _window(window: Sequence[MessageGraph], draws: Draws, rows: Tensor | None = 
 
 
 def _with_draws(blocks: Iterable[QueryBlock], draws: Draws) -> tuple[QueryBlock, ...]:
-    return tuple(replace(block, layout=draws.layout(block.layout)) for block in map(widened, blocks))
+    return tuple(replace(block, layout=draws.layout(block.layout)) for block in blocks)
 
 
 def _sampled_batch(
@@ -229,7 +218,8 @@ def _sampled_batch(
     counts = communicator.sum(counts, "candidates").tolist()
     probabilities = InclusionProbabilities.of(config.history_links * len(queries), *counts)
     sample = Sample.draw(queries, config.num_negatives, (known_subject, known_row), probabilities, partition, draws.rng)
-    blocks = [_block(history, join(history, one, sample), sample, communicator) for one in found]
+    blocks = (_block(history, join(history, one, sample), sample, communicator) for one in found)
+    blocks = joined_blocks(blocks, most_together(most, config.max_logits))
     own = torch.cat([queries.subject, queries.answer])
     own = partition.rows(own[partition.owns(own)])
     # Walks end in `ends`; rules lead to pairs apart, which no walk may reach.
@@ -280,11 +270,11 @@ def _block(history: HistoryIndex, joined: Joined, sample: Sample | None, communi
     query, answer = select(partition.owns(queries.answer), queries.answer_query, queries.answer)
     pairs = query * joined.found.num_rows + partition.rows(answer)
     slots = Slots.of(joined, pairs, partition.num_rows, sample)
-    log_weight, apart = None, slots.apart // slots.num_rows
+    log_weight, log_weight_apart, apart = None, None, slots.apart // slots.num_rows
     if sample is not None:
         subject = queries.subject.index_select(0, apart)
         drawn = sample.probability(subject, slots.apart % slots.num_rows)
-        log_weight = torch.cat([sample.log_weight, -drawn.log()])
+        log_weight, log_weight_apart = sample.log_weight, -drawn.log()
     targets = Targets(
         slots.num_queries,
         slots.num_columns,
@@ -294,13 +284,15 @@ def _block(history: HistoryIndex, joined: Joined, sample: Sample | None, communi
         torch.bincount(queries.answer_query, minlength=len(queries)),
         apart,
         log_weight,
+        log_weight_apart,
         slots.masked(joined.excluded),
     )
     return QueryBlock(lay_out(history, joined, slots), _gather_plan(queries, partition, communicator), targets)
 
 
 def _gather_plan(queries: Queries, partition: Partition, communicator: Communicator) -> GatherPlan | None:
-    return GatherPlan.of(partition.owner(queries.subject), communicator) if communicator.world_size > 1 else None
+    world_size = communicator.world_size
+    return GatherPlan.of(partition.owner(queries.subject), world_size) if world_size > 1 else None
 
 
 class BatchCache:

@@ -108,10 +108,8 @@ def _train(trainer: Trainer) -> dict[str, Any]:
 
     def noted_batch(*arguments: Any, **options: Any) -> StepBatch:
         batch = make(*arguments, **options)
-        # The table of a block has the queries of all ranks.
-        by_horizon: Counter[int] = Counter()
-        for block in batch.blocks:
-            by_horizon[block.layout.horizon] += block.layout.num_queries
+        # A block has the kinds of the queries of all ranks.
+        by_horizon = Counter(horizon for block in batch.blocks for horizon in block.layout.kinds.horizon.tolist())
         queries.append(by_horizon)
         return batch
 

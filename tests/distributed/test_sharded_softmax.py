@@ -38,9 +38,10 @@ def loss_and_gradient(
         return query * len(columns) + columns.index(column)
 
     positions = [table.numel() + apart.index(pair) if sampled else in_table(*pair) for pair in answers]
-    log_weight, masked = None, []
+    log_weight, log_weight_apart, masked = None, None, []
     if sampled:
-        log_weight = torch.tensor([0.1 * (column + 1) for column in columns] + [0.2 * query for query, _ in apart])
+        log_weight = torch.tensor([0.1 * (column + 1) for column in columns])
+        log_weight_apart = torch.tensor([0.2 * query for query, _ in apart])
         masked = [in_table(*pair) for pair in [*apart, *MASKED] if pair[1] in columns]
     targets = Targets(
         num_queries=len(ANSWERS),
@@ -51,6 +52,7 @@ def loss_and_gradient(
         answers_per_query=torch.tensor([len(each) for each in ANSWERS]),
         apart_query=torch.tensor([query for query, _ in apart], dtype=torch.int64),
         log_weight=log_weight,
+        log_weight_apart=log_weight_apart,
         masked=torch.tensor(masked, dtype=torch.int64),
     )
     loss = sharded_cross_entropy(vector, targets, smoothing=SMOOTHING, communicator=communicator)

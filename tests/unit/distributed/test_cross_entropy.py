@@ -19,7 +19,7 @@ def table_targets(answers, num_candidates):
     query, candidate = torch.tensor(flat, dtype=torch.int64).reshape(-1, 2).T
     counts = torch.tensor([len(each) for each in answers], dtype=torch.int64)
     position = query * num_candidates + candidate
-    return Targets(len(answers), num_candidates, num_candidates, query, position, counts, NOTHING, None, NOTHING)
+    return Targets(len(answers), num_candidates, num_candidates, query, position, counts, NOTHING, None, None, NOTHING)
 
 
 def sampled_targets():
@@ -32,7 +32,8 @@ def sampled_targets():
         position=torch.tensor([6, 8, 9, 4]),
         answers_per_query=torch.tensor([2, 1, 1]),
         apart_query=torch.tensor([0, 0, 0, 1, 1]),
-        log_weight=torch.tensor([0.0, 1.5, 0.0, 0.7, 0.0, 0.0, 2.0]),
+        log_weight=torch.tensor([0.0, 1.5]),
+        log_weight_apart=torch.tensor([0.0, 0.7, 0.0, 0.0, 2.0]),
         masked=torch.tensor([0, 3, 0]),
     )
 
@@ -55,7 +56,8 @@ def naive(scores: Tensor, targets: Targets, smoothing: float) -> Tensor:
     """One query after another, each over the list of its own candidates."""
     width, loss = targets.num_columns, 0 * scores.sum()
     table_size, masked = targets.num_queries * width, targets.masked.tolist()
-    log_weight = torch.zeros(width + len(targets.apart_query)) if targets.log_weight is None else targets.log_weight
+    weights = targets.log_weight, targets.log_weight_apart
+    log_weight = torch.zeros(width) if targets.log_weight is None else torch.cat(weights)
     for query in range(targets.num_queries):
         columns = [column for column in range(width) if query * width + column not in masked]
         apart = [pair for pair, owner in enumerate(targets.apart_query.tolist()) if owner == query]
@@ -105,7 +107,7 @@ def samples(draw):
         torch.tensor(position),
         torch.bincount(query, minlength=num_queries),
         apart_query,
-        log_weight,
+        *log_weight.tensor_split([num_columns]),
         torch.tensor(masked, dtype=torch.int64),
     )
 
@@ -131,7 +133,8 @@ def test_loss_and_gradients_are_those_of_lists_of_candidates(targets, smoothing,
 
 @given(tables(), smoothings)
 def test_a_table_is_a_sample_of_all_candidates_with_weight_one(targets, smoothing):
-    scores, weighted = scores_for(targets), replace(targets, log_weight=torch.zeros(targets.num_columns))
+    scores, weights = scores_for(targets), torch.zeros(targets.num_columns)
+    weighted = replace(targets, log_weight=weights, log_weight_apart=weights[:0])
     assert_same_loss_and_gradients(scores, weighted, smoothing, loss_of(scores, targets, smoothing))
 
 
@@ -166,7 +169,8 @@ def test_huge_scores_stay_finite(num_apart):
         table_targets([[1]], 3),
         num_columns=3 - num_apart,
         apart_query=torch.zeros(num_apart, dtype=torch.int64),
-        log_weight=torch.zeros(3) if num_apart else None,
+        log_weight=torch.zeros(3 - num_apart) if num_apart else None,
+        log_weight_apart=torch.zeros(num_apart) if num_apart else None,
     )
     loss = loss_of(scores, targets, 0.0)
     assert loss.item() == pytest.approx(2e4)

@@ -35,14 +35,14 @@ def test_popularity_is_what_a_walk_through_the_facts_finds(rows, end, later, hor
         assert found is None
         return
     assert found is not None
-    assert layout.horizon == horizon
-    assert found.num_relations == len(queries.relation.unique())
+    assert set(layout.kinds.horizon.tolist()) == {horizon}
+    assert found.num_kinds == len(queries.relation.unique())
     expected = popular_of(past, queries, popular)
-    assert counted(popular_columns(found, layout.num_columns)) == expected
+    assert counted(popular_columns(layout)) == expected
     # Each query reads the objects of its own relation.
     position, object_ = found.by_query(layout.num_columns)
     query, column = position // layout.num_columns, position % layout.num_columns
-    of_query = zip(query.tolist(), column.tolist(), found.pattern.column[object_].tolist(), strict=True)
+    of_query = zip(query.tolist(), column.tolist(), found.columns.pattern.column[object_].tolist(), strict=True)
     assert Counter(of_query) == Counter(
         (query, other, recency * NUM_BINS + count)
         for query, own in enumerate(queries.relation.tolist())
@@ -96,7 +96,7 @@ def check_popularity(history, queries, sample, past, popular):
         assert (found is None) == (popular == 0)
         if found is None:
             continue
-        relation, column, recency, count = popular_columns(found, num_columns)
+        relation, column, recency, count = popular_columns(layout)
         columns = set(sample.column_rows.tolist())
         assert counted((relation, sample.column_rows[column], recency, count)) == Counter(
             row for row in expected.elements() if row[1] in columns
@@ -104,11 +104,11 @@ def check_popularity(history, queries, sample, past, popular):
         relations = queries.relation.unique()
         assert torch.equal(relations[found.of_query], queries.relation)
         assert torch.equal(relations[found.cell // max(1, num_columns)], relation)
-        apart, bins = slots.apart, found.pattern.column[len(found.cell) :]
-        position = layout.positions[len(layout.positions) - len(bins) :] - slots.first_apart
+        apart, bins = slots.apart, found.apart.pattern.column
+        position = layout.positions_by_part[-1] - slots.first_apart
         # The relation by which a pair is scored is that of its query.
         assert torch.equal(
-            found.relation[found.pattern.row[len(found.cell) :]],
+            relations[found.apart.kind][found.apart.pattern.row],
             queries.relation[apart[position] // history.num_rows],
         )
         expected_apart = Counter(

@@ -129,6 +129,6 @@ def test_dense_scores_are_gated_inner_products_with_the_entity_vectors(name):
     never = query_feature(PastAnswers(*torch.tensor([[-1], [0], [0]])), queries.time)
     for row, (subject, relation) in enumerate([(0, 1), (3, 5)]):
         query = model.decoder(z[subject][None], model.relation[relation][None])[0]
-        query = query * model.gate(torch.tensor([relation]), never, 1)[0]
+        query = query * model.gate(model.gate.relation.rows[[relation]], model.gate.bias.rows[[relation]], never)[0]
         expected = torch.stack([query @ candidate for candidate in z])
         torch.testing.assert_close(scores[row], expected, rtol=1e-12, atol=1e-12)

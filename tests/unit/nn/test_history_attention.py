@@ -316,7 +316,7 @@ def test_popularity_and_its_gradients_are_those_of_vectors_for_all_objects(seed,
     part, queries = model.popularity, all_queries(now, horizon)
     history = history_before(graph, model.config.history, now)
     layout = layout_of(history, joined_of(history, queries))
-    relation, other, recency, count = popular_columns(layout.popularity, NUM_ENTITIES)
+    relation, other, recency, count = popular_columns(layout)
     score = (row_of(part.relation, relation, horizon) * (part.recency[recency] + part.count[count])).sum(-1)
     score = score + part.recency_bias[recency] + part.count_bias[count]
     table = torch.zeros(len(part.relation.rows), NUM_ENTITIES, dtype=torch.float64).index_put((relation, other), score)
@@ -325,7 +325,11 @@ def test_popularity_and_its_gradients_are_those_of_vectors_for_all_objects(seed,
     z = torch.randn(NUM_ENTITIES, 4, dtype=torch.float64, requires_grad=True)
     check_gradients(model.scores(z, layout).view_as(expected), expected, (z, *part.parameters()))
     position, object_ = layout.popularity.by_query(NUM_ENTITIES)
-    by_query = torch.zeros_like(expected).flatten().index_add(0, position, part(layout.popularity, horizon)[object_])
+    by_query = (
+        torch.zeros_like(expected)
+        .flatten()
+        .index_add(0, position, part(layout.popularity.columns, layout.kinds)[object_])
+    )
     torch.testing.assert_close(by_query.view_as(expected), expected, rtol=1e-10, atol=1e-10)
 
 

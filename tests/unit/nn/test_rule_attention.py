@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gam_kg.config import HistoryConfig
 from gam_kg.history.confidence import BOUNDS, Confidences
+from gam_kg.history.layout import QueryKinds
 from gam_kg.history.rule_walks import CONFIDENCES, RULE_PARTS
 from gam_kg.nn.rule_attention import ConfidenceScore, RuleAttention
 
@@ -18,10 +19,14 @@ ONLY_RULES = {
 }
 
 
+def row_of(part, relation, horizon):
+    return part.rows[relation] + math.log2(horizon) * part.slope[relation]
+
+
 def naive(part, z, queries, joined):
     """The sum over rules, each with vectors of its own, as a table of all candidates."""
     query, row, relation, recency, kind = joined_rule_columns(joined)
-    of_query = part.queries(z[queries.subject], queries.relation, queries.horizon)
+    of_query = row_of(part.query, queries.relation, queries.horizon) + part.subject(z[queries.subject])
     key = part.body[relation] * (1 + part.recency[recency]) * (1 + part.kind()[kind])
     weight = (of_query[query] * key).sum(-1) + part.kind_bias[kind] + part.recency_bias[recency]
     total = torch.zeros(len(queries), NUM_ENTITIES, dtype=z.dtype)
@@ -78,12 +83,13 @@ def test_scores_of_confidences_and_gradients_are_those_of_vectors_for_all_pairs(
     graph = graph_of(random_facts(seed))
     model = tiny_model(graph, seed)
     part, queries = model.confidence, all_queries(now, horizon)
-    joined = joined_of(history_before(graph, model.config.history, now), queries)
+    history = history_before(graph, model.config.history, now)
+    joined = joined_of(history, queries)
     query, _, bin_ = confidence_columns(joined)
     relation = queries.relation[query]
-    row = part.relation.rows[relation] + math.log2(horizon) * part.relation.slope[relation]
+    row = row_of(part.relation, relation, horizon)
     expected = part.value[bin_] + (row * part.bins[bin_]).sum(-1)
-    found = part(joined.confidences, horizon)
+    found = part(joined.confidences, layout_of(history, joined).kinds)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     check_gradients(found, expected, tuple(part.parameters()))
 
@@ -94,8 +100,9 @@ def test_at_the_start_candidates_are_ordered_about_as_by_their_probability():
         part.relation.rows.zero_()
         probability = torch.tensor([2 ** (-step / 7) for step in range(91)], dtype=torch.float64)
         bin_ = torch.bucketize(probability, BOUNDS, right=True)
-        found = part(Confidences(torch.zeros_like(bin_), bin_), 1)
-        none = part(Confidences(*torch.zeros(2, 1, dtype=torch.int64)), 1)
+        kinds = QueryKinds(torch.tensor([0]), torch.tensor([1]))
+        found = part(Confidences(torch.zeros_like(bin_), bin_), kinds)
+        none = part(Confidences(*torch.zeros(2, 1, dtype=torch.int64)), kinds)
     expected = torch.log1p(probability / 0.002).float() / 2
     torch.testing.assert_close(found, expected, rtol=0, atol=math.log(2) / 8 + 1e-6)
     assert float(none) < float(found.min())

@@ -163,7 +163,7 @@ def test_each_query_includes_each_candidate_once_with_the_score_that_it_has_amon
     target = [(apart[at][0], apart[at][1]) for at in number.tolist()]
     assert sorted(target) == sorted(answers)
     assert targets.query.tolist() == [query for query, _ in target]
-    assert not targets.log_weight[layout.num_columns + number].any()
+    assert not targets.log_weight_apart[number].any()
 
 
 def includes(sample, subject, rows):

@@ -30,7 +30,8 @@ def spied(trainer, monkeypatch):
     def spy(model, memory, batch, *more):
         by_horizon = defaultdict(list)
         for block in batch.blocks:
-            by_horizon[block.layout.horizon] += answers_of(block)
+            for *answer, horizon in answers_of(block):
+                by_horizon[horizon].append(tuple(answer))
         assert sum(map(len, by_horizon.values())) == batch.num_answers
         steps.append(
             {
@@ -52,10 +53,13 @@ def spied(trainer, monkeypatch):
 
 
 def answers_of(block):
-    """Subject, relation and answer of the targets of a block over all entities."""
+    """Subject, relation, answer and horizon of the targets of a block over all entities."""
     block = to_device(block, torch.device("cpu"))  # cached blocks are narrow
     layout, targets = block.layout, block.targets
-    columns = layout.subject[targets.query], layout.relation[targets.query], targets.position % layout.num_columns
+    horizon, relation = (
+        of_kind[layout.kind[targets.query]] for of_kind in (layout.kinds.horizon, layout.kinds.relation)
+    )
+    columns = layout.subject[targets.query], relation, targets.position % layout.num_columns, horizon
     assert torch.equal(targets.position // layout.num_columns, targets.query)
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
@@ -157,7 +161,7 @@ def test_metrics_have_the_mean_loss_of_the_epoch(monkeypatch):
 
     def spy(model, memory, batch, *more):
         loss = original(model, memory, batch, *more)
-        losses.append((float(loss), sum(len(answers_of(one)) for one in batch.blocks if one.layout.horizon == 1)))
+        losses.append((float(loss), sum(answer[-1] == 1 for one in batch.blocks for answer in answers_of(one))))
         return loss
 
     monkeypatch.setattr(trainer_module, "backward_step", spy)
