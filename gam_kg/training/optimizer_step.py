@@ -25,15 +25,14 @@ class OptimizerStep:
         optimizer: The optimizer.
         learning_rate: That of the next step, ().
         loss: Mean cross-entropy of the last step over all ranks, ().
-        watch: Measures each phase.
     """
 
     def __init__(self, sharded: ShardedModel, config: TrainConfig) -> None:
         model = sharded.model
         self.memory = model.empty_memory()
         like = self.memory.hidden
-        # The fused optimizer reads float32 on a GPU, and a number of the program as float64 on a CPU.
-        self.learning_rate = torch.zeros((), dtype=torch.float32 if like.is_cuda else torch.float64, device=like.device)
+        # The fused optimizer requires float32 on a GPU; elsewhere it is the same, so that all train alike.
+        self.learning_rate = torch.zeros((), dtype=torch.float32, device=like.device)
         self.optimizer = RowAdamW(
             model.parameters(),
             lr=self.learning_rate,
@@ -42,13 +41,11 @@ class OptimizerStep:
             capturable=like.is_cuda,
         )
         self.loss = like.new_zeros(())
-        self.watch = Stopwatch()
         self._sharded, self._config = sharded, config
         self._gradients = Gradients(model, sharded.communicator)
 
-    def __call__(self, batch: StepBatch) -> None:
-        """Do the step of a batch, which is on the device of the model."""
-        watch = self.watch
+    def __call__(self, batch: StepBatch, watch: Stopwatch) -> None:
+        """Do the step of a batch, which is on the device of the model, and measure its phases."""
         self._gradients.clear()
         loss = backward_step(self._sharded, self.memory, batch, self._config, watch, self._gradients.begin)
         with watch.phase("gradients"):

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from gam_kg.ops.packing import Packing
 from gam_kg.training.step_batch import StepBatch, to_device
+from gam_kg.training.stopwatch import Stopwatch
 
 MOST_RECORDINGS = 16
 """Recordings of steps in memory at once; the one whose last use is longest ago goes first."""
@@ -65,11 +67,13 @@ class _Recording:
     Attributes:
         buffer: Where its batch is packed, uint8 (num_bytes,).
         batch: The batch, views of the buffer.
-        replay: None while it is not yet recorded.
+        is_rehearsed: Whether it can be recorded.
+        replay: None while it is not recorded.
     """
 
     buffer: Tensor
     batch: StepBatch
+    is_rehearsed: bool = False
     replay: Work | None = None
 
 
@@ -82,23 +86,49 @@ class StepGraphs:
     Args:
         step: The step, see `OptimizerStep`.
         device: Where it computes.
+        watch: Measures the phases of steps; a replay is one phase.
         recorder: None: nothing is recorded.
+        padded: Pads a batch to one of a few sizes.
     """
 
     def __init__(
-        self, step: Callable[[StepBatch], None], device: torch.device, recorder: Recorder | None = None
+        self,
+        step: Callable[[StepBatch, Stopwatch], None],
+        device: torch.device,
+        watch: Stopwatch,
+        recorder: Recorder | None = None,
+        padded: Callable[[StepBatch], StepBatch] = lambda batch: batch,
     ) -> None:
-        self._step, self._device, self._recorder = step, device, recorder
+        self._step, self._device, self._watch = step, device, watch
+        self._recorder, self._padded = recorder, padded
         self._recordings: dict[Packing[StepBatch], _Recording] = {}
 
     def __call__(self, batch: StepBatch) -> None:
         """Do the step of a batch that is on the CPU."""
         if self._recorder is None:
-            self._step(to_device(batch, self._device))
+            with self._watch.phase("batch"):
+                batch = to_device(batch, self._device)
+            self._step(batch, self._watch)
             return
+        with self._watch.phase("batch"):
+            recording = self._recording_of(self._padded(batch))
+        with self._watch.phase("step"):
+            if recording.replay is not None:
+                recording.replay()
+            elif recording.is_rehearsed:
+                self._record(recording, self._recorder)
+            else:
+                self._recorder.rehearse(partial(self._step, recording.batch, Stopwatch()))
+                recording.is_rehearsed = True
+
+    def forget(self) -> None:
+        """Drop all recordings, since what they read or write is now elsewhere."""
+        self._recordings.clear()
+
+    def _recording_of(self, batch: StepBatch) -> _Recording:
+        """The recording of the sizes of a batch, with the batch in its buffer."""
         packing = Packing.of(batch)
         recording = self._recordings.pop(packing, None)
-        is_new = recording is None
         if recording is None:
             buffer = torch.empty(packing.num_bytes, dtype=torch.uint8, device=self._device)
             recording = _Recording(buffer, packing.unpack(buffer))
@@ -106,27 +136,13 @@ class StepGraphs:
         if len(self._recordings) > MOST_RECORDINGS:
             del self._recordings[next(iter(self._recordings))]
         packing.send(batch, recording.buffer)
+        return recording
 
-        def work() -> None:
-            self._step(recording.batch)
-
-        if recording.replay is not None:
-            recording.replay()
-        elif is_new:
-            self._recorder.rehearse(work)
-        else:
-            self._record(recording, work)
-
-    def forget(self) -> None:
-        """Drop all recordings, whose memory may then be elsewhere."""
-        self._recordings.clear()
-
-    def _record(self, recording: _Recording, work: Work) -> None:
-        assert self._recorder is not None
+    def _record(self, recording: _Recording, recorder: Recorder) -> None:
         try:
-            recording.replay = self._recorder.record(work)
+            recording.replay = recorder.record(partial(self._step, recording.batch, Stopwatch()))
         except RuntimeError as error:
             logger.warning("steps run without CUDA graphs, and take longer, since recording one failed: %s", error)
             self._recorder = None
             self.forget()
-            work()
+            self._step(recording.batch, self._watch)

@@ -36,6 +36,7 @@ from gam_kg.training.position import Position, Progress
 from gam_kg.training.read_ahead import read_ahead as made_ahead
 from gam_kg.training.step import ShardedModel
 from gam_kg.training.step_graph import CUDARecorder, Recorder, StepGraphs
+from gam_kg.training.stopwatch import Stopwatch
 
 LOSSES_AT_ONCE = 16
 """Losses that are read from a GPU together: each time the program waits for it. On a CPU each is read at once."""
@@ -87,8 +88,8 @@ class Trainer:
         self.sharded = ShardedModel(self.model, self.communicator)
         self._batches = Batches(config, graph, self.history, ModelFacts.of(self.model), apart)
         self._step = OptimizerStep(self.sharded, config.train)
-        self._graphs = StepGraphs(self._step, self._device, self._recorder())
-        self.optimizer, self._watch = self._step.optimizer, self._step.watch
+        self.optimizer, self._watch = self._step.optimizer, Stopwatch()
+        self._graphs = StepGraphs(self._step, self._device, self._watch, self._recorder())
         # Losses that are still on the device, with the snapshot and the answers of each.
         self._losses: list[tuple[Tensor, int, int]] = []
         self._losses_at_once = 1 if self._device.type == "cpu" else LOSSES_AT_ONCE
