@@ -23,6 +23,7 @@ class OptimizerStep:
     Attributes:
         memory: The memory of all rows, one window behind the next step.
         optimizer: The optimizer.
+        gradients: The gradients.
         learning_rate: That of the next step, ().
         loss: Mean cross-entropy of the last step over all ranks, ().
     """
@@ -42,14 +43,14 @@ class OptimizerStep:
         )
         self.loss = like.new_zeros(())
         self._sharded, self._config = sharded, config
-        self._gradients = Gradients(model, sharded.communicator)
+        self.gradients = Gradients(model, sharded.communicator)
 
     def __call__(self, batch: StepBatch, watch: Stopwatch) -> None:
         """Do the step of a batch, which is on the device of the model, and measure its phases."""
-        self._gradients.clear()
-        loss = backward_step(self._sharded, self.memory, batch, self._config, watch, self._gradients.begin)
+        self.gradients.clear()
+        loss = backward_step(self._sharded, self.memory, batch, self._config, watch, self.gradients.begin)
         with watch.phase("gradients"):
-            self._gradients.reduce(self._config.gradient_norm)
+            self.gradients.reduce(self._config.gradient_norm)
         with watch.phase("optimizer"):
             self.optimizer.step()
         if batch.leaving is not None:

@@ -88,7 +88,7 @@ class Trainer:
         self.sharded = ShardedModel(self.model, self.communicator)
         self._batches = Batches(config, graph, self.history, ModelFacts.of(self.model), apart)
         self._step = OptimizerStep(self.sharded, config.train)
-        self.optimizer, self._watch = self._step.optimizer, Stopwatch()
+        self._watch = Stopwatch()
         self._graphs = StepGraphs(self._step, self._device, self._watch, self._recorder())
         # Losses that are still on the device, with the snapshot and the answers of each.
         self._losses: list[tuple[Tensor, int, int]] = []
@@ -124,6 +124,11 @@ class Trainer:
     def memory(self, value: Memory) -> None:
         self._step.memory = value
         self._graphs.forget()
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer."""
+        return self._step.optimizer
 
     @property
     def optimizer_state(self) -> dict[str, Tensor]:
