@@ -82,17 +82,17 @@ def joined_rule_columns(joined: Joined) -> tuple[Tensor, ...]:
 def confidence_columns(joined: Joined) -> tuple[Tensor, ...]:
     """Of each pair to which rules lead: query, row of the candidate, bin of what they say together.
 
-    Checks that the relation is that of the query.
+    Checks that the kind is that of the query.
     """
     found, pairs = joined.confidences, pairs_of(joined, "confidences")
     assert found is not None
     query, row = pairs // joined.found.num_rows, pairs % joined.found.num_rows
-    assert torch.equal(found.relation, joined.found.groups.queries.relation[query])
+    assert torch.equal(found.kind, joined.found.groups.of_relation[query])
     return query, row, found.bin
 
 
 def pair_columns(walks: Walks, pairs: Tensor, num_rows: int) -> tuple[Tensor, ...]:
-    """Of each pair: query, row of the candidate, and the features of walks of one fact.
+    """Of each pair: query, row of the candidate, and for walks of one fact kind of the query and features.
 
     Checks that each walk is of the pair of its query and end.
     """
@@ -100,8 +100,9 @@ def pair_columns(walks: Walks, pairs: Tensor, num_rows: int) -> tuple[Tensor, ..
     assert len(pairs) == walks.num_pairs
     assert torch.equal(query[walks.pair], walks.query[walks.pattern.row])
     assert torch.equal(row[walks.pair], walks.end[walks.pattern.column])
-    features = () if walks.features is None else _columns(walks.features, torch.arange(len(pairs)))
-    return query, row, *features
+    if walks.features is None or walks.feature_kind is None:
+        return query, row
+    return query, row, walks.feature_kind[walks.features.index], *_columns(walks.features, torch.arange(len(pairs)))
 
 
 def popular_columns(layout: ScoreLayout) -> tuple[Tensor, ...]:

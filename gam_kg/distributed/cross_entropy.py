@@ -90,7 +90,9 @@ class _ShardedCrossEntropy(torch.autograd.Function):
         highest = tops.amax(0)
         normaliser = (sums * (tops - highest).exp()).sum(0)
         share = smoothing / targets.num_candidates
-        loss = answers * (normaliser.log() + highest) - (1 - smoothing) * target.sum(0) - share * answers * total.sum(0)
+        # A padded answer is of a query without answers, and does not count.
+        target = target.sum(0) * answers.clamp(max=1)
+        loss = answers * (normaliser.log() + highest) - (1 - smoothing) * target - share * answers * total.sum(0)
         ctx.save_for_backward(scores, answers, normaliser * (highest - top).exp())
         ctx.targets, ctx.share, ctx.smoothing = targets, share, smoothing
         return loss.sum()
@@ -100,8 +102,8 @@ class _ShardedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (scores, answers, normaliser), targets = ctx.saved_tensors, ctx.targets
         table, apart = _parts(scores, targets)
-        answers = answers * grad
-        probability, smooth = answers / normaliser, ctx.share * answers
+        weighted = answers * grad
+        probability, smooth = weighted / normaliser, ctx.share * weighted
         table.mul_(probability[:, None])
         apart.mul_(probability.index_select(0, targets.apart_query))
         weights = _weights(scores, targets)
@@ -111,7 +113,7 @@ class _ShardedCrossEntropy(torch.autograd.Function):
             table.addr_(smooth, weights[0].exp(), alpha=-1)
             apart.addcmul_(smooth.index_select(0, targets.apart_query), weights[1].exp(), value=-1)
             scores.index_fill_(0, targets.masked.long(), 0.0)
-        hit = (grad * (ctx.smoothing - 1)).expand(len(targets.position))
+        hit = (answers.clamp(max=1) * (grad * (ctx.smoothing - 1))).index_select(0, targets.query)
         return scores.index_add_(0, targets.position, hit), None, None, None
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from gam_kg.graph.partition import Partition
 from gam_kg.graph.snapshot import Snapshot
 from gam_kg.ops.counter_rng import RowRNG
+from gam_kg.ops.dimensions import Along, Within
 from gam_kg.ops.ragged import select, unique, unique_inverse
 
 
@@ -41,16 +43,18 @@ class MessageGraph:
         halo: What to exchange; None in a world of one.
         updated: Which of the active entities are updated, (num_updated,), ascending; None: all.
         rng: Random numbers of the updated entities in a training step; None outside training.
+        changes: Whether the memory of each updated entity changes, bool (num_updated,); None: all.
     """
 
     time: Tensor
-    active: Tensor
-    edges: Tensor
-    relations: Tensor
-    edge_type: Tensor
+    active: Annotated[Tensor, Along(".active", "rows")]
+    edges: Annotated[Tensor, Along(".edges", ".active")]
+    relations: Annotated[Tensor, Along(".relations")]
+    edge_type: Annotated[Tensor, Along(".edges", ".relations")]
     halo: HaloPlan | None = None
     updated: Tensor | None = None
-    rng: RowRNG | None = None
+    rng: Annotated[RowRNG | None, Within(rows=".active")] = None
+    changes: Annotated[Tensor | None, Along(".active")] = None
 
     @classmethod
     def of(cls, snapshot: Snapshot, partition: Partition) -> "MessageGraph":
@@ -104,9 +108,9 @@ class Window:
     """
 
     snapshots: tuple[MessageGraph, ...]
-    touched: Tensor
-    at: Tensor
-    places: tuple[Tensor, ...]
+    touched: Annotated[Tensor, Along("touched", "rows")]
+    at: Annotated[Tensor, Along("touched", "rows")]
+    places: Annotated[tuple[Tensor, ...], Along(".snapshots.{}.active", "touched")]
 
     @classmethod
     def of(cls, snapshots: Sequence[MessageGraph], rows: Tensor | None = None) -> "Window | None":

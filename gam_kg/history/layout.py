@@ -24,8 +24,22 @@ from gam_kg.ops.dimensions import Along, Number, Within
 from gam_kg.ops.ragged import UniqueRows, join_groups, select, unique, unique_inverse
 from gam_kg.ops.sparse import CSRPattern, csr_offsets, rows_from_runs
 
-POSITIONS = "apart", ".facts.pairs", ".paths.pairs", ".rules.pairs", ".confidences.pairs", ".popularity.apart.objects"
-"""Dimensions of the tensors in `ScoreLayout.positions_by_part`."""
+
+@dataclass(frozen=True)
+class Positions:
+    """Where scores of pairs are added in the vector, by what is added, (num_pairs,) each; None: nothing is.
+
+    Attributes:
+        apart: Products of queries and pairs apart.
+        facts, paths, rules, confidences, popularity: See `ScoreLayout`; of popularity, that of pairs apart.
+    """
+
+    apart: Annotated[Tensor | None, Along("apart", "scores")]
+    facts: Annotated[Tensor | None, Along("facts", "scores")]
+    paths: Annotated[Tensor | None, Along("paths", "scores")]
+    rules: Annotated[Tensor | None, Along("rules", "scores")]
+    confidences: Annotated[Tensor | None, Along("confidences", "scores")]
+    popularity: Annotated[Tensor | None, Along("popularity", "scores")]
 
 
 @dataclass(frozen=True)
@@ -38,7 +52,7 @@ class QueryKinds:
     """
 
     relation: Annotated[Tensor, Along("kinds")]
-    horizon: Annotated[Tensor, Along("kinds")]
+    horizon: Annotated[Tensor, Along("kinds", padding=1)]
 
 
 @dataclass(frozen=True)
@@ -69,13 +83,22 @@ class Popularity:
     num_kinds: Annotated[int, Number("kinds")]
     of_query: Annotated[Tensor, Along("queries", "kinds")]
     columns: PopularObjects
-    cell: Annotated[Tensor, Along(".cells", "kind cells")]
+    cell: Annotated[Tensor, Along(".columns.objects", "kind cells")]
     apart: PopularObjects | None
 
     def by_query(self, num_columns: int) -> tuple[Tensor, Tensor]:
         """For all queries: table positions that get a popularity score, and the index of that score; (num_entries,)."""
         query, object_ = join_groups(self.cell // num_columns, self.num_kinds, self.of_query)
         return query * num_columns + (self.cell % num_columns).index_select(0, object_), object_
+
+
+POSITIONS = Within(
+    facts=".facts.pairs",
+    paths=".paths.pairs",
+    rules=".rules.pairs",
+    confidences=".confidences.pairs",
+    popularity=".popularity.apart.objects",
+)
 
 
 @dataclass(frozen=True)
@@ -96,8 +119,7 @@ class ScoreLayout:
         confidences: What rules say together; None where that is switched off.
         popularity: None where it is switched off.
         apart: Joins queries to the rows of z of pairs that are scored apart; None: there are none.
-        positions_by_part: Where scores of pairs are added in the vector: of `apart`, `facts`, `paths`, `rules`,
-            `confidences` and `popularity.apart`, (num_pairs,) each; None where there is no such part.
+        positions: Where scores of pairs are added in the vector.
         rng: Random numbers of the rank's own queries in a training step; None outside training.
     """
 
@@ -107,17 +129,17 @@ class ScoreLayout:
     kind: Annotated[Tensor, Along("own queries", "kinds")]
     subject: Annotated[Tensor, Along("own queries")]
     past: Annotated[Tensor, Along("own queries")]
-    row: Annotated[Tensor, Along("own queries")]
+    row: Annotated[Tensor, Along("own queries", "rows")]
     columns: Tensor | None
-    ends: Annotated[Tensor, Along("ends")]
+    ends: Annotated[Tensor, Along("ends", "rows")]
     facts: Walks | None
     paths: Walks | None
     rules: RuleWalks | None
     confidences: Confidences | None
     popularity: Popularity | None
     apart: Annotated[CSRPattern | None, Within(rows="queries", columns=None, entries="apart")]
-    positions_by_part: Annotated[tuple[Tensor | None, ...], Along(POSITIONS, "scores")]
-    rng: RowRNG | None = None
+    positions: Annotated[Positions, POSITIONS]
+    rng: Annotated[RowRNG | None, Within(rows="own queries")] = None
 
     @property
     def relation(self) -> Tensor:
@@ -125,9 +147,9 @@ class ScoreLayout:
         return self.kinds.relation.index_select(0, self.kind)
 
     @property
-    def positions(self) -> Tensor:
-        """All of `positions_by_part`, one after another, (num_added,)."""
-        return torch.cat([self.row[:0], *(part for part in self.positions_by_part if part is not None)])
+    def all_positions(self) -> Tensor:
+        """All `positions`, one after another, (num_added,)."""
+        return torch.cat([self.row[:0], *(part for part in vars(self.positions).values() if part is not None)])
 
     @property
     def num_apart(self) -> int:
@@ -248,7 +270,7 @@ def lay_out(history: HistoryIndex, joined: Joined, slots: Slots) -> ScoreLayout:
         *parts,
         popularity,
         apart,
-        (of_apart, *of_parts, of_popularity),
+        Positions(of_apart, *of_parts, of_popularity),
     )
 
 

@@ -1,12 +1,13 @@
 """What is known of entities apart from memory: a row of their own or the shared one, plus the words that they share."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gam_kg.ops.dimensions import Along, Within
 from gam_kg.ops.sparse import CSRPattern
 
 
@@ -19,8 +20,8 @@ class WeightedWords:
         weight: Their values, (num_entries,).
     """
 
-    pattern: CSRPattern
-    weight: Tensor
+    pattern: Annotated[CSRPattern, Within(rows="rows", columns=None, entries="entries")]
+    weight: Annotated[Tensor, Along("entries")]
 
     def select(self, rows: Tensor, num_words: int) -> "WeightedWords":
         """Those of some rows, integer (num_selected,)."""
@@ -38,9 +39,9 @@ class SelectedRows:
         words: Their words; None without words.
     """
 
-    index: Tensor
-    own: Tensor
-    words: WeightedWords | None
+    index: Annotated[Tensor, Along("places", "rows")]
+    own: Annotated[Tensor, Along(".own", "places")]
+    words: Annotated[WeightedWords | None, Within(rows="places", entries=".words")]
 
 
 @dataclass(frozen=True)

@@ -202,8 +202,9 @@ class GAMLSTM(nn.Module):
         """
         if not self.config.memory:
             before = memory if snapshot.updated is None else memory.rows(snapshot.updated)
-            seen = snapshot.time.to(before.last_seen).expand_as(before.last_seen)
-            return rows.new_zeros(len(snapshot.edge_type), self.config.heads), replace(before, last_seen=seen)
+            seen = replace(before, last_seen=snapshot.time.to(before.last_seen).expand_as(before.last_seen))
+            weights = rows.new_zeros(len(snapshot.edge_type), self.config.heads)
+            return weights, seen.where(snapshot.changes, before)
         x = unit(rows + memory.hidden)
         messages = exchange(self.gam.message(x), snapshot)
         if snapshot.updated is not None:
@@ -213,7 +214,7 @@ class GAMLSTM(nn.Module):
         query = self.gam.query(x)
         aggregated, weights = self.gam.aggregate(query, messages, snapshot.edges, snapshot.edge_type, relations)
         attended = self.gam.update(aggregated, x, snapshot.rng)
-        return weights, self.lstm(attended, memory, snapshot.time)
+        return weights, self.lstm(attended, memory, snapshot.time).where(snapshot.changes, memory)
 
     def query_vectors(self, z: Tensor, layout: ScoreLayout) -> Tensor:
         """Four query vectors side by side: for candidates, for past facts, for paths, for rules.
@@ -258,7 +259,7 @@ class GAMLSTM(nn.Module):
         if layout.apart is not None:
             added.insert(0, sddmm(dense, z, layout.apart))
         scores = column_scores(dense, columns[0] if columns else z, table, of_query, layout.num_apart)
-        return add_scores(scores, layout.positions, torch.cat(added)) if added else scores
+        return add_scores(scores, layout.all_positions, torch.cat(added)) if added else scores
 
     def split_query_vectors(self, queries: Tensor) -> tuple[Tensor, ...]:
         """The four parts of `query_vectors`."""

@@ -54,6 +54,13 @@ class Memory:
         pairs = zip(vars(self).values(), vars(rows).values(), strict=True)
         return Memory(*(state.index_copy(0, index.long(), new) for state, new in pairs))
 
+    def where(self, changes: Tensor | None, other: "Memory") -> "Memory":
+        """These rows where they change, bool (num_rows,), otherwise those of another memory; None: all change."""
+        if changes is None:
+            return self
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Memory(*(torch.where(changes.view(-1, *[1] * (new.dim() - 1)), new, old) for new, old in pairs))
+
     def store(self, index: Tensor, rows: "Memory") -> None:
         """Write rows in place, without gradients."""
         for stored, new in zip(vars(self).values(), vars(rows).values(), strict=True):

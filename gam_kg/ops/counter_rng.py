@@ -8,9 +8,12 @@ import math
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated
 
 import torch
 from torch import Tensor
+
+from gam_kg.ops.dimensions import Along
 
 _ROWS_AT_ONCE = 65_536
 
@@ -63,7 +66,7 @@ class RowRNG:
     """
 
     sites: tuple[str, ...]
-    hashes: Tensor
+    hashes: Annotated[Tensor, Along("rows")]
 
     def uniform(self, columns: int, site: str) -> Tensor:
         """Numbers in [0, 1), float32 (num_rows, columns)."""

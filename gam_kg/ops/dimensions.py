@@ -14,16 +14,14 @@ class Along:
     """Of a tensor, or a tuple of tensors.
 
     Attributes:
-        dimension: The dimension of the last axis; of each tensor in a tuple, where they differ.
+        dimension: The dimension of the last axis; of a tuple, {} in it stands for the number of the tensor.
         into: The dimension whose items the values number; None: they number none.
+        padding: The value of padded items that number none.
     """
 
-    dimension: str | tuple[str, ...]
+    dimension: str
     into: str | None = None
-
-    def of_part(self, number: int) -> "Along":
-        """What holds for one tensor of a tuple."""
-        return self if isinstance(self.dimension, str) else Along(self.dimension[number], self.into)
+    padding: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Records of the same structure as one, by the named dimensions of their fields."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -21,12 +21,12 @@ class Change:
     """What happens to the parts of records that have the same structure, one after another.
 
     Attributes:
-        tensor: Of tensors, the dimension along which they lie, and the one into which they point.
+        tensor: Of tensors, with what holds for them.
         number: Of a dimension, of which the record has the number of items.
         pattern: Of patterns, the dimensions of their rows, columns and entries.
     """
 
-    tensor: Callable[[Sequence[Tensor], str, str | None], Tensor]
+    tensor: Callable[[Sequence[Tensor], Along], Tensor]
     number: Callable[[int, str], int]
     pattern: Callable[[Sequence[CSRPattern], str, str | None, str], CSRPattern]
 
@@ -39,11 +39,11 @@ class Change:
         first = values[0]
         if isinstance(first, tuple):
             return tuple(
-                self._of(each, about.of_part(number) if isinstance(about, Along) else about, f"{path}.{number}", named)
+                self._of(each, _of_part(about, number), f"{path}.{number}", named)
                 for number, each in enumerate(zip(*values, strict=True))
             )
         if isinstance(about, Along) and first is not None:
-            return self.tensor(values, named(about.dimension), named(about.into))
+            return self.tensor(values, replace(about, dimension=named(about.dimension), into=named(about.into)))
         if isinstance(about, Number):
             return self.number(first, named(about.dimension))
         names = {name: named(outer) for name, outer in about.names.items()} if isinstance(about, Within) else {}
@@ -65,12 +65,18 @@ class Change:
         return type(first)(**parts)
 
 
+def _of_part(about: Any, number: int) -> Any:
+    if not isinstance(about, Along):
+        return about
+    return replace(about, dimension=about.dimension.format(number))
+
+
 def sizes_of(record: Any) -> Sizes:
     """The number of items along each dimension of a record."""
     sizes: Sizes = {}
 
-    def tensor(values: Sequence[Tensor], dimension: str, _: str | None) -> Tensor:
-        sizes[dimension] = values[0].shape[-1]
+    def tensor(values: Sequence[Tensor], about: Along) -> Tensor:
+        sizes[about.dimension] = values[0].shape[-1]
         return values[0]
 
     def number(value: int, dimension: str) -> int:
@@ -96,9 +102,9 @@ def joined(records: Sequence[Record], first: Mapping[str, Sequence[int]] | None 
     sizes = [sizes_of(record) for record in records]
     starts = {name: [0, *accumulate(size[name] for size in sizes)][:-1] for name in sizes[0]} | dict(first or {})
 
-    def tensor(values: Sequence[Tensor], _: str, into: str | None) -> Tensor:
-        if into is not None:
-            values = [value + start for value, start in zip(values, starts[into], strict=True)]
+    def tensor(values: Sequence[Tensor], about: Along) -> Tensor:
+        if about.into in starts:  # otherwise all records number the same items
+            values = [value + start for value, start in zip(values, starts[about.into], strict=True)]
         return torch.cat(list(values), -1)
 
     def number(_: int, dimension: str) -> int:

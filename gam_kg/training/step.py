@@ -83,7 +83,7 @@ class ShardedModel:
         own = self.model.query_vectors(z.index_select(0, layout.row), layout)
         query, *history = self.model.split_query_vectors(self.gatherer(block)(own))
         added = self.model.walk_scores(z.index_select(0, layout.ends), *history, layout)
-        positions, popularity = [layout.positions], layout.popularity
+        positions, popularity = [layout.all_positions], layout.popularity
         if popularity is not None:
             where, score = popularity.by_query(layout.num_columns)
             positions.append(where)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from gam_kg.history.sampling import InclusionProbabilities, Sample
 from gam_kg.history.walks import Joined, join
 from gam_kg.nn.entity_rows import SelectedRows
 from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.ops.dimensions import Within
 from gam_kg.ops.packing import on_device
 from gam_kg.ops.ragged import select, unique
 from gam_kg.ops.records import NARROWEST, Record, map_tensors, narrowed, num_bytes
@@ -40,7 +42,7 @@ class Leaving:
     """
 
     snapshot: MessageGraph
-    rows: SelectedRows
+    rows: Annotated[SelectedRows, Within(places=".snapshot.active")]
 
 
 @dataclass(frozen=True)

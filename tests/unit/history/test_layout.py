@@ -105,7 +105,7 @@ def check_popularity(history, queries, sample, past, popular):
         assert torch.equal(relations[found.of_query], queries.relation)
         assert torch.equal(relations[found.cell // max(1, num_columns)], relation)
         apart, bins = slots.apart, found.apart.pattern.column
-        position = layout.positions_by_part[-1] - slots.first_apart
+        position = layout.positions.popularity - slots.first_apart
         # The relation by which a pair is scored is that of its query.
         assert torch.equal(
             relations[found.apart.kind][found.apart.pattern.row],
@@ -137,7 +137,7 @@ def test_walks_end_in_the_rows_of_their_candidates_and_are_added_at_their_pairs(
     for name, (walks, _) in parts.items():
         assert torch.equal(layout.ends[getattr(layout, name).end], walks.end)
     # Against all candidates, a pair's position is that in the table.
-    assert torch.equal(layout.positions, torch.cat([layout.positions[:0], *joined.pairs]))
+    assert torch.equal(layout.all_positions, torch.cat([layout.all_positions[:0], *joined.pairs]))
 
 
 @given(recurring_facts, st.integers(1, 8), probabilities, st.sampled_from([1, 3, 50]))
@@ -151,7 +151,7 @@ def test_pairs_apart_are_all_of_the_past_and_answers_and_their_columns_do_not_co
     assert torch.equal(layout.columns, sample.column_rows)
     assert torch.equal(layout.apart.row * history.num_rows + layout.apart.column, slots.apart)
     # First the pairs themselves, then what walks add to them.
-    pairs = slots.apart[layout.positions - layout.num_queries * layout.num_columns]
+    pairs = slots.apart[layout.all_positions - layout.num_queries * layout.num_columns]
     assert torch.equal(pairs, torch.cat([slots.apart, *joined.pairs]))
     assert torch.equal(slots.apart[slots.positions(answers) - slots.first_apart], answers)
     masked = slots.masked(joined.excluded)

@@ -72,8 +72,8 @@ def test_facts_and_pairs_are_those_a_walk_through_the_facts_finds(rows, end, lat
             walks[query, other, seen, recency, count, int(same)] += 1
     found, pairs = parts["facts"]
     assert counted(fact_columns(found)) == walks
-    query, other, relation, *columns = pair_columns(found, pairs, history.num_rows)
-    assert torch.equal(relation, queries.relation[query])
+    query, other, kind, *columns = pair_columns(found, pairs, history.num_rows)
+    assert torch.equal(queries.relation.unique()[kind], queries.relation[query])
     rows = zip(query.tolist(), other.tolist(), *(column.tolist() for column in columns), strict=True)
     features = {row[:2]: dict(zip(PARTS, map(unpacked, PARTS, row[2:]), strict=True)) for row in rows}
     assert len(features) == len(pairs)

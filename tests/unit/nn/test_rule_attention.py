@@ -53,7 +53,9 @@ def test_scores_and_gradients_are_those_of_a_sum_over_rules(scale, horizon, seed
     z = torch.randn(NUM_ENTITIES, 4, dtype=torch.float64, requires_grad=True)
     _, *by_part = model.split_query_vectors(model.query_vectors(z[layout.row], layout))
     found, *_ = model.walk_scores(z[layout.ends], *by_part, layout)
-    table = torch.zeros(len(queries) * NUM_ENTITIES, dtype=z.dtype).index_put((layout.positions[: len(found)],), found)
+    table = torch.zeros(len(queries) * NUM_ENTITIES, dtype=z.dtype).index_put(
+        (layout.all_positions[: len(found)],), found
+    )
     expected = naive(model.rule_attention, z, queries, joined)
     torch.testing.assert_close(table.view_as(expected), expected, rtol=1e-10, atol=1e-10)
     check_gradients(table.view_as(expected), expected, (z, *model.rule_attention.parameters()))

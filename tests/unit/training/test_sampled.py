@@ -177,7 +177,7 @@ def pairs_of_past(layout, rows=None):
     """Query and row of the shard of walks and rules; `rows` are those of the layout where it is of a sample."""
     number = sum(walks.num_pairs for walks in (layout.facts, layout.paths, layout.rules) if walks is not None)
     number += 0 if layout.confidences is None else len(layout.confidences.bin)
-    positions = layout.positions[layout.num_apart : layout.num_apart + number]
+    positions = layout.all_positions[layout.num_apart : layout.num_apart + number]
     if rows is None:
         return set(zip(*(part.tolist() for part in (positions // MANY, positions % MANY)), strict=True))
     number = positions - layout.num_queries * layout.num_columns

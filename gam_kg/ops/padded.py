@@ -1,0 +1,34 @@
+"""Records padded to given sizes, so that records of different sizes get the same shapes."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+from torch.nn.functional import pad
+
+from gam_kg.ops.dimensions import Along
+from gam_kg.ops.joined import Change, Record, Sizes, sizes_of
+from gam_kg.ops.sparse import CSRPattern
+
+
+def padded(record: Record, sizes: Sizes, items: Mapping[str, int]) -> Record:
+    """The record with more items along each dimension, to which nothing points but what is padded.
+
+    What is padded points to the first padded item of a dimension, and holds the `padding` of its field otherwise.
+
+    Args:
+        record: The record.
+        sizes: Number of items along each dimension, more than it has.
+        items: The item of further dimensions, along which no tensor lies, to which what is padded points.
+    """
+    first = {**items, **sizes_of(record)}
+
+    def tensor(values: Sequence[Tensor], about: Along) -> Tensor:
+        (value,) = values
+        missing = sizes[about.dimension] - value.shape[-1]
+        return pad(value, (0, missing), value=about.padding if about.into is None else first[about.into])
+
+    def pattern(values: Sequence[CSRPattern], rows: str, columns: str | None, entries: str) -> CSRPattern:
+        num_columns = None if columns is None else sizes[columns]
+        return values[0].padded(sizes[rows], num_columns, sizes[entries])
+
+    return Change(tensor, lambda _, dimension: sizes[dimension], pattern).of(record)
