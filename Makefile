@@ -9,8 +9,8 @@ INSTALLED := $(VENV)/installed
 run: $(INSTALLED)  ## set up, then the main job on embedded real data
 	$(BIN)/gam-kg run configs/demo.yaml
 
-test: $(INSTALLED)  ## set up, then the tests
-	$(BIN)/pytest
+test: $(INSTALLED)  ## set up, then the tests in two processes, the many short files last
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

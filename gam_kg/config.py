@@ -163,8 +163,9 @@ class TrainConfig(Section):
     checkpoint_steps: Count = Field(0, description="also checkpoint every so many steps; 0: at epoch ends only")
     num_workers: NumWorkers = Field(1, description="Ray Train workers; [1, 4]: as many as have room; 0: without Ray")
     use_gpu: bool = Field(False, description="a CUDA device for each worker")
-    precision: Literal["float32", "bf16"] = Field(
-        "float32", description="of matrix products in training, float32 or bf16; evaluation is always float32"
+    precision: Literal["float32", "tf32", "bf16"] = Field(
+        "float32",
+        description="of matrix products in training: float32; tf32, on a GPU; or bf16; evaluation is always float32",
     )
     cuda_graphs: bool = Field(
         True,
@@ -181,7 +182,7 @@ class TrainConfig(Section):
     read_ahead: Count | None = Field(
         None,
         description="batches of steps that another thread makes ahead of the step that runs, at most; 0: none; null: "
-        "4 where a worker has a GPU or a CPU beyond its threads, else none",
+        "2 where a worker has a GPU or a CPU beyond its threads, else none",
     )
     max_failures: Count = Field(3, description="restarts of failed workers, each from the last checkpoint")
     loggers: tuple[Literal["tensorboard", "mlflow"], ...] = Field(

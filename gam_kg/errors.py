@@ -49,6 +49,10 @@ class MemoryPlanError(GamKGError):
     """Training as configured would need more memory than there is."""
 
 
+class OutOfMemoryError(GamKGError):
+    """Memory of a GPU or of the machine ran out."""
+
+
 class OutputError(GamKGError):
     """A file or folder cannot be written: no space, no permission, or something else is in its place."""
 
@@ -103,6 +107,9 @@ def exit_status(say: Callable[[str], None]) -> Generator[None]:
         sys.exit(error.status)
     except KeyboardInterrupt:
         sys.exit(130)
+    except MemoryError as error:
+        say(f"the memory of this machine ran out{f' ({error})' if str(error) else ''}")
+        sys.exit(1)
     except OSError as error:
         if error.errno not in _OF_THE_MACHINE:
             raise

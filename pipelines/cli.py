@@ -20,6 +20,7 @@ from gam_kg.config import Config, load_config
 from gam_kg.config_file import validated
 from gam_kg.data_config import ColumnsConfig
 from gam_kg.errors import exit_status
+from gam_kg.plan.gpus import GPUS
 from gam_kg.run_config import config_of_run
 from gam_kg.storage import is_remote
 from gam_kg.synthetic.groups import SyntheticConfig
@@ -155,6 +156,9 @@ def plan_command(
     overrides: Overrides = None,
     workers: Annotated[str, typer.Option(help="Numbers of workers to plan, beside the configured one.")] = "1,2,4,8",
     memory: Annotated[float | None, typer.Option(help="GiB of the machine, or GPU; none: of this one.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"Plan for workers with a GPU each: {', '.join(GPUS)}.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """graph/ → memory, operations and messages of a training that has not begun.
@@ -172,7 +176,9 @@ def plan_command(
         raise typer.BadParameter(f"--workers {workers}: give numbers from 1 on, as in 1,2,4")
     if memory is not None and not 0 < memory < math.inf:
         raise typer.BadParameter(f"--memory {memory}: give the GiB of a machine, as 64")
-    plan(resolved, numbers, memory_gib=memory, as_json=as_json)
+    if gpu is not None and (memory is not None or gpu.upper() not in GPUS):
+        raise typer.BadParameter(f"--gpu {gpu}: give one of {', '.join(GPUS)}; or only --memory, the GiB of a GPU")
+    plan(resolved, numbers, memory_gib=memory, gpu=gpu, as_json=as_json)
 
 
 def _do(verb: str, config: Config, *, force: bool, take_over: bool) -> None:

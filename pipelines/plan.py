@@ -14,6 +14,7 @@ from gam_kg.config import Config
 from gam_kg.errors import MemoryPlanError
 from gam_kg.mirror import readable_run
 from gam_kg.plan.counts import GraphCounts, count_graph
+from gam_kg.plan.gpus import gpu_bytes
 from gam_kg.plan.plan import Planner
 from gam_kg.run_config import require_same_settings
 from gam_kg.run_folder import graph_to_train
@@ -35,13 +36,21 @@ _ASSUMED = (
 )
 
 
-def plan(config: Config, workers: list[int], *, memory_gib: float | None = None, as_json: bool = False) -> None:
+def plan(
+    config: Config,
+    workers: list[int],
+    *,
+    memory_gib: float | None = None,
+    gpu: str | None = None,
+    as_json: bool = False,
+) -> None:
     """Print what training would take.
 
     Args:
         config: The run's configuration.
         workers: Numbers of workers to plan beside the configured one.
         memory_gib: GiB of the machine, or GPU; None: of this one.
+        gpu: Plan for workers with a GPU of this name, one of `GPUS`; None: as `train.use_gpu` says.
         as_json: Print JSON instead of tables.
 
     Raises:
@@ -49,6 +58,8 @@ def plan(config: Config, workers: list[int], *, memory_gib: float | None = None,
         ConfigError: Settings, or facts, differ from those that it was made with.
         MemoryPlanError: The configured training does not fit.
     """
+    if gpu is not None:
+        config = config.changed({"train.use_gpu": True})
     base = resident_bytes()  # the same libraries as a worker's, before anything is read
     if config.run_dir is not None:
         readable_run(config.run_dir, "run_dir", "graph", "graph.next")
@@ -58,7 +69,10 @@ def plan(config: Config, workers: list[int], *, memory_gib: float | None = None,
     for notice in notices(config, graph):
         logger.warning("warning: %s", notice)
     torch.set_num_threads(threads(config))
-    found = _plan(config, count_graph(path), workers, base, memory_gib)
+    memory = gpu_bytes(gpu) if gpu else memory_gib and memory_gib * 2**30
+    found = _plan(config, count_graph(path), workers, base, memory)
+    if gpu is not None:
+        found["memory_of"] = f"GPU ({gpu.upper()})"
     if as_json:
         results.file.write(json.dumps(found, indent=2) + "\n")
     else:
@@ -67,15 +81,16 @@ def plan(config: Config, workers: list[int], *, memory_gib: float | None = None,
         raise MemoryPlanError(_refusal(found))
 
 
-def _plan(config: Config, counts: GraphCounts, workers: list[int], base: float, gib: float | None) -> dict[str, Any]:
+def _plan(config: Config, counts: GraphCounts, workers: list[int], base: float, memory: float | None) -> dict[str, Any]:
     """All that is printed, as plain values."""
     configured, gpu, ray = max(1, config.train.most_workers), config.train.use_gpu, config.train.most_workers > 0
-    memory = gib * 2**30 if gib else (_gpu_bytes() if gpu else machine_bytes())
+    memory = memory or (_gpu_here() if gpu else machine_bytes())
     usable = _USABLE_SHARE * memory - (_GPU_CONTEXT_BYTES if gpu else _RAY_MACHINE_BYTES * ray)
     planner = Planner(config, counts, base + _RAY_WORKER_BYTES * ray, shared_machine=not os.environ.get("RAY_ADDRESS"))
     plans = {number: planner.plan(number) for number in sorted({configured, *workers})}
     for found in plans.values():
         found["fits"] = bool(found["required_bytes"] <= usable)
+        found["gpu_fits"] = {use: bool(size <= usable) for use, size in found["gpu_bytes"].items()}
     required = plans[configured]["required_bytes"]
     return {
         "graph": {
@@ -123,7 +138,10 @@ def _memory(worker: dict[str, Any]) -> dict[str, str]:
     """Cells of the table of memory."""
     sizes = {item["name"]: item["num_bytes"] for item in worker["items"]}
     sizes |= {"peak of a worker": worker["worker_bytes"], "on a machine, or GPU": worker["required_bytes"]}
-    return {name: _size(number) for name, number in sizes.items()} | {"fits": _yes(worker["fits"])}
+    cells = {name: _size(number) for name, number in sizes.items()}
+    for use, fits in worker["gpu_fits"].items():
+        cells[f"on a GPU: {use}"] = f"{_size(worker['gpu_bytes'][use])}, {'fits' if fits else 'does not fit'}"
+    return cells | {"fits": _yes(worker["fits"])}
 
 
 def _epoch(worker: dict[str, Any]) -> dict[str, str]:
@@ -189,9 +207,10 @@ def machine_bytes() -> float:
     return physical
 
 
-def _gpu_bytes() -> float:
+def _gpu_here() -> float:
     if not torch.cuda.is_available():
         raise MemoryPlanError(
-            "train.use_gpu=true, but there is no GPU here whose memory to plan with; give --memory GIB"
+            "train.use_gpu=true, but there is no GPU here whose memory to plan with; give --gpu NAME, as H100, or "
+            "--memory GIB"
         )
     return torch.cuda.get_device_properties(0).total_memory

@@ -1,10 +1,11 @@
-"""Shared by all tests: one local Ray for the whole run, and reproducible property tests."""
+"""Shared by all tests: one local Ray for each process of tests, and reproducible property tests."""
 
 import logging
 import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 from object_store import bucket, object_store  # noqa: F401 - fixtures
 from ranks import RankPool
@@ -13,6 +14,10 @@ from pipelines.ray_session import ray_session
 
 # Commands and Ray workers that tests start find `pipelines` as the tests do, from any folder.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+
+# Tensors this small only wait for a second thread, here and in what tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 # Shared machines stall for longer than hypothesis' default deadline of 200 ms.
 settings.register_profile("gam_kg", deadline=None, derandomize=True)

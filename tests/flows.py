@@ -5,7 +5,11 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from gam_kg.artifacts import read_manifest
+from gam_kg.graph.partition import Partition
+from gam_kg.training import checkpoint
 from pipelines import cli
 
 SMALL = [
@@ -61,3 +65,14 @@ def gam_kg(monkeypatch, *arguments):
     with pytest.raises(SystemExit) as ended:
         cli.main()
     return ended.value.code or 0
+
+
+def assert_same_weights(config, other, **tolerance):
+    """Two runs have the same weights; to the last bit unless a tolerance is given."""
+    num_entities = read_manifest(config.run_path / "graph", "graph").content["num_entities"]
+    first, second = (
+        checkpoint.load_weights(each.run_path / "checkpoint", Partition(num_entities)) for each in (config, other)
+    )
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], **(tolerance or {"rtol": 0, "atol": 0}), msg=name)

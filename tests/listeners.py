@@ -17,7 +17,7 @@ def listeners_of(process: subprocess.Popen, seconds: float) -> set[tuple[str, st
     while process.poll() is None:
         assert time.monotonic() < end, "it does not end"
         members |= tree(process.pid)  # also those that have lost their parent
-        found |= {one for pid in members for one in listeners(pid)}
+        found |= listeners(*members)
         time.sleep(0.2)
     return found
 
@@ -27,10 +27,11 @@ def beyond_loopback(found: set[tuple[str, str]]) -> set[tuple[str, str]]:
     return {one for one in found if not ipaddress.ip_address(one[1].rpartition(":")[0]).is_loopback}
 
 
-def listeners(pid: int) -> set[tuple[str, str]]:
-    """(program, address:port) of the sockets on which a process listens."""
-    sockets = _sockets(pid)
-    return {(name(pid), address) for inode, address in _listening(pid) if inode in sockets} if sockets else set()
+def listeners(*pids: int) -> set[tuple[str, str]]:
+    """(program, address:port) of the sockets on which processes listen, all in the network of this one."""
+    addresses = dict(_listening())
+    found = {(pid, addresses[inode]) for pid in pids for inode in _sockets(pid) & addresses.keys()}
+    return {(name(pid), address) for pid, address in found}
 
 
 def tree(root: int) -> set[int]:
@@ -74,11 +75,11 @@ def _sockets(pid):
     return found
 
 
-def _listening(pid):
-    """(inode, address:port) of all sockets that listen in the network of a process."""
+def _listening():
+    """(inode, address:port) of all sockets that listen in the network of this process."""
     for table in ("tcp", "tcp6"):
         with suppress(OSError):
-            for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            for line in Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]:
                 _, local, _, state, *_, inode = line.split()[:10]
                 if state == LISTENING:
                     yield inode, _address(local)

@@ -8,6 +8,8 @@ from time import perf_counter
 
 import torch
 
+from gam_kg.ops.device_times import DeviceTimes
+
 
 @dataclass
 class PurposeSums:
@@ -35,7 +37,7 @@ class Traffic:
 
     by_purpose: defaultdict[str, PurposeSums] = field(default_factory=lambda: defaultdict(PurposeSums))
     halo_rows: int = 0
-    _events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
+    _on_device: DeviceTimes = field(default_factory=DeviceTimes)
 
     @contextmanager
     def collective(self, purpose: str, sent: float, device: torch.device) -> Generator[None]:
@@ -43,12 +45,9 @@ class Traffic:
         found = self.by_purpose[purpose]
         found.bytes += sent
         found.collectives += 1
-        if device.type == "cuda":  # kernels run behind the program: time them on the device, read the clock later
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            yield
-            end.record()
-            self._events.append((purpose, begin, end))
+        if device.type == "cuda":  # kernels run behind the program
+            with self._on_device.block(purpose):
+                yield
         else:
             started = perf_counter()
             yield
@@ -64,11 +63,9 @@ class Traffic:
 
     def take(self) -> dict[str, PurposeSums]:
         """The sums by purpose; resets them and `halo_rows` to zero."""
-        for purpose, begin, end in self._events:
-            end.synchronize()
-            self.by_purpose[purpose].seconds += begin.elapsed_time(end) / 1000
+        for purpose, seconds in self._on_device.take(wait=True).items():
+            self.by_purpose[purpose].seconds += seconds
         found = dict(self.by_purpose)
         self.by_purpose.clear()
-        self._events.clear()
         self.halo_rows = 0
         return found

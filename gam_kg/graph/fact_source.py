@@ -1,11 +1,9 @@
 """Where a rank's anchored facts are read from: the files of a prepared graph, streamed in time order, or memory."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +19,6 @@ from gam_kg.parquet import open_file
 from gam_kg.schemas import ANCHORED
 
 SLAB_ROWS = 262_144
-
-Item = TypeVar("Item")
 
 
 class Rows(NamedTuple):
@@ -227,12 +223,3 @@ def count_rows(paths: Sequence[Path]) -> int:
         return sum(pq.read_metadata(path).num_rows for path in paths)
     except (OSError, pa.ArrowException) as error:
         raise ArtifactError(f"{paths[0].parent}: cannot be read ({error}); {redo('graph')}") from None
-
-
-def prefetch(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items; a thread makes the next one while one is in use."""
-    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as thread:
-        coming = thread.submit(list[Item], islice(items, 1))
-        while found := coming.result():
-            coming = thread.submit(list[Item], islice(items, 1))
-            yield from found

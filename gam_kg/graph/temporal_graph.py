@@ -14,10 +14,11 @@ from torch import Tensor
 from gam_kg.artifacts import Manifest, read_manifest, redo
 from gam_kg.errors import ArtifactError
 from gam_kg.graph.anchored import anchored_facts
-from gam_kg.graph.fact_source import FactSource, MemoryFacts, Rows, StoredFacts, UpdatedFacts, count_rows, prefetch
+from gam_kg.graph.fact_source import FactSource, MemoryFacts, Rows, StoredFacts, UpdatedFacts, count_rows
 from gam_kg.graph.partition import Partition
 from gam_kg.graph.snapshot import Snapshot
 from gam_kg.graph.update_chain import Update, sizes
+from gam_kg.ops.read_ahead import read_ahead
 from gam_kg.parquet import read_table
 from gam_kg.schemas import SPLITS
 
@@ -192,7 +193,7 @@ class TemporalGraph:
             ArtifactError: A stored file is damaged.
         """
         left = list(times)
-        for slab in prefetch(self.facts.slabs(left[0])) if left else ():
+        for slab in read_ahead(self.facts.slabs(left[0]), 1) if left else ():
             here = [time for time in left if time < slab.end]
             left = left[len(here) :]
             requested = torch.tensor(here, dtype=torch.int64)

@@ -16,6 +16,7 @@ from gam_kg.inference.queries import EncodedQueries
 from gam_kg.inference.query_blocks import query_blocks
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.ingest.vocabulary import Vocabulary
+from gam_kg.ops.out_of_memory import naming_knobs
 from gam_kg.text import quoted
 from gam_kg.training.evaluate import Tick
 
@@ -46,6 +47,7 @@ class Answers:
         return Answers(*(column[start:stop] for column in vars(self).values()))
 
 
+@naming_knobs(lambda: "answering queries", "fewer processes at once (predict.num_workers)")
 def answer_queries(
     run: TrainedRun,
     queries: EncodedQueries,

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from gam_kg.artifacts import Manifest, read_manifest
 from gam_kg.errors import ArtifactError
-from gam_kg.graph.fact_source import prefetch
 from gam_kg.graph.update_chain import Update, updates_after
 from gam_kg.inference.similarity import SPACE, SearchSpace, vector_groups
 from gam_kg.inference.state import changes_before
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.nn.recurrence import Memory
+from gam_kg.ops.out_of_memory import naming_knobs
+from gam_kg.ops.read_ahead import read_ahead
 from gam_kg.parquet import open_writer, read_table
 from gam_kg.schemas import embedding_schema
 from gam_kg.training.evaluate import Tick
@@ -34,6 +35,7 @@ _METRICS = {
 }
 
 
+@naming_knobs(lambda: "embedding", "more workers (train.num_workers)")
 def write_embeddings(
     run: TrainedRun,
     last: int,
@@ -181,7 +183,7 @@ def _write(path: Path, schema: pa.Schema, groups: Iterable[list[pa.Array]]) -> N
     # The least and the greatest number of many vectors are of no use.
     options: dict[str, Any] = {"use_dictionary": False, "use_byte_stream_split": vectors, "write_statistics": others}
     with open_writer(path, schema, **options) as writer:
-        for columns in prefetch(iter(groups)):
+        for columns in read_ahead(iter(groups), 1):
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 

@@ -22,6 +22,7 @@ from gam_kg.metrics.comparison import compare
 from gam_kg.metrics.parts import FEWEST_ANSWERS, Parts, parts_of
 from gam_kg.metrics.strata import Strata
 from gam_kg.metrics.tree import setting_metrics
+from gam_kg.ops.out_of_memory import naming_knobs
 from gam_kg.schemas import DIRECTIONS, ENTITIES_SEEN, FILTERS, MODEL, RANKS, STRATA
 from gam_kg.training.evaluate import AnswerRanks, ModelScorer, Scorer, Tick, rank_split, roll
 
@@ -54,6 +55,7 @@ def count_ticks(run: TrainedRun, config: EvaluateConfig) -> int:
     return tuned + ranked + sum(time < _first_ranked(run, config) for time in graph.times)
 
 
+@naming_knobs(lambda: "evaluation", "more workers (train.num_workers)")
 def evaluate_run(
     run: TrainedRun,
     config: EvaluateConfig,

@@ -14,6 +14,7 @@ from gam_kg.inference.queries import QueryRows
 from gam_kg.inference.similarity import SearchSpace, vector_groups
 from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.metrics.product_scores import ProductScores
+from gam_kg.ops.precision import float32_products
 
 _MOST_STORED = 2**28
 """Numbers of search vectors that stay in memory for the next look-up, at most: a GiB."""
@@ -96,7 +97,7 @@ def _search_vectors(run: TrainedRun, entity: int, end: int) -> tuple[Tensor, Ten
         space = SearchSpace.after(run, memory)
         groups = ((int(rows[0]), space(vectors)) for rows, vectors in vector_groups(run, memory))
         if len(run.entities) * run.model.config.dim > _MOST_STORED:
-            with torch.no_grad():
+            with torch.no_grad(), float32_products():
                 (vector,) = space(run.sharded.vectors_of(memory, torch.tensor([entity], device=run.device)))
             return vector, memory.last_seen, groups
         run.search_vectors.clear()

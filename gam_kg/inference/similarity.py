@@ -17,6 +17,7 @@ from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.nn.recurrence import Memory
 from gam_kg.nn.vectors import unit
 from gam_kg.ops.finite import require_finite
+from gam_kg.ops.precision import float32_products
 from gam_kg.training.checkpoint import load_tensors, save_tensors
 
 SHRINKAGE = 0.98
@@ -48,7 +49,7 @@ def vector_groups(run: TrainedRun, memory: Memory, rows: Tensor | None = None) -
     rows = torch.arange(run.graph.partition.num_rows, device=run.device) if rows is None else rows
     made = run.vectors_made(memory)
     for group in rows.split(_GROUP) if len(rows) else ():
-        with torch.no_grad():
+        with torch.no_grad(), float32_products():
             vectors = run.sharded.vectors_of(memory, group) if made is None else made[group]
         require_finite(vectors, "vectors of the entities")
         yield group, vectors

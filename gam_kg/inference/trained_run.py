@@ -29,6 +29,8 @@ from gam_kg.ingest.time_axis import TimeAxis
 from gam_kg.ingest.vocabulary import Vocabulary, vocabulary_hash
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
+from gam_kg.ops.out_of_memory import naming_knobs
+from gam_kg.ops.precision import float32_products
 from gam_kg.training.calibration import temperature_at
 from gam_kg.training.checkpoint import load_model
 from gam_kg.training.evaluate import ModelScorer, Tick, roll
@@ -65,6 +67,7 @@ class TrainedRun:
     updates: tuple[Update, ...] = ()
 
     @classmethod
+    @naming_knobs(lambda: "opening the run", "more workers (train.num_workers)")
     def load(
         cls,
         path: Path,
@@ -177,6 +180,7 @@ class TrainedRun:
         """What scores of queries of a horizon are divided by for probabilities."""
         return temperature_at(self.checkpoint_manifest.content["temperatures"], horizon)
 
+    @float32_products()
     def memory_before(self, snapshot: int, tick: Tick = lambda: None, *, anew: bool = False) -> Memory:
         """The memory after all facts before a snapshot, not to be changed. A collective.
 

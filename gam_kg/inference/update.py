@@ -13,6 +13,7 @@ from gam_kg.inference.trained_run import TrainedRun
 from gam_kg.metrics.all_baselines import Baselines
 from gam_kg.metrics.summary import RankSummary
 from gam_kg.nn.recurrence import Memory
+from gam_kg.ops.out_of_memory import naming_knobs
 from gam_kg.output import replacing
 from gam_kg.parquet import write_table
 from gam_kg.schemas import MODEL, OVER_TIME, table_schema
@@ -41,6 +42,7 @@ class Advanced:
     scores: list[dict[str, Any]]
 
 
+@naming_knobs(lambda: "adding new facts", "more workers (train.num_workers)", "update.score_facts=0")
 def advance_run(
     run: TrainedRun,
     first: int,

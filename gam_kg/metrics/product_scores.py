@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gam_kg.metrics.ranks import not_finite, rivals_of
+from gam_kg.ops.precision import float32_products
 from gam_kg.ops.ragged import select, unique_inverse
 from gam_kg.ops.top_k import TopK
 
@@ -60,6 +61,7 @@ class ProductScores:
     def device(self) -> torch.device:
         return self.query.device
 
+    @float32_products()
     def of(self, query: Tensor, row: Tensor) -> Tensor:
         scores, width = self.query.new_empty(len(row)), max(1, self._width)
         rows, index = unique_inverse(row)
@@ -77,6 +79,7 @@ class ProductScores:
         pairs = select(rows[place] == self.pair_row, self.pair_query, place, self.pair_score)
         return ProductScores(self.query, self.candidates[rows], *pairs)
 
+    @float32_products()
     def best(
         self, k: int, *, longest: float = 1.0, look: Callable[[Tensor], None] = lambda _: None
     ) -> tuple[Tensor, Tensor]:
@@ -132,6 +135,7 @@ class ProductScores:
         place = torch.searchsorted(pairs, pair).clamp(max=len(pairs) - 1)
         return torch.where(pairs[place] == pair, added[place], 0.0)
 
+    @float32_products()
     def compare(self, query: Tensor, target: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
         own = torch.nonzero(row >= 0)[:, 0]
         width = self._width

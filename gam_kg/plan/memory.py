@@ -15,13 +15,15 @@ from gam_kg.history.bins import NUM_BINS
 from gam_kg.history.rule_keys import CELLS_PER_RULE, COUNTED_PER_RULE, MERGED_AT_ONCE
 from gam_kg.nn.model import ENTITY, GAMLSTM
 from gam_kg.plan.workload import Workload
+from gam_kg.training.batch_cache import CACHE_BYTES
 from gam_kg.training.evaluate import MOST_WRITTEN_OUT, QUERIES_AT_ONCE
 from gam_kg.training.query_block import MOST_QUERIES
-from gam_kg.training.step_batch import CACHE_BYTES
+from gam_kg.training.run import BATCHES_AHEAD
 
 FLOAT, DOUBLE, LONG, INT = 4, 8, 8, 4
 PHASES = ("always", "start", "step", "epoch end")
 BEST, BATCH_CACHE, NOT_RETURNED = "best epoch's weights and optimizer", "batch cache", "freed, not returned"
+WEIGHTS, MEMORY = ("entity rows", "shared parameters"), "entity memory (h, c, last_seen)"
 OPTIMIZER_STATE = "optimizer state of entity rows", "optimizer state of shared parameters"
 _FIRST_USE = 120 * 2**20  # growth of a process that trains ten entities; mostly what optimizers of torch import
 _NOT_RETURNED_SHARE = 0.25  # of what a step frees, the allocator has some that an epoch's end cannot use; or vice versa
@@ -30,11 +32,16 @@ _NAME_BYTES = 100  # of an entity; fewer if names share few words
 _FEATURE_BYTES = 28  # row, column, position by column and weight
 _CACHED_LINK, _LINK, _WAITING_LINK = 18, 160, 72  # bytes of a fact or path of the history
 _CACHED_CONFIDENCE, _CONFIDENCE, _WAITING_CONFIDENCE = 7, 40, 16  # bytes of a rule whose confidence is joined
+_MADE_QUERY, _MADE_LINK, _MADE_CONFIDENCE = 400, 44, 16  # bytes in a batch that waits for its step
+_SAMPLED_LINK = 60  # more, as a sampled candidate that no other query has; see `ScoreLayout.apart`
+_REQUESTED_LINK = 1000  # of a sampled query, at most: for each that it requests, with those that lead to answers
 _COUNTED_RULE, _WAITING_HIT = 35, 110  # bytes of a rule that is counted while rules are found; of a waiting hit
 _ROOM_FOR_COUNTS = 1.5  # for each pair of relations that has counts, as their tables grow by a half
 # Tables of entity vectors that are alive together in a step, in a step with sampled candidates, and in validation.
 _TABLES, _SAMPLED_TABLES, _VALIDATION_TABLES = 5, 7, 3
 _UPDATE_VECTORS, _EDGE_VECTORS, _QUERY_VECTORS = 30, 4, 20  # of an active entity, an edge across ranks, a query
+_CAPTURED = 1.25  # a captured step has room for so much more than the one that it was made for
+_GROUP_OF_VECTORS = 65_536  # entities whose embeddings are made together
 _BF16_SCORES = 4.5  # a product of half the width, two copies and a sum, in place of one product
 _LOOKED_THROUGH = 100  # a fact of a neighbour that may be the newest of its relation
 _LINKS_READ = 2  # for each that a sampled query requests, as several lead to answers; measured: 1.0 to 4.1
@@ -53,8 +60,10 @@ def memory_items(workload: Workload, base_bytes: float) -> list[Item]:
     """What takes memory of a worker, whose process takes `base_bytes` before it reads anything."""
     state, steps, counts = state_bytes(workload), _step_bytes(workload), workload.counts
     start = max(finding_bytes(workload), sketch_bytes(workload))
-    validation = state["entity memory (h, c, last_seen)"] + _validation_bytes(workload)
-    best = sum(state[name] for name in ("entity rows", "shared parameters", *OPTIMIZER_STATE))
+    validation = state[MEMORY] + _validation_bytes(workload, workload.ranked)
+    best = sum(state[name] for name in (*WEIGHTS, *OPTIMIZER_STATE))
+    # What a captured step uses stays its own.
+    of_step, room = (PHASES[0], _CAPTURED) if workload.captured else ("step", 1.0)
     always = {
         **state,
         "ids, hashes and words": _NAME_BYTES * counts.num_entities + _FEATURE_BYTES * counts.num_features,
@@ -64,12 +73,13 @@ def memory_items(workload: Workload, base_bytes: float) -> list[Item]:
         Item("process and libraries", base_bytes + _FIRST_USE, on_device=False),
         Item("streamed facts", _stream_bytes(workload), on_device=False),
         Item("snapshots ahead", _ahead_bytes(workload), on_device=False),
+        Item("batches ahead", _made_bytes(workload), on_device=False),
         Item("history index", history_of_rank(workload), on_device=False),
         Item("start: rules, or agreement of words", start, "start", on_device=False),
         Item(BATCH_CACHE, _cache_bytes(workload), on_device=False),
         Item(BEST, best, on_device=False),
         *(Item(name, number) for name, number in always.items()),
-        *(Item(f"step: {name}", number, "step") for name, number in steps.items()),
+        *(Item(f"step: {name}", room * number, of_step) for name, number in steps.items()),
         Item("epoch end: validation", validation, "epoch end"),
     ]
 
@@ -86,6 +96,19 @@ def peak_bytes(items: list[Item], *, on_device: bool = False) -> float:
     some = [item for item in items if item.on_device or not on_device]
     always, *phases = (sum(item.num_bytes for item in some if item.phase == phase) for phase in PHASES)
     return always + max(phases)
+
+
+def gpu_bytes_of_uses(workload: Workload, items: list[Item]) -> dict[str, float]:
+    """Bytes of a rank's GPU in training, whose `memory_items` are given, in evaluation and in embedding."""
+    state = state_bytes(workload)
+    trained, vector = sum(state[name] for name in (*WEIGHTS, MEMORY)), workload.vector_bytes
+    update = _UPDATE_VECTORS * float(workload.active.max(initial=1)) / workload.world_size
+    group = _VALIDATION_TABLES * min(workload.rows, _GROUP_OF_VECTORS)
+    return {
+        "training": peak_bytes(items, on_device=True),
+        "evaluation": trained + _validation_bytes(workload, workload.counts.queries[workload.counts.valid]),
+        "embedding": trained + max(update, group) * vector,
+    }
 
 
 def shared_sizes(workload: Workload) -> list[int]:
@@ -110,7 +133,7 @@ def state_bytes(workload: Workload) -> dict[str, float]:
     return {
         "entity rows": rows,
         OPTIMIZER_STATE[0]: 2 * rows + FLOAT,  # with its number of steps
-        "entity memory (h, c, last_seen)": 2 * rows + LONG * workload.rows,
+        MEMORY: 2 * rows + LONG * workload.rows,
         "shared parameters": sum(sizes) * FLOAT,
         "gradients of shared parameters": (sum(sizes) + 1) * FLOAT,  # with their norm
         OPTIMIZER_STATE[1]: (2 * sum(sizes) + len(sizes)) * FLOAT,
@@ -215,6 +238,17 @@ def _ahead_bytes(workload: Workload) -> float:
     return float((before[number + 1 :] - before[1 : len(before) - number]).max(initial=0))
 
 
+def _made_bytes(workload: Workload) -> float:
+    """Batches that wait for their steps, the largest ones: as many as there are where a CPU is spare."""
+    train, scored = workload.config.train, float(workload.scored.max(initial=1))
+    number = BATCHES_AHEAD if train.read_ahead is None else train.read_ahead
+    links = workload.links * (_MADE_LINK + (_SAMPLED_LINK if workload.sampled else 0))
+    links += workload.confidences * _MADE_CONFIDENCE
+    if workload.sampled:
+        links = min(links, train.history_links / workload.world_size * _REQUESTED_LINK)
+    return number * scored * (_MADE_QUERY + links)
+
+
 def _step_bytes(workload: Workload) -> dict[str, float]:
     """Of the largest step."""
     train, counts, ranks, vector = workload.config.train, workload.counts, workload.world_size, workload.vector_bytes
@@ -240,8 +274,9 @@ def _step_bytes(workload: Workload) -> dict[str, float]:
     }
 
 
-def _validation_bytes(workload: Workload) -> float:
-    queries, rows = float(workload.ranked.max(initial=1)), workload.rows
+def _validation_bytes(workload: Workload, ranked: np.ndarray) -> float:
+    """Of the snapshot with the most queries that are ranked, (num_snapshots,)."""
+    queries, rows = float(ranked.max(initial=1)), workload.rows
     block = min(queries, QUERIES_AT_ONCE) if rows > MOST_WRITTEN_OUT else _block(workload, queries)
     scores = 0.0 if rows > MOST_WRITTEN_OUT else _score_bytes(workload, block, rows, 1)
     return _VALIDATION_TABLES * rows * workload.vector_bytes + _history_bytes(workload, block) + scores

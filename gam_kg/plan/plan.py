@@ -9,7 +9,7 @@ import torch
 from gam_kg.config import Config
 from gam_kg.distributed.volume import StepVolume, expected_halo_rows
 from gam_kg.plan.counts import GraphCounts
-from gam_kg.plan.memory import memory_items, peak_bytes, shared_sizes
+from gam_kg.plan.memory import gpu_bytes_of_uses, memory_items, peak_bytes, shared_sizes
 from gam_kg.plan.operations import epoch_operations, unit_operations
 from gam_kg.plan.workload import Workload
 
@@ -47,7 +47,7 @@ class Planner:
         return {
             "items": [item._asdict() for item in items],
             "worker_bytes": peak_bytes(items),
-            "device_bytes": peak_bytes(items, on_device=True),
+            "gpu_bytes": gpu_bytes_of_uses(workload, items) if self._config.train.use_gpu else {},
             "required_bytes": self.required_bytes(self._config, world_size),
             "steps": steps,
             "flops_epoch": operations,
@@ -59,9 +59,10 @@ class Planner:
     def required_bytes(self, config: Config, world_size: int | None = None) -> float:
         """Bytes of a machine, or of a GPU where workers use one; None: with the most workers configured."""
         workers = world_size or max(1, config.train.most_workers)
-        items = memory_items(Workload(config, self._counts, workers), self._base_bytes)
+        workload = Workload(config, self._counts, workers)
+        items = memory_items(workload, self._base_bytes)
         if config.train.use_gpu:
-            return peak_bytes(items, on_device=True)
+            return max(gpu_bytes_of_uses(workload, items).values())
         return peak_bytes(items) * (workers if self._shared else 1)
 
     def knobs(self) -> list[Knob]:

@@ -14,6 +14,7 @@ from gam_kg.artifacts import Manifest, open_artifact, read_manifest, write_artif
 from gam_kg.config import load_config
 from gam_kg.distributed.process_group import process_group
 from gam_kg.errors import ConfigError, exit_status
+from gam_kg.ops.precision import require_precision
 from gam_kg.progress import Advance, progress_lines
 from gam_kg.run_config import checkpoint_settings, require_same_settings, write_config
 from gam_kg.run_folder import graph_to_train, place_to_write, settle
@@ -50,6 +51,7 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(threads(config))
     read_ahead = batches_ahead(config)
     compute_device(config)
+    require_precision(config.train.precision, use_gpu=config.train.use_gpu)
     if is_remote(config.run_dir):
         raise ConfigError(f"run_dir={config.run_dir}: give a folder that all ranks see; `gam-kg train` takes a URI")
     run = config.run_path

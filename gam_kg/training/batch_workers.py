@@ -7,6 +7,7 @@ the same with any number of processes.
 import multiprocessing
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -50,26 +51,18 @@ class BatchWorkers:
         """See `Batches.steps`.
 
         Raises:
-            GamKGError: A process could not make a batch, or was killed.
+            GamKGError: A process could not make a batch.
         """
         assert self._loader is not None, "the workers are closed"
         self._snapshots.start.copy_(torch.tensor([index, step]))
-        try:
-            made = iter(self._loader)
-            # A thread that runs while processes are forked might have locks that these would wait for.
-            self._history = self._history or self._thread.submit(self._batches.history_after, self._times)
-            for found in made:
-                if isinstance(found, GamKGError):
-                    raise found
-                for packing, buffer in found:
-                    yield packing.unpack(buffer)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise GamKGError(
-                f"a process that makes batches has ended ({str(error).splitlines()[0]}); if it ran out of memory, "
-                "lower train.batch_workers, or set it to 0"
-            ) from error
+        made = iter(self._loader)
+        # A thread that runs while processes are forked might have locks that these would wait for.
+        self._history = self._history or self._thread.submit(self._batches.history_after, self._times)
+        for found in made:
+            if isinstance(found, GamKGError):
+                raise found
+            for packing, buffer in found:
+                yield packing.unpack(buffer)
 
     def history(self) -> HistoryIndex:
         """A history that has all snapshots of an epoch, after the first steps."""
@@ -80,6 +73,20 @@ class BatchWorkers:
         """End the processes."""
         self._loader = None
         self._thread.shutdown()
+
+
+@contextmanager
+def ended_workers_named() -> Generator[None]:
+    """Raise GamKGError where a process that makes batches was killed: torch says so by a signal, in whatever runs."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise GamKGError(
+            f"a process that makes batches has ended ({str(error).splitlines()[0]}); if it ran out of memory, "
+            "lower train.batch_workers, or set it to 0"
+        ) from error
 
 
 class _Snapshots(IterableDataset[list[Packed] | GamKGError]):

@@ -17,9 +17,9 @@ from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import copy_history
 from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.training.batch_cache import BatchCache
 from gam_kg.training.draws import Draws, ModelFacts
 from gam_kg.training.step_batch import (
-    BatchCache,
     StepBatch,
     full_batch,
     full_blocks,

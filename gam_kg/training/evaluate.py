@@ -27,6 +27,7 @@ from gam_kg.metrics.strata import Strata
 from gam_kg.metrics.summary import RankSummary
 from gam_kg.nn.recurrence import Memory
 from gam_kg.ops.counter_rng import CounterRNG
+from gam_kg.ops.precision import float32_products
 from gam_kg.training.query_block import QueryBlock
 from gam_kg.training.step import ShardedModel
 from gam_kg.training.step_batch import divide_queries, query_block, to_device
@@ -88,12 +89,14 @@ class ModelScorer:
         return self.table(queries) if few else self.products(queries)
 
     @torch.no_grad()
+    @float32_products()
     def table(self, queries: Queries) -> Tensor:
         """Scores of the rank's candidates, from what was observed, (num_queries, num_rows)."""
         vectors, block = self.vectors(), self._block(queries)
         return self.sharded.scores(vectors, block).view(len(queries), len(vectors))
 
     @torch.no_grad()
+    @float32_products()
     def products(self, queries: Queries) -> ProductScores:
         """The same scores, to be ranked without being written out; valid until the next snapshot is observed."""
         vectors, block = self.vectors(), self._block(queries)
@@ -102,6 +105,7 @@ class ModelScorer:
         return ProductScores(query, vectors, positions // size, positions % size, added)
 
     @torch.no_grad()
+    @float32_products()
     def observe(self, snapshot: Snapshot) -> None:
         self.end = snapshot.time + 1
         message_graph = to_device(MessageGraph.of(snapshot, self.model.partition), self.memory.hidden.device)
@@ -111,6 +115,7 @@ class ModelScorer:
             self.vectors_made.index_copy_(0, active, self.sharded.vectors_of(self.memory, active))
 
     @torch.no_grad()
+    @float32_products()
     def vectors(self) -> Tensor:
         """Current vectors of the rank's entities, (num_rows, dim); they change when a snapshot is observed."""
         if self.vectors_made is None:

@@ -31,6 +31,8 @@ from gam_kg.metrics.bootstrap import Difference, number_rows, paired_difference
 from gam_kg.nn.grown_weights import grown_weights
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
+from gam_kg.ops.out_of_memory import naming_knobs
+from gam_kg.ops.precision import require_precision
 from gam_kg.schemas import FINE_TUNING
 from gam_kg.training.checkpoint import load_optimizer_state, require_finite_weights, save_optimizer_state, save_weights
 from gam_kg.training.evaluate import AnswerRanks, ModelScorer, Scorer, Tick, rank_split, roll
@@ -144,6 +146,7 @@ def require_snapshots(number: int, num_snapshots: int) -> None:
         )
 
 
+@naming_knobs(lambda: "fine-tuning", "more workers (train.num_workers)")
 def fine_tune(
     config: Config,
     graph: TemporalGraph,
@@ -173,11 +176,12 @@ def fine_tune(
         tick: Called after each snapshot that is trained on or ranked.
 
     Raises:
-        ConfigError: There are fewer snapshots, or `num_snapshots` is less than 2.
+        ConfigError: There are fewer snapshots, or `num_snapshots` is less than 2; or see `require_precision`.
         GamKGError: The loss is not finite.
         EvaluationError: A score is NaN or infinite.
     """
     require_snapshots(num_snapshots, len(graph.times))
+    require_precision(config.train.precision, use_gpu=model.entity.device.type != "cpu")
     communicator, times = communicator or Communicator(), graph.times
     first, boundary = len(times) - num_snapshots, len(times) - max(1, num_snapshots // _PARTS)
     rate = learning_rate or config.train.learning_rate * _RATE_SHARE

@@ -40,11 +40,15 @@ class Position:
         """Add what the steps of a snapshot took, see `Progress.snapshot`, to the running epoch."""
         self.seconds += snapshot["seconds"]
         self.halo_rows += snapshot["halo_rows"]
-        for name, seconds in snapshot["phases"].items():
-            self.spent[name] = self.spent.get(name, 0.0) + seconds
+        self.count_phases(snapshot["phases"])
         for name, values in snapshot["traffic"].items():
             before = self.traffic.get(name, [0.0] * len(values))
             self.traffic[name] = [old + new for old, new in zip(before, values, strict=True)]
+
+    def count_phases(self, phases: dict[str, float]) -> None:
+        """Add seconds by phase to those of the running epoch."""
+        for name, seconds in phases.items():
+            self.spent[name] = self.spent.get(name, 0.0) + seconds
 
     def end_epoch(self, found: dict[str, Any]) -> dict[str, Any]:
         """End the running epoch; returns its metrics, with those found of the trained model, `valid_mrr` among them."""
@@ -69,6 +73,12 @@ class Position:
         self.index, self.loss, self.answers, self.seconds = 0, 0.0, 0, 0.0
         self.spent, self.traffic, self.halo_rows, self.temperatures = {}, {}, 0, {}
         return metrics
+
+    def text(self, num_snapshots: int) -> str:
+        """Where training stands, in words, in epochs of so many snapshots."""
+        if self.index == num_snapshots:
+            return f"validation after epoch {self.epoch + 1}"
+        return f"epoch {self.epoch + 1}, snapshot {self.index + 1} of {num_snapshots}"
 
     @property
     def best_mrr(self) -> float:

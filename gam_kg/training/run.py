@@ -20,6 +20,7 @@ from gam_kg.distributed.communicator import Communicator
 from gam_kg.errors import ConfigError, writing
 from gam_kg.graph.name_words import NameWords
 from gam_kg.graph.temporal_graph import TemporalGraph
+from gam_kg.ops.out_of_memory import naming_knobs
 from gam_kg.output import flush, remove
 from gam_kg.run_lock import require_lock
 from gam_kg.training import checkpoint
@@ -28,8 +29,8 @@ from gam_kg.training.position import Progress
 from gam_kg.training.trainer import Trainer
 
 WORDS = "words.json"
-BATCHES_AHEAD = 4
-"""Measured: more are no faster, as they are made at the rate at which they are used."""
+BATCHES_AHEAD = 2
+"""Measured: 4 are no faster, since a batch is made in less time than its step takes."""
 
 MOST_BATCH_WORKERS = 4
 """Each inserts all snapshots into a history of its own, so that many are not much faster than some."""
@@ -65,21 +66,24 @@ def train_graph(
     Raises:
         ArtifactError: The graph or the checkpoint cannot be read.
         GamKGError: The loss is not finite.
+        OutOfMemoryError: Memory ran out.
     """
-    graph, manifest = TemporalGraph.load(graph_path, rank=communicator.rank, world_size=communicator.world_size)
-    words = NameWords.stored(graph_path, manifest, of_names=config.model.name_words, known=graph.trained.tolist())
-    trainer = Trainer(
-        config,
-        graph,
-        words,
-        device=device,
-        communicator=communicator,
-        read_ahead=read_ahead,
-        batch_workers=batch_workers(config),
-    )
-    if latest is not None:
-        checkpoint.require_undamaged(latest, communicator)
-        checkpoint.load(trainer, latest)
+    knobs = knobs_of_training(config)
+    with naming_knobs(lambda: "training, before its first step", *knobs):
+        graph, manifest = TemporalGraph.load(graph_path, rank=communicator.rank, world_size=communicator.world_size)
+        words = NameWords.stored(graph_path, manifest, of_names=config.model.name_words, known=graph.trained.tolist())
+        trainer = Trainer(
+            config,
+            graph,
+            words,
+            device=device,
+            communicator=communicator,
+            read_ahead=read_ahead,
+            batch_workers=batch_workers(config),
+        )
+        if latest is not None:
+            checkpoint.require_undamaged(latest, communicator)
+            checkpoint.load(trainer, latest)
 
     def write(folder: Path) -> None:
         with writing(folder):
@@ -88,13 +92,27 @@ def train_graph(
                 (folder / WORDS).write_text(json.dumps(words.words if words else []), encoding="utf-8")
             checkpoint.seal(folder, graph.partition)
 
-    with closing(trainer.run()) as events:
+    with (
+        naming_knobs(lambda: f"training, {trainer.position.text(len(trainer.times))}", *knobs),
+        closing(trainer.run()) as events,
+    ):
         for event in events:
             on_event(event)
             if event.checkpoint:
                 if trainer.finished:
                     calibrate(trainer)
                 save(write, event.metrics or {})
+
+
+def knobs_of_training(config: Config) -> tuple[str, ...]:
+    """Settings with which a training needs less memory, those that change no result first."""
+    train = config.train
+    knobs = [f"train.max_logits={max(1, train.max_logits // 4)}", f"train.num_workers={2 * max(1, train.most_workers)}"]
+    if train.candidates == "sampled":
+        knobs.append(f"train.num_negatives={max(1, train.num_negatives // 2)}")
+    else:
+        knobs.append("train.candidates=sampled")
+    return *knobs, f"train.answers_per_step={max(1, train.step_answers // 2)}", "a smaller model.dim"
 
 
 class LocalCheckpoints:

@@ -26,14 +26,15 @@ from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import build_history
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
-from gam_kg.training.batch_workers import BatchWorkers
+from gam_kg.ops.precision import float32_products
+from gam_kg.ops.read_ahead import read_ahead
+from gam_kg.training.batch_workers import BatchWorkers, ended_workers_named
 from gam_kg.training.batches import Batches, SnapshotEnd, Step
 from gam_kg.training.draws import ModelFacts
 from gam_kg.training.evaluate import validate
 from gam_kg.training.optimizer import MOMENTS, learning_rate
 from gam_kg.training.optimizer_step import OptimizerStep
 from gam_kg.training.position import Position, Progress
-from gam_kg.training.read_ahead import read_ahead as made_ahead
 from gam_kg.training.step import ShardedModel
 from gam_kg.training.step_graph import CUDARecorder, Recorder, StepGraphs
 from gam_kg.training.stopwatch import Stopwatch
@@ -88,7 +89,7 @@ class Trainer:
         self.sharded = ShardedModel(self.model, self.communicator)
         self._batches = Batches(config, graph, self.history, ModelFacts.of(self.model), apart)
         self._step = OptimizerStep(self.sharded, config.train)
-        self._watch = Stopwatch()
+        self._watch = Stopwatch(self._device)
         self._graphs = StepGraphs(self._step, self._device, self._watch, self._recorder())
         # Losses that are still on the device, with the snapshot and the answers of each.
         self._losses: list[tuple[Tensor, int, int]] = []
@@ -157,13 +158,15 @@ class Trainer:
         """Train until finished, from wherever the position is; close it to stop before.
 
         Raises:
-            GamKGError: The loss is not finite.
+            GamKGError: The loss is not finite, or a process that makes batches has ended.
         """
         try:
             while not self.finished:
-                yield from self.rest_of_epoch()
+                with ended_workers_named():
+                    yield from self.rest_of_epoch()
                 yield self._progress("validate", 0)
-                metrics = self._end_epoch()
+                with ended_workers_named():
+                    metrics = self._end_epoch()
                 yield self._progress("validate", 1, metrics=metrics, checkpoint=True)
         finally:
             if self._workers is not None:
@@ -181,7 +184,8 @@ class Trainer:
         self.communicator.traffic.take()
         with closing(self._steps()) as steps:
             while (step := self._next(steps)) is not None:
-                self._train_step(step)
+                with float32_products(tf32=self.config.train.precision == "tf32"):
+                    self._train_step(step)
                 if step.end is None:
                     continue
                 position.index += 1
@@ -199,7 +203,7 @@ class Trainer:
         """The steps from the position on."""
         position = self.position
         if not self._num_workers:
-            return made_ahead(self._batches.steps(self.times, position.index, position.step), self._ahead)
+            return read_ahead(self._batches.steps(self.times, position.index, position.step), self._ahead)
         if self._workers is None:
             self._workers = BatchWorkers(self._batches, self.times, self._num_workers, max(2, self._ahead))
         return self._workers.steps(position.index, position.step)
@@ -263,6 +267,7 @@ class Trainer:
         history = self.history if self._workers is None else self._workers.history()
         valid = validate(self.sharded, self.graph, history, max_scores=config.max_logits, num_facts=config.valid_facts)
         found: dict[str, Any] = {f"valid_{name}": value for name, value in valid.items() if name != "count"}
+        position.count_phases(self._watch.take())  # what a GPU had not finished after the last step
         found |= {"peak_memory_bytes": _peak_memory(self._device), "world_size": self.communicator.world_size}
         metrics = position.end_epoch(found)
         if position.best_epoch == position.epoch:

@@ -13,6 +13,7 @@ from gam_kg.artifacts import Content
 from gam_kg.config import Config
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.mirror import push_training
+from gam_kg.ops.precision import require_precision
 from gam_kg.run_folder import remove_finished_training
 from gam_kg.training.position import Progress
 from gam_kg.training.run import (
@@ -49,7 +50,12 @@ def train_stage(fit: Fit, open_log: OpenLog) -> Stage:
     """
 
     def write(task: Task) -> Content:
-        """The weights of the epoch with the best validation MRR."""
+        """The weights of the epoch with the best validation MRR.
+
+        Raises:
+            ConfigError: See `require_precision`.
+        """
+        require_precision(task.config.train.precision, use_gpu=task.config.train.use_gpu)
         config, splits = task.config, task.read["graph"].content["splits"]
         storage = _folder(config) / task.manifest.key
         if task.force:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,8 @@ LIMITS = [
     {"recent": 50, "same_relation": 50, "popular": 50, "two_hop_first": 1, "two_hop_second": 50, "rule_bodies": 0},
 ]
 GRAPHS = [(0, 60, 64), (1, 60, 3), (2, 120, 2), (3, 4, 64), (4, 0, 64)]
+RECENT = (0, 1, 3, 1000)
+"""How many of the most recent facts of a subject are looked up."""
 
 
 def some_queries(time: int) -> Queries:
@@ -106,43 +109,61 @@ def owned_part(found: Counter, owned: list[bool]) -> Counter:
     return Counter({row: times for row, times in found.items() if owned[row[1]]})
 
 
-def compare(communicator: Communicator) -> Counter:
+@pytest.fixture(scope="module")
+def of_whole() -> list[Any]:
+    """What one index finds in all cases: of a view the walks, the least hits of a rule, and all that is found."""
+    cases: list[Any] = []
+    subjects, every = torch.arange(NUM_ENTITIES), torch.arange(NUM_ENTITIES)
+    for graph in graphs():
+        for changes in LIMITS:
+            whole = HistoryIndex(graph, HistoryConfig(**{**HISTORY, **changes}))
+            for before, queries, time in VIEWS:
+                for snapshot in snapshots_of(graph, range(whole.end, before)):
+                    whole.insert(snapshot)
+                joined = joined_of(whole, queries(time))
+                cases.append((joined.found.num_walks, fewest_of(whole), found_by(whole, joined, every)))
+        for limit in RECENT:
+            found = whole.recent((whole.by_subject, subjects, limit))[0]
+            cases.append(found_of_subjects(whole, found, every))
+    return cases
+
+
+def fewest_of(history: HistoryIndex) -> int | None:
+    return history.rules.fewest if history.rules is not None else None
+
+
+def compare(communicator: Communicator, of_whole: list[Any]) -> Counter:
     """Compares all cases on a rank; returns how many rows it has found by part."""
     rows: Counter = Counter()
-    subjects = torch.arange(NUM_ENTITIES)
+    subjects, cases = torch.arange(NUM_ENTITIES), iter(of_whole)
     for number, graph in enumerate(graphs()):
         shard = graph.shard(communicator.rank, communicator.world_size)
-        ids, every = shard.partition.ids, torch.arange(NUM_ENTITIES)
-        owned = shard.partition.owns(every).tolist()
+        ids, owned = shard.partition.ids, shard.partition.owns(torch.arange(NUM_ENTITIES)).tolist()
         for changes in LIMITS:
-            config = HistoryConfig(**{**HISTORY, **changes})
-            mine, whole = build_history(shard, config, communicator), HistoryIndex(graph, config)
+            mine = build_history(shard, HistoryConfig(**{**HISTORY, **changes}), communicator)
             for before, queries, time in VIEWS:
                 for snapshot in read_snapshots(shard, range(mine.end, before), communicator):
                     mine.insert(snapshot)
-                for snapshot in snapshots_of(graph, range(whole.end, before)):
-                    whole.insert(snapshot)
-                joined, of_whole = joined_of(mine, queries(time)), joined_of(whole, queries(time))
-                num_walks = communicator.sum(torch.tensor(joined.found.num_walks), "history")
-                assert int(num_walks) == of_whole.found.num_walks
-                if mine.rules is not None and whole.rules is not None:
-                    assert mine.rules.fewest == whole.rules.fewest
-                found, expected = found_by(mine, joined, ids), found_by(whole, of_whole, every)
+                joined = joined_of(mine, queries(time))
+                num_walks, fewest, expected = next(cases)
+                assert int(communicator.sum(torch.tensor(joined.found.num_walks), "history")) == num_walks
+                assert fewest_of(mine) == fewest
+                found = found_by(mine, joined, ids)
                 assert found.keys() == expected.keys()
                 for part, theirs in expected.items():
                     case = f"graph {number}, {changes}, {part} of {time} before {before}"
                     assert found[part] == owned_part(theirs, owned), case
                     rows[part] += len(found[part])
-        for limit in (0, 1, 3, 1000):
+        for limit in RECENT:
             found = found_of_subjects(mine, mine.recent((mine.by_subject, subjects, limit))[0], ids)
-            expected = found_of_subjects(whole, whole.recent((whole.by_subject, subjects, limit))[0], every)
-            assert found == owned_part(expected, owned), f"graph {number}, recent facts, {limit}"
+            assert found == owned_part(next(cases), owned), f"graph {number}, recent facts, {limit}"
+    assert next(cases, None) is None
     return rows
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_ranks_find_together_what_one_index_finds(rank_pool, world_size: int) -> None:
-    parts = rank_pool.run(world_size, compare)
+def test_ranks_find_together_what_one_index_finds(rank_pool, of_whole: list[Any], world_size: int) -> None:
+    parts = rank_pool.run(world_size, compare, of_whole)
     total: Counter = sum(parts, Counter())
     rules = {"rules", "rules with some heads", "joined rules", "confidences"}
     walks = {"facts", "pairs of facts", "paths", "pairs of paths"}

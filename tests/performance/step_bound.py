@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gam_kg.config import load_config
 from gam_kg.training import stopwatch
-from gam_kg.training.step_batch import BatchCache
+from gam_kg.training.batch_cache import BatchCache
 from gam_kg.training.trainer import Trainer
 
 WARM_UP = 2

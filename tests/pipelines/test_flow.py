@@ -10,13 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from flows import link, with_run_dir, write_facts
+from flows import assert_same_weights, link, with_run_dir, write_facts
 
-from gam_kg.artifacts import read_manifest
 from gam_kg.config import EvaluateConfig, load_config
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.errors import ArtifactError, ConfigError, DataError
-from gam_kg.graph.partition import Partition
 from gam_kg.graph.snapshot import Queries
 from gam_kg.inference import similarity, trained_run
 from gam_kg.inference.embed import read_vectors
@@ -269,34 +267,6 @@ def test_training_continues_where_it_was_stopped(finished, tmp_path, monkeypatch
     assert_same_weights(config, again)
 
 
-@pytest.mark.slow
-def test_two_workers_train_evaluate_and_embed_as_one_process_does(finished, tmp_path):
-    config, _ = finished
-    several = with_run_dir(config, tmp_path / "run", train={"num_workers": 2})
-    link(config, several, "graph")
-    train(several)
-    assert len(list((several.run_path / "checkpoint").glob("entities-*-of-00002.safetensors"))) == 2
-    assert_same_weights(config, several, rtol=1e-3, atol=1e-4)
-    embed(several)
-    evaluate(several)
-    found, expected = (latest(each.run_path / "embeddings") for each in (several, config))
-    shards = [pq.read_table(path) for path in sorted(found.glob("entities-*-of-00002.parquet"))]
-    together = pa.concat_tables(shards).sort_by("entity_id")
-    whole = pq.read_table(expected / "entities.parquet")
-    columns = ["embedding", "search_vector"]
-    assert together.drop(columns).equals(whole.drop(columns))
-    for name in columns:
-        vectors = [np.stack(table[name].to_pylist()) for table in (together, whole)]
-        np.testing.assert_allclose(*vectors, rtol=0, atol=1e-2 if name == "search_vector" else 1e-3)
-    ranks = [pq.read_table(each.run_path / "evaluation" / "ranks.parquet") for each in (several, config)]
-    assert ranks[0].column_names == ranks[1].column_names
-    for name in ranks[1].column_names:
-        if name.startswith(("popularity", "recurrency", "typed")) or "rank" not in name:
-            assert ranks[0][name].equals(ranks[1][name]), name
-    same = np.isclose(*(table["rank"].to_numpy() for table in ranks)).mean()
-    assert same > 0.95, f"{same:.3f} of the model's ranks; float error moves a few"
-
-
 def test_ray_workers_train_the_same_weights(finished, tmp_path):
     config, _ = finished
     with_ray = with_run_dir(config, tmp_path / "run", train={"num_workers": 1})
@@ -383,13 +353,3 @@ def test_a_report_refuses_an_evaluation_of_other_weights(finished, tmp_path):
 def gam_kg(*arguments):
     command = [sys.executable, "-m", "pipelines", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
-def assert_same_weights(config, other, **tolerance):
-    num_entities = read_manifest(config.run_path / "graph", "graph").content["num_entities"]
-    first, second = (
-        checkpoint.load_weights(each.run_path / "checkpoint", Partition(num_entities)) for each in (config, other)
-    )
-    assert first.keys() == second.keys()
-    for name in first:
-        torch.testing.assert_close(first[name], second[name], **(tolerance or {"rtol": 0, "atol": 0}), msg=name)

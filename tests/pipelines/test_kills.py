@@ -102,8 +102,8 @@ def assert_kills_change_nothing(folder: Path, kills: int, *overrides: str) -> No
 
 
 @pytest.mark.slow
-def test_five_kills_change_nothing(tmp_path: Path) -> None:
-    assert_kills_change_nothing(tmp_path, 5)
+def test_three_kills_change_nothing(tmp_path: Path) -> None:
+    assert_kills_change_nothing(tmp_path, 3, "evaluate.baselines=false")
 
 
 @pytest.mark.nightly

@@ -21,6 +21,7 @@ SECONDS_TO_BUILD, SECONDS_TO_RUN = 180, 400
 TINY = [
     *("data.import_from=lahman:2012", "data.split.valid_start=2016", "data.split.test_start=2018"),
     *("model.dim=8", "model.history.dim=4", "train.epochs=1", "train.max_horizon=2", "prepare.buckets=2"),
+    "evaluate.baselines=false",
 ]
 
 

@@ -61,6 +61,48 @@ def test_a_training_that_does_not_fit_is_refused_with_the_knob_to_turn(
     assert "model.dim=2048" in found.err
 
 
+def test_a_named_gpu_is_planned_with_where_there_is_none(
+    run: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert status(monkeypatch, *run, "--gpu", "l4", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["memory_of"], found["memory_bytes"]) == ("GPU (L4)", 24e9)
+    one = found["workers"]["1"]
+    assert one["gpu_fits"] == {"training": True, "evaluation": True, "embedding": True}
+    assert one["required_bytes"] == max(one["gpu_bytes"].values())
+    assert status(monkeypatch, *run, "--gpu", "H100") == 0
+    printed = capsys.readouterr().out
+    assert "on a GPU: evaluation" in printed
+    assert "that a GPU (H100) has to give" in printed
+
+
+def test_what_does_not_fit_on_a_gpu_is_refused_with_the_knob_to_turn(
+    run: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("pipelines.plan.gpu_bytes", lambda name: {"H100": 1e9}[name])
+    assert status(monkeypatch, *run, "model.dim=4096", "train.num_workers=0", "--gpu", "H100") == 1
+    found = capsys.readouterr()
+    assert "does not fit on 1 worker" in found.out
+    assert "GiB, does not fit" in found.out
+    assert "model.dim=2048" in found.err
+
+
+def test_without_a_gpu_here_one_is_to_be_named(
+    run: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert status(monkeypatch, *run, "train.use_gpu=true") == 1
+    assert "give --gpu NAME, as H100, or --memory GIB" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--gpu", "H1000"], ["--gpu", "H100", "--memory", "80"]])
+def test_a_gpu_must_be_known_and_its_memory_is_not_given_twice(
+    run: list[str], options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert status(monkeypatch, *run, *options) == 2
+    assert "A100-40" in capsys.readouterr().err
+
+
 def test_without_a_graph_it_names_the_command_to_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

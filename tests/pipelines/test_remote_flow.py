@@ -7,10 +7,12 @@ import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from flows import SMALL, gam_kg, write_facts
+from flows import SMALL, assert_same_weights, gam_kg, with_run_dir, write_facts
 
 from gam_kg.artifacts import read_manifest
 from gam_kg.config import Config, load_config
@@ -51,8 +53,9 @@ def inputs(tmp_path, bucket, object_store):
     for name in ("facts.parquet", "queries.csv"):
         object_store.write(bucket, f"in/{name}", (tmp_path / name).read_bytes())
     (tmp_path / "my.yaml").touch()
+    quick = [*SMALL, "train.epochs=1", "evaluate.baselines=false"]
     return tuple(
-        [f"data.facts={place}/facts.parquet", f"predict.queries={place}/queries.csv", *SMALL]
+        [f"data.facts={place}/facts.parquet", f"predict.queries={place}/queries.csv", *quick]
         for place in (tmp_path, f"s3://{bucket}/in")
     )
 
@@ -103,17 +106,34 @@ def test_a_run_in_a_bucket_equals_one_in_a_folder(tmp_path, bucket, object_store
         assert artifact_folder(readable_run(uri, "RUN"), "embeddings").name == latest
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_workers_read_the_working_copy(tmp_path, bucket, inputs, monkeypatch):
-    """Two workers, which need not know of the bucket."""
-    here, _ = inputs
-    config = load_config(None, [*here, f"run_dir=s3://{bucket}/runs/two", "train.epochs=1", "train.num_workers=2"])
-    run(config)
-    made, first = ids(config.run_path), config.run_path
+@pytest.mark.slow
+def test_two_workers_make_in_a_bucket_what_one_process_makes_in_a_folder(finished, tmp_path, bucket, monkeypatch):
+    """The workers, which need not know of the bucket, read the working copy."""
+    config, _ = finished
+    several = with_run_dir(config, f"s3://{bucket}/runs/two", train={"num_workers": 2})
+    run(several)
+    assert len(list((several.run_path / "checkpoint").glob("entities-*-of-00002.safetensors"))) == 2
+    assert_same_weights(config, several, rtol=1e-3, atol=1e-4)
+    found, expected = (artifact_folder(each.run_path, "embeddings") for each in (several, config))
+    shards = [pq.read_table(path) for path in sorted(found.glob("entities-*-of-00002.parquet"))]
+    together = pa.concat_tables(shards).sort_by("entity_id")
+    whole = pq.read_table(expected / "entities.parquet")
+    columns = ["embedding", "search_vector"]
+    assert together.drop(columns).equals(whole.drop(columns))
+    for name in columns:
+        vectors = [np.stack(table[name].to_pylist()) for table in (together, whole)]
+        np.testing.assert_allclose(*vectors, rtol=0, atol=1e-2 if name == "search_vector" else 1e-3)
+    ranks = [pq.read_table(each.run_path / "evaluation" / "ranks.parquet") for each in (several, config)]
+    assert ranks[0].column_names == ranks[1].column_names
+    for name in ranks[1].column_names:
+        if name.startswith(("popularity", "recurrency", "typed")) or "rank" not in name:
+            assert ranks[0][name].equals(ranks[1][name]), name
+    same = np.isclose(*(table["rank"].to_numpy() for table in ranks)).mean()
+    assert same > 0.95, f"{same:.3f} of the model's ranks; float error moves a few"
+    made, first = ids(several.run_path), several.run_path
     monkeypatch.setenv("GAM_KG_CACHE", str(tmp_path / "other"))
-    assert readable_run(config.run_dir, "RUN") == config.run_path != first
-    assert ids(config.run_path) == made
-    assert len(list((config.run_path / "checkpoint").glob("entities-*-of-00002.safetensors"))) == 2
+    assert readable_run(several.run_dir, "RUN") == several.run_path != first
+    assert ids(several.run_path) == made
 
 
 def test_a_worker_that_does_not_see_the_working_copy_says_so(tmp_path, monkeypatch):

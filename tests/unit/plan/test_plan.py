@@ -315,6 +315,37 @@ def test_the_peak_is_the_worst_of_the_start_a_step_and_an_epochs_end(tmp_path: P
     assert peak_bytes(items) - peak_bytes(items, on_device=True) >= 1000
 
 
+def test_a_captured_step_has_room_that_stays_its_own(tmp_path: Path) -> None:
+    stored(tmp_path)
+    counts, config, on_gpu = count_graph(tmp_path), tiny_config(), tiny_config(use_gpu=True)
+
+    def step(config: Config, world_size: int) -> tuple[float, set[str]]:
+        items = memory_items(Workload(config, counts, world_size), 0.0)
+        some = [item for item in items if item.name.startswith("step: ")]
+        return sum(item.num_bytes for item in some), {item.phase for item in some}
+
+    plain, captured = step(config, 1), step(on_gpu, 1)
+    assert captured == (pytest.approx(1.25 * plain[0]), {"always"})
+    assert plain[1] == {"step"}
+    assert step(on_gpu, 2) == step(config, 2)
+
+
+def test_a_gpu_must_have_room_for_whatever_takes_most(tmp_path: Path) -> None:
+    stored(tmp_path)
+    counts, config = count_graph(tmp_path), tiny_config(use_gpu=True)
+    found = planner(config, counts).plan(1)
+    uses = found["gpu_bytes"]
+    assert list(uses) == ["training", "evaluation", "embedding"]
+    assert found["required_bytes"] == max(uses.values()) == uses["training"]
+    state = state_bytes(Workload(config, counts, 1))
+    weights = state["entity rows"] + state["shared parameters"] + state["entity memory (h, c, last_seen)"]
+    assert min(uses.values()) > weights
+    # Training may validate on few facts, where evaluation ranks all.
+    few = planner(tiny_config(use_gpu=True, valid_facts=1), counts).plan(1)["gpu_bytes"]
+    assert few["evaluation"] == uses["evaluation"]
+    assert planner(tiny_config(), counts).plan(1)["gpu_bytes"] == {}
+
+
 @pytest.mark.parametrize("off", [None, "name_words", "word_agreement"])
 def test_sketches_are_planned_where_there_are_words(tmp_path: Path, off: str | None) -> None:
     graph, counts = stored(tmp_path), count_graph(tmp_path)

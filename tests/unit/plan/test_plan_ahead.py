@@ -10,10 +10,12 @@ from torch import Tensor
 
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.graph.snapshot import Queries
+from gam_kg.ops.records import num_bytes
 from gam_kg.plan.counts import count_graph
 from gam_kg.plan.memory import memory_items
 from gam_kg.plan.workload import Workload
 from gam_kg.training import optimizer_step
+from gam_kg.training.run import BATCHES_AHEAD
 from gam_kg.training.step_batch import StepBatch
 from gam_kg.training.trainer import Trainer
 
@@ -81,3 +83,21 @@ def test_a_step_scores_as_many_queries_and_answers_as_planned(
     ):
         assert measured == pytest.approx(planned, rel=0.01)
         assert planned > 1.2 * (workload.steps @ workload.queries)
+
+
+@pytest.mark.parametrize("train", [{}, {"candidates": "sampled"}, {"candidates": "sampled", "history_links": 4}])
+def test_batches_that_wait_for_their_steps_are_planned(tmp_path: Path, train: dict[str, Any]) -> None:
+    graph = random_graph(6000, num_entities=300)
+    write_graph(tmp_path, graph, 16)
+
+    def planned(read_ahead: int | None) -> float:
+        config = tiny_config(read_ahead=read_ahead, **train)
+        items = memory_items(Workload(config, count_graph(tmp_path), 1), 0.0)
+        return next(item.num_bytes for item in items if item.name == "batches ahead")
+
+    trainer = Trainer(tiny_config(**train), graph)
+    sizes = [num_bytes(step.batch) for step in trainer._batches.steps(trainer.times, 0, 0)]
+    assert max(sizes) < planned(1) < 3 * max(sizes)
+    assert planned(0) == 0
+    assert planned(3) == 3 * planned(1)
+    assert planned(None) == planned(BATCHES_AHEAD)

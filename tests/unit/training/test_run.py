@@ -10,6 +10,8 @@ GRAPH = Manifest("graph", "key", {}, {})
 HOW_NOT_WHAT = {
     "train.num_workers",
     "train.use_gpu",
+    "train.batch_workers",
+    "train.read_ahead",
     "train.threads",
     "train.max_failures",
     "train.loggers",

@@ -14,10 +14,11 @@ from gam_kg.config import TrainConfig
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.ops.counter_rng import CounterRNG
 from gam_kg.ops.records import INT32, narrowed
+from gam_kg.training.batch_cache import CACHE_BYTES, BatchCache
 from gam_kg.training.draws import Draws, ModelFacts
 from gam_kg.training.query_block import QueryBlock
 from gam_kg.training.step import backward_step
-from gam_kg.training.step_batch import CACHE_BYTES, BatchCache, make_batch, query_block, to_device
+from gam_kg.training.step_batch import make_batch, query_block, to_device
 from gam_kg.training.stopwatch import Stopwatch
 from gam_kg.training.trainer import Trainer
 

@@ -6,14 +6,12 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 from graphs import graph_of, random_facts, tiny_config, write_graph
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.errors import ArtifactError, GamKGError
@@ -21,7 +19,6 @@ from gam_kg.graph import fact_source
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.training import checkpoint, optimizer_step
 from gam_kg.training.fine_tune import fine_tune
-from gam_kg.training.read_ahead import read_ahead
 from gam_kg.training.run import BATCHES_AHEAD, batches_ahead, threads, train_graph
 from gam_kg.training.trainer import Trainer
 
@@ -57,52 +54,6 @@ def assert_same_state(one, other):
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             assert torch.equal(found[name], value), name
-
-
-@given(st.lists(st.integers(), max_size=20), st.integers(0, 30))
-def test_all_items_come_in_order(items, number):
-    assert list(read_ahead(iter(items), number)) == items
-    assert no_thread_is_left()
-
-
-@pytest.mark.parametrize("number", [1, 3])
-def test_no_more_are_made_ahead_than_allowed(number):
-    made, made_another = [], threading.Semaphore(0)
-
-    def items():
-        for item in count():
-            made.append(item)
-            made_another.release()
-            yield item
-
-    with closing(read_ahead(items(), number)) as ahead:
-        for used in range(5):
-            assert next(ahead) == used
-            while len(made) < used + 1 + number:  # those allowed are made without being asked for
-                assert made_another.acquire(timeout=SECONDS)
-            assert not made_another.acquire(timeout=0.05) or len(made) == used + 1 + number
-    assert no_thread_is_left()
-
-
-def test_a_thread_computes_as_its_user_does():
-    def items():
-        yield torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()
-
-    assert list(read_ahead(items(), 2)) == list(items())
-
-
-@pytest.mark.parametrize("number", [0, 1, 9])
-def test_an_error_comes_where_its_item_would_have(number):
-    def items():
-        yield from range(3)
-        raise ArtifactError("damaged")
-
-    ahead, found = read_ahead(items(), number), []
-    with pytest.raises(ArtifactError, match="damaged"):
-        for item in ahead:
-            found.append(item)  # noqa: PERF402
-    assert found == [0, 1, 2]
-    assert no_thread_is_left()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -146,23 +97,25 @@ def test_fine_tuning_is_the_same_with_batches_made_ahead():
 
 @pytest.mark.parametrize("ahead", [0, 4])
 def test_a_file_that_is_damaged_in_the_middle_of_an_epoch_is_named(monkeypatch, tmp_path, ahead):
-    monkeypatch.setattr(fact_source, "SLAB_ROWS", 20)  # so that it is read late
-    write_graph(tmp_path, graph_of(random_facts(0, 400)), 1)
+    monkeypatch.setattr(fact_source, "SLAB_ROWS", 20)  # so that it is read bit by bit
+    write_graph(tmp_path, graph_of(random_facts(0, 400)), 1, row_group_size=20)
     graph, _ = TemporalGraph.load(tmp_path)
     trainer = Trainer(tiny_config(epochs=1, max_horizon=1, read_ahead=ahead), graph)
     (file,) = tmp_path.glob("anchored/*/*.parquet")
-    done, read = [], fact_source.open_file
+    opened, open_file = [], fact_source.open_file
 
-    def damaged_later(path, *more, **named):
-        if len(done) > 1:
+    def damaged_later(path):
+        opened.append(path)
+        if len(opened) == 15:
             path.write_bytes(b"damaged")
-        return read(path, *more, **named)
+        return open_file(path)
 
     monkeypatch.setattr(fact_source, "open_file", damaged_later)
-    with pytest.raises(ArtifactError, match=str(file)):
-        for event in trainer.run():
-            done.append(event)  # noqa: PERF402
-    assert 2 <= len(done) < len(trainer.times)
+    events = trainer.run()
+    assert [next(events).done for _ in range(2)] == [1, 2]
+    with pytest.raises(ArtifactError, match=f"{file}: cannot be read"):
+        list(events)
+    assert 2 <= trainer.position.index < len(trainer.times)
     assert no_thread_is_left()
 
 
