@@ -1,4 +1,4 @@
-"""Recordings of operators on a CPU, which are replayed as a CUDA graph is: with every number of the program as it was."""
+"""Recordings of operators on a CPU, replayed as a CUDA graph is: every number of the program is as it was."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -11,9 +11,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 SYNCHRONISING = {
-    "_local_scalar_dense", "is_nonzero", "equal", "nonzero", "nonzero_static", "masked_select", "masked_scatter_",
-    "_unique2", "unique_dim", "unique_consecutive", "bincount", "histc", "repeat_interleave.Tensor", "lift_fresh",
-    "where.ScalarSelf", "where.ScalarOther", "where.Scalar", "_to_copy.cpu",
+    "_local_scalar_dense",
+    "is_nonzero",
+    "equal",
+    "nonzero",
+    "nonzero_static",
+    "masked_select",
+    "masked_scatter_",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+    "bincount",
+    "histc",
+    "repeat_interleave.Tensor",
+    "lift_fresh",
+    "where.ScalarSelf",
+    "where.ScalarOther",
+    "where.Scalar",
+    "_to_copy.cpu",
 }
 """Operators for which a GPU and the program wait for one another, or that make a tensor of a number of the program."""
 
@@ -47,7 +62,7 @@ class Call:
                 output.view(new.shape).copy_(new)  # `squeeze_` may have changed the shape
 
     def described(self) -> tuple[Any, ...]:
-        """The operator with everything that a recording fixes: shapes and numbers, and not what tensors have in them."""
+        """The operator with all that a recording fixes: shapes and numbers, and not what tensors have in them."""
         leaves, structure = tree_flatten((self.args, self.kwargs))
         described = [
             (tuple(leaf.shape), leaf.dtype, leaf.stride() if leaf.layout == torch.strided else None)

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from gam_kg.ops.packing import Packing
+from gam_kg.training.padded_batch import batch_sizes, padded_batch
 from gam_kg.training.step_batch import StepBatch, to_device
+from gam_kg.training.step_sizes import StepSizes
 from gam_kg.training.stopwatch import Stopwatch
 
-MOST_RECORDINGS = 16
-"""Recordings of steps in memory at once; the one whose last use is longest ago goes first."""
+MOST_SIZES, MOST_RECORDINGS = 8, 16
+"""Sizes of batches with the same dimensions; recordings in memory, where the one not used for longest goes first."""
 
 Work = Callable[[], None]
 
@@ -78,17 +80,17 @@ class _Recording:
 
 
 class StepGraphs:
-    """Does optimizer steps; those whose batches agree in all sizes are recorded once and then replayed.
+    """Does optimizer steps; those whose batches have the same sizes, which are padded for it, are recorded once.
 
-    The first batch of new sizes is a rehearsal, and the second is recorded; both are steps like any other. If recording
-    fails, it warns once, and does all further steps without recordings.
+    The first batch of new sizes is a rehearsal, the second is recorded, and from the third on they are replayed; all
+    are steps like any other. A batch that cannot be padded is a step without a recording. If recording fails, it warns
+    once, and does all further steps without recordings.
 
     Args:
         step: The step, see `OptimizerStep`.
         device: Where it computes.
         watch: Measures the phases of steps; a replay is one phase.
         recorder: None: nothing is recorded.
-        padded: Pads a batch to one of a few sizes.
     """
 
     def __init__(
@@ -97,29 +99,23 @@ class StepGraphs:
         device: torch.device,
         watch: Stopwatch,
         recorder: Recorder | None = None,
-        padded: Callable[[StepBatch], StepBatch] = lambda batch: batch,
     ) -> None:
-        self._step, self._device, self._watch = step, device, watch
-        self._recorder, self._padded = recorder, padded
+        self._step, self._device, self._watch, self._recorder = step, device, watch, recorder
+        self._sizes = StepSizes(MOST_SIZES)
         self._recordings: dict[Packing[StepBatch], _Recording] = {}
 
     def __call__(self, batch: StepBatch) -> None:
         """Do the step of a batch that is on the CPU."""
-        if self._recorder is None:
+        if self._recorder is not None:
             with self._watch.phase("batch"):
-                batch = to_device(batch, self._device)
-            self._step(batch, self._watch)
-            return
+                padded = padded_batch(batch, self._sizes.above(batch_sizes(batch)))
+                recording = None if padded is None else self._recording_of(padded)
+            if recording is not None:
+                self._do(recording, self._recorder)
+                return
         with self._watch.phase("batch"):
-            recording = self._recording_of(self._padded(batch))
-        with self._watch.phase("step"):
-            if recording.replay is not None:
-                recording.replay()
-            elif recording.is_rehearsed:
-                self._record(recording, self._recorder)
-            else:
-                self._recorder.rehearse(partial(self._step, recording.batch, Stopwatch()))
-                recording.is_rehearsed = True
+            batch = to_device(batch, self._device)
+        self._step(batch, self._watch)
 
     def forget(self) -> None:
         """Drop all recordings, since what they read or write is now elsewhere."""
@@ -138,11 +134,19 @@ class StepGraphs:
         packing.send(batch, recording.buffer)
         return recording
 
-    def _record(self, recording: _Recording, recorder: Recorder) -> None:
-        try:
-            recording.replay = recorder.record(partial(self._step, recording.batch, Stopwatch()))
-        except RuntimeError as error:
-            logger.warning("steps run without CUDA graphs, and take longer, since recording one failed: %s", error)
-            self._recorder = None
-            self.forget()
-            self._step(recording.batch, self._watch)
+    def _do(self, recording: _Recording, recorder: Recorder) -> None:
+        work = partial(self._step, recording.batch, self._watch)
+        if recording.replay is not None:
+            with self._watch.phase("step"):
+                recording.replay()
+        elif not recording.is_rehearsed:
+            recorder.rehearse(work)
+            recording.is_rehearsed = True
+        else:
+            try:
+                recording.replay = recorder.record(work)
+            except RuntimeError as error:
+                logger.warning("steps run without CUDA graphs, and take longer, since recording one failed: %s", error)
+                self._recorder = None
+                self.forget()
+                work()

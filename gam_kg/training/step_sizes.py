@@ -1,41 +1,36 @@
 """Sizes that batches are padded to: few of them, so that most batches have the sizes of one before."""
 
-from collections.abc import Mapping
+from gam_kg.ops.joined import Sizes
 
-GROWTH = 1.25
-"""Sizes are so many times those of the batch that they are made for."""
-
-MULTIPLE = 32
-"""Sizes are multiples of this: small ones would soon be exceeded."""
+_GROWTH, _MULTIPLE = 1.25, 32
 
 
 class StepSizes:
     """The sizes that batches have been padded to.
 
-    Batches that have other dimensions, as those without a window, have sizes of their own.
+    New ones are a quarter more than those of the batch that they are made for, in multiples of 32, and not less than
+    any before. Batches that have other dimensions, as those without a window, have sizes of their own.
 
     Args:
-        most: The most items that there are along some dimensions.
-        number: Most sizes in use for batches with the same dimensions; then the smallest are given up.
+        most: How many sizes batches with the same dimensions may have; the smallest are given up for new ones.
     """
 
-    def __init__(self, most: Mapping[str, int], number: int) -> None:
-        self._most, self._number = most, number
+    def __init__(self, most: int) -> None:
+        self._most = most
         # In ascending order: each is at least that before it along all dimensions.
-        self._known: dict[tuple[str, ...], list[dict[str, int]]] = {}
+        self._known: dict[tuple[str, ...], list[Sizes]] = {}
 
-    def fitting(self, sizes: Mapping[str, int]) -> dict[str, int]:
-        """The smallest known sizes that have room for those of a batch, or new ones."""
+    def above(self, sizes: Sizes) -> Sizes:
+        """The smallest known sizes that are more than those of a batch along all dimensions, or new ones."""
         known = self._known.setdefault(tuple(sizes), [])
         for found in known:
-            if all(size <= found[name] for name, size in sizes.items()):
+            if all(size < found[name] for name, size in sizes.items()):
                 return found
         largest = known[-1] if known else sizes
-        new = {name: max(largest[name], self._grown(name, size)) for name, size in sizes.items()}
-        known.append(new)
-        del known[: -self._number]
-        return new
+        known.append({name: max(largest[name], _grown(size)) for name, size in sizes.items()})
+        del known[: -self._most]
+        return known[-1]
 
-    def _grown(self, name: str, size: int) -> int:
-        grown = -(-int(size * GROWTH) // MULTIPLE) * MULTIPLE
-        return max(size, min(grown, self._most.get(name, grown)))
+
+def _grown(size: int) -> int:
+    return -(-int(size * _GROWTH + 1) // _MULTIPLE) * _MULTIPLE
