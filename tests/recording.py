@@ -17,7 +17,6 @@ SYNCHRONISING = {
     "nonzero",
     "nonzero_static",
     "masked_select",
-    "masked_scatter_",
     "_unique2",
     "unique_dim",
     "unique_consecutive",
@@ -25,10 +24,6 @@ SYNCHRONISING = {
     "histc",
     "repeat_interleave.Tensor",
     "lift_fresh",
-    "where.ScalarSelf",
-    "where.ScalarOther",
-    "where.Scalar",
-    "_to_copy.cpu",
 }
 """Operators for which a GPU and the program wait for one another, or that make a tensor of a number of the program."""
 
@@ -64,12 +59,13 @@ class Call:
     def described(self) -> tuple[Any, ...]:
         """The operator with all that a recording fixes: shapes and numbers, and not what tensors have in them."""
         leaves, structure = tree_flatten((self.args, self.kwargs))
-        described = [
-            (tuple(leaf.shape), leaf.dtype, leaf.stride() if leaf.layout == torch.strided else None)
-            if isinstance(leaf, Tensor)
-            else leaf
-            for leaf in leaves
-        ]
+        described: list[Any] = []
+        for leaf in leaves:
+            if isinstance(leaf, Tensor):
+                layout = leaf.stride() if leaf.layout == torch.strided else leaf.layout
+                described.append((leaf.shape, leaf.dtype, layout))
+            else:  # torch's own objects have no equality
+                described.append(type(leaf) if isinstance(leaf, torch.ScriptObject) else leaf)
         return self.name, described, structure
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gam_kg.ops.packing import Packing
+from gam_kg.ops.packing import Packing, as_arrays
 from gam_kg.training.padded_batch import batch_sizes, padded_batch
 from gam_kg.training.step_batch import StepBatch, to_device
 from gam_kg.training.step_sizes import StepSizes
@@ -123,7 +123,8 @@ class StepGraphs:
 
     def _recording_of(self, batch: StepBatch) -> _Recording:
         """The recording of the sizes of a batch, with the batch in its buffer."""
-        packing = Packing.of(batch)
+        arrays = as_arrays(batch)
+        packing = Packing.of(arrays)
         recording = self._recordings.pop(packing, None)
         if recording is None:
             buffer = torch.empty(packing.num_bytes, dtype=torch.uint8, device=self._device)
@@ -131,7 +132,7 @@ class StepGraphs:
         self._recordings[packing] = recording
         if len(self._recordings) > MOST_RECORDINGS:
             del self._recordings[next(iter(self._recordings))]
-        packing.send(batch, recording.buffer)
+        packing.send(arrays, recording.buffer)
         return recording
 
     def _do(self, recording: _Recording, recorder: Recorder) -> None:
