@@ -178,7 +178,7 @@ def test_positions_beyond_31_bits_stay_int64_on_a_device(positions):
     block = block_of(1, last)
     found = to_device(block, META).layout
     assert found.ends.dtype == dtype
-    assert found.positions.dtype == torch.int32
+    assert found.positions.facts.dtype == torch.int32
 
 
 def test_training_with_the_cache_looks_up_once_and_gives_the_same_numbers(monkeypatch):
