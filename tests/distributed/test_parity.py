@@ -82,7 +82,8 @@ def train_and_evaluate(
     changes = dict(changes)
     graph = graph_of(facts, buckets=changes.pop("buckets", 64)).shard(communicator.rank, communicator.world_size)
     words = NameWords.of(NAMES, features=random_features() if changes.pop("features", False) else None)
-    settings = {"gradient_norm": 0.5, "max_horizon": 3, "ahead_share": 0.6, **changes}
+    # What is noted of a step is not part of a recording.
+    settings = {"gradient_norm": 0.5, "max_horizon": 3, "ahead_share": 0.6, "cuda_graphs": False, **changes}
     config = tiny_config(settings.pop("model", {}), **settings)
     torch.set_default_dtype(dtype)
     try:
@@ -92,7 +93,7 @@ def train_and_evaluate(
                 if name != ENTITY:  # none of them zero
                     parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) / 2)
         if optimizer == "sgd":
-            trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.3)
+            trainer._step.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.3)
         return {**_train(trainer), **_evaluate(trainer, graph)}
     finally:
         torch.set_default_dtype(torch.float32)
@@ -104,7 +105,7 @@ def dense(grad: Tensor) -> Tensor:
 
 def _train(trainer: Trainer) -> dict[str, Any]:
     losses, shared, rows, norms, queries = [], [], [], [], []
-    reduce, make = trainer._gradients.reduce, trainer._batches._batch
+    reduce, make = trainer._step.gradients.reduce, trainer._batches._batch
 
     def noted_batch(*arguments: Any, **options: Any) -> StepBatch:
         batch = make(*arguments, **options)
@@ -119,7 +120,7 @@ def _train(trainer: Trainer) -> dict[str, Any]:
         shared.append(gradients)
         return norms[-1]
 
-    trainer._gradients.reduce, trainer._batches._batch = noted, noted_batch
+    trainer._step.gradients.reduce, trainer._batches._batch = noted, noted_batch
     steps = trainer.run()
     while trainer.position.step < STEPS:
         losses.append(next(steps).loss)
