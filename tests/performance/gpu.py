@@ -4,8 +4,9 @@
     python tests/performance/gpu.py --entities 300000 --facts 2000000 --timestamps 400 --candidates sampled
     python tests/performance/gpu.py CONFIG --until-mrr 47             # also from facts to a validation MRR
 
-It needs torch, pandas, pyarrow, pydantic, PyYAML and safetensors, and no Ray. With `--device cpu` it counts the operators
-that are dispatched, by phase, and those for which a GPU would wait. docs/gpu.md says how to read what it prints.
+It needs torch, pandas, pyarrow, pydantic, PyYAML and safetensors, and no Ray. With `--device cpu` it counts the
+operators that are dispatched, by phase, and those for which a GPU would wait. docs/gpu.md says how to read what it
+prints.
 """
 
 import argparse
