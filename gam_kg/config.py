@@ -167,6 +167,11 @@ class TrainConfig(Section):
         "float32",
         description="of matrix products in training: float32; tf32, on a GPU; or bf16; evaluation is always float32",
     )
+    cuda_graphs: bool = Field(
+        True,
+        description="on one GPU, record steps as CUDA graphs and replay them for batches of the same sizes, which are "
+        "padded for it; takes more GPU memory",
+    )
     threads: Count = Field(0, description="CPU threads per worker; 0: its share of half the CPUs there are")
     batch_workers: Count | None = Field(
         None,

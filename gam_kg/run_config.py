@@ -27,6 +27,7 @@ _OPERATIONAL = {
     "threads",
     "batch_workers",
     "read_ahead",
+    "cuda_graphs",
     "max_failures",
     "checkpoint_steps",
     "max_logits",

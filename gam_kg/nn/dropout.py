@@ -1,6 +1,5 @@
 """Dropout and randomised leaky ReLU with counter-based random numbers: a row gets the same on any number of ranks."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,4 +28,4 @@ def rrelu(x: Tensor, rng: RowRNG | None, site: str, *, training: bool) -> Tensor
     if rng is None or not training:
         return functional.rrelu(x, training=training)
     slope = rng.uniform(x.shape[1], site).mul_(_HIGH - _LOW).add_(_LOW).to(x.dtype)
-    return x * torch.where(x >= 0, 1, slope)
+    return x * slope.masked_fill_(x >= 0, 1)

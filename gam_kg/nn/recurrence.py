@@ -27,6 +27,12 @@ class Memory:
         zeros = like.new_zeros(num_rows, dim)
         return cls(zeros, zeros.clone(), torch.full((num_rows,), -1, device=like.device))
 
+    def clear(self) -> None:
+        """Make it that before the first snapshot, in place."""
+        self.hidden.zero_()
+        self.cell.zero_()
+        self.last_seen.fill_(-1)
+
     def resized(self, num_rows: int) -> "Memory":
         """The first rows, in place; or a copy with empty rows behind, up to a number of rows."""
         if num_rows <= len(self.hidden):

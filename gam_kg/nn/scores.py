@@ -64,7 +64,7 @@ class _ColumnScores(torch.autograd.Function):
         ctx.save_for_backward(query, columns, of_query)
         ctx.num_relations, size = len(popularity), len(query) * len(columns)
         scores = query.new_empty(size + num_apart)
-        scores[size:] = 0
+        scores[size:].zero_()
         table = scores[:size].view(len(query), len(columns))
         torch.index_select(popularity, 0, of_query, out=table).addmm_(query, columns.T)
         return scores

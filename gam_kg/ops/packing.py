@@ -18,6 +18,7 @@ _NUMPY = {
     torch.float32: np.float32,
     torch.float64: np.float64,
 }
+_TORCH = {kind: dtype for dtype, kind in _NUMPY.items() if kind is not np.int64}
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,13 @@ class Packing(Generic[Record]):
         """The packing of a record on the CPU."""
         end = 0
 
-        def place(value: Tensor) -> Place:
+        def place(value: np.ndarray) -> Place:
             nonlocal end
-            found = Place(end, _packed_type(value), tuple(value.shape))
+            found = Place(end, _packed_type(value), value.shape)
             end = -(-found.end // _ALIGNMENT) * _ALIGNMENT
             return found
 
-        packed = map_parts(record, Tensor, place)
+        packed = map_parts(as_arrays(record), np.ndarray, place)
         return cls(packed, end)
 
     def pack(self, record: Record, buffer: Tensor) -> None:
@@ -77,9 +78,9 @@ class Packing(Generic[Record]):
         """
         # For many small tensors numpy takes a fraction of the time of torch.
         room = buffer.numpy()
-        for value, place in zip(parts_of(record, Tensor), parts_of(self.record, Place), strict=True):
+        for value, place in zip(parts_of(as_arrays(record), np.ndarray), parts_of(self.record, Place), strict=True):
             target = room[place.start : place.end].view(_NUMPY[place.dtype]).reshape(place.shape)
-            np.copyto(target, value.numpy(), casting="same_kind")
+            np.copyto(target, value, casting="same_kind")
 
     def unpack(self, buffer: Tensor) -> Record:
         """The record in a buffer, uint8 (num_bytes,), on any device; its tensors are views of the buffer."""
@@ -97,17 +98,21 @@ class Packing(Generic[Record]):
 
 def on_device(record: Record, device: torch.device) -> Record:
     """A record on the CPU as one on a device, in one copy; its integers are int32."""
-    packing = Packing.of(record)
+    arrays = as_arrays(record)
+    packing = Packing.of(arrays)
     buffer = torch.empty(packing.num_bytes, dtype=torch.uint8, device=device)
-    packing.send(record, buffer)
+    packing.send(arrays, buffer)
     return packing.unpack(buffer)
 
 
-def _packed_type(value: Tensor) -> torch.dtype:
-    if value.is_floating_point() or value.dtype == torch.bool:
-        return value.dtype
-    if value.dtype == torch.int64 and value.numel():
-        numbers, most = value.numpy(), torch.iinfo(torch.int32)
-        if numbers.min() < most.min or numbers.max() > most.max:
+def as_arrays(record: Any) -> Any:
+    """A record on the CPU with arrays in place of tensors, which can be packed as well."""
+    return map_parts(record, Tensor, Tensor.numpy)
+
+
+def _packed_type(value: np.ndarray) -> torch.dtype:
+    if value.dtype == np.int64 and value.size:
+        most = torch.iinfo(torch.int32)
+        if value.min() < most.min or value.max() > most.max:
             return torch.int64
-    return torch.int32
+    return _TORCH.get(value.dtype.type, torch.int32)

@@ -61,6 +61,6 @@ class Gradients:
         return norm
 
     def clear(self) -> None:
-        """Set all to zero for the next step."""
+        """Set all to zero, for a step."""
         self._buffer.zero_()
         self._entity.grad = None

@@ -39,14 +39,15 @@ class RowAdamW(torch.optim.AdamW):
             state["step"] = torch.zeros((), device=parameter.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         state["step"] += 1
-        step = float(state["step"])
+        # Tensors, and not numbers of the program: a recorded step does this again at later steps.
+        step, rate = state["step"].double(), torch.as_tensor(group["lr"], dtype=torch.float64)
         mean = state["exp_avg"].index_select(0, rows).lerp_(values, 1 - low)
         square = state["exp_avg_sq"].index_select(0, rows).mul_(high).addcmul_(values, values, value=1 - high)
         state["exp_avg"].index_copy_(0, rows, mean)
         state["exp_avg_sq"].index_copy_(0, rows, square)
-        scale = square.sqrt_().mul_((1 - high**step) ** -0.5).add_(group["eps"])
-        own = parameter.index_select(0, rows).mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.index_copy_(0, rows, own.addcdiv_(mean, scale, value=-group["lr"] / (1 - low**step)))
+        scale = square.sqrt_().mul_((1 - high**step).rsqrt()).add_(group["eps"])
+        own = parameter.index_select(0, rows).mul_(1 - rate * group["weight_decay"])
+        parameter.index_copy_(0, rows, own.sub_(mean.div_(scale).mul_(rate / (1 - low**step))))
 
 
 def learning_rate(config: TrainConfig, epochs: float) -> float:

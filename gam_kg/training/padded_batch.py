@@ -49,11 +49,8 @@ def padded_batch(batch: StepBatch, sizes: Sizes) -> StepBatch | None:
     num_columns = batch.blocks[0].layout.num_columns
     cell = query * num_columns
     items = {"rows": int(unused.long().argmax()), "cells": cell, "scores": cell, "kind cells": kind * num_columns}
-    return padded(
-        map_parts(batch, MessageGraph, _all_change),
-        sizes | {"own queries": sizes["queries"]} | dict.fromkeys(_OF_SAMPLES, 0),
-        items,
-    )
+    every = sizes | dict.fromkeys(_OF_SAMPLES, 0) | {"own queries": sizes["queries"]}  # in a world of one all are own
+    return padded(map_parts(batch, MessageGraph, _all_change), every, items)
 
 
 def _all_change(snapshot: MessageGraph) -> MessageGraph:

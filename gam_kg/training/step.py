@@ -19,7 +19,7 @@ from gam_kg.nn.entity_rows import SelectedRows
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
 from gam_kg.training.query_block import QueryBlock
-from gam_kg.training.step_batch import StepBatch, to_device
+from gam_kg.training.step_batch import StepBatch
 from gam_kg.training.stopwatch import Stopwatch
 
 
@@ -118,23 +118,18 @@ def backward_step(
     Args:
         sharded: The model, in training mode.
         memory: Memory before the window.
-        batch: The step; its parts move to the device of the model one after another.
+        batch: The step, on the device of the model.
         config: Loss and precision.
         watch: Measures each phase.
         on_scored: Called when all scores are back-propagated, and entity vectors are not.
     """
-    device = memory.hidden.device
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
-    with watch.phase("batch"):
-        num_answers, rows, own, window = to_device((batch.num_answers, batch.rows, batch.own, batch.window), device)
+    autocast = torch.autocast(memory.hidden.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     with watch.phase("encode"), autocast:
-        z = sharded.entity_vectors(memory, window, selected=rows, own=own)
+        z = sharded.entity_vectors(memory, batch.window, selected=batch.rows, own=batch.own)
     # Gradients of all blocks are summed at z, so that back-propagation through the window happens once.
     leaf = z.detach().requires_grad_()
     loss = z.new_zeros(())
-    for one in batch.blocks:
-        with watch.phase("batch"):
-            block = to_device(one, device)
+    for block in batch.blocks:
         with watch.phase("score"), autocast:
             scores = sharded.scores(leaf, block)
         assert block.targets is not None
@@ -142,7 +137,7 @@ def backward_step(
             total = sharded_cross_entropy(
                 scores, block.targets, smoothing=config.label_smoothing, communicator=sharded.communicator
             )
-            block_loss = total / num_answers
+            block_loss = total / batch.num_answers
         with watch.phase("backward of scores"):
             block_loss.backward()
         loss += block_loss.detach()

@@ -25,17 +25,18 @@ from gam_kg.graph.word_agreement import word_agreement
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import build_history
 from gam_kg.nn.model import GAMLSTM
+from gam_kg.nn.recurrence import Memory
 from gam_kg.ops.precision import float32_products
 from gam_kg.ops.read_ahead import read_ahead
 from gam_kg.training.batch_workers import BatchWorkers, ended_workers_named
 from gam_kg.training.batches import Batches, SnapshotEnd, Step
 from gam_kg.training.draws import ModelFacts
 from gam_kg.training.evaluate import validate
-from gam_kg.training.gradients import Gradients
-from gam_kg.training.optimizer import MOMENTS, RowAdamW, learning_rate
+from gam_kg.training.optimizer import MOMENTS, learning_rate
+from gam_kg.training.optimizer_step import OptimizerStep
 from gam_kg.training.position import Position, Progress
-from gam_kg.training.step import ShardedModel, backward_step
-from gam_kg.training.step_batch import to_device
+from gam_kg.training.step import ShardedModel
+from gam_kg.training.step_graph import CUDARecorder, Recorder, StepGraphs
 from gam_kg.training.stopwatch import Stopwatch
 
 LOSSES_AT_ONCE = 16
@@ -87,15 +88,14 @@ class Trainer:
         self.model = (model or self._new_model(words)).to(device)
         self.sharded = ShardedModel(self.model, self.communicator)
         self._batches = Batches(config, graph, self.history, ModelFacts.of(self.model), apart)
-        self.optimizer = RowAdamW(self.model.parameters(), weight_decay=config.train.weight_decay, fused=True)
-        self._gradients = Gradients(self.model, self.communicator)
+        self._step = OptimizerStep(self.sharded, config.train)
         self._watch = Stopwatch(self._device)
+        self._graphs = StepGraphs(self._step, self._device, self._watch, self._recorder())
         # Losses that are still on the device, with the snapshot and the answers of each.
         self._losses: list[tuple[Tensor, int, int]] = []
         self._losses_at_once = 1 if self._device.type == "cpu" else LOSSES_AT_ONCE
         self.times = self.graph.times_in("train")
         self.position = Position()
-        self.memory = self.model.empty_memory()
         # On the CPU; empty before the first epoch ends.
         self.best_weights: dict[str, Tensor] = {}
         self.best_optimizer_state: dict[str, Tensor] = {}
@@ -111,6 +111,26 @@ class Trainer:
             model.word_agreement.copy_(word_agreement(words, graph, total))
         return model
 
+    def _recorder(self) -> Recorder | None:
+        """Collectives are not recorded: ranks may have batches of different sizes."""
+        is_used = self._device.type == "cuda" and self.config.train.cuda_graphs and self.communicator.world_size == 1
+        return CUDARecorder(self._device) if is_used else None
+
+    @property
+    def memory(self) -> Memory:
+        """The memory of all rows, one window behind the next step."""
+        return self._step.memory
+
+    @memory.setter
+    def memory(self, value: Memory) -> None:
+        self._step.memory = value
+        self._graphs.forget()
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer."""
+        return self._step.optimizer
+
     @property
     def optimizer_state(self) -> dict[str, Tensor]:
         """Moments and number of steps of each parameter, as `<parameter>.exp_avg`; empty before the first step."""
@@ -125,6 +145,7 @@ class Trainer:
             for name, parameter in self.model.named_parameters():
                 moments = {moment: values[f"{name}.{moment}"].to(self._device) for moment in MOMENTS}
                 self.optimizer.state[parameter] = {"step": step.to(self._device, copy=True), **moments}
+            self._graphs.forget()
 
     @property
     def finished(self) -> bool:
@@ -192,22 +213,13 @@ class Trainer:
             return next(steps, None)
 
     def _train_step(self, step: Step) -> None:
-        position, config, watch = self.position, self.config.train, self._watch
+        position = self.position
         self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, position.epoch + position.index / len(self.times))
-        loss = backward_step(self.sharded, self.memory, step.batch, config, watch, self._gradients.begin)
-        with watch.phase("gradients"):
-            self._gradients.reduce(config.gradient_norm)
-        with watch.phase("optimizer"):
-            self.optimizer.step()
-            self._gradients.clear()
-        with watch.phase("advance"):
-            leaving = to_device(step.batch.leaving, self._device)
-            if leaving is not None:
-                self.sharded.update(self.memory, leaving.snapshot, leaving.rows)
+        epochs = position.epoch + position.index / len(self.times)
+        self._step.learning_rate.fill_(learning_rate(self.config.train, epochs))
+        self._graphs(step.batch)
         position.step += 1
-        self._losses.append((loss, step.time, step.answers))
+        self._losses.append((self._step.loss.clone(), step.time, step.answers))
         if len(self._losses) >= self._losses_at_once:
             self.read_losses()
 
@@ -262,7 +274,7 @@ class Trainer:
             self.best_weights, self.best_optimizer_state = {}, {}  # freed before the new ones are made
             self.best_weights = _copies(self.model.state_dict())
             self.best_optimizer_state = _copies(self.optimizer_state)
-        self.memory = self.model.empty_memory()
+        self.memory.clear()
         return metrics
 
     def _progress(self, phase: str, done: int, **more: Any) -> Progress:

@@ -103,7 +103,7 @@ def test_state_is_planned_to_the_byte(
         "optimizer state of entity rows": num_bytes(*state[own].values()),
         "entity memory (h, c, last_seen)": num_bytes(*vars(trainer.memory).values()),
         "shared parameters": num_bytes(*shared),
-        "gradients of shared parameters": num_bytes(trainer._gradients._buffer),
+        "gradients of shared parameters": num_bytes(trainer._step.gradients._buffer),
         "optimizer state of shared parameters": num_bytes(*(v for one in shared for v in state[one].values())),
     }
 

@@ -14,7 +14,7 @@ from gam_kg.ops.records import num_bytes
 from gam_kg.plan.counts import count_graph
 from gam_kg.plan.memory import memory_items
 from gam_kg.plan.workload import Workload
-from gam_kg.training import trainer as trainer_module
+from gam_kg.training import optimizer_step
 from gam_kg.training.run import BATCHES_AHEAD
 from gam_kg.training.step_batch import StepBatch
 from gam_kg.training.trainer import Trainer
@@ -73,8 +73,8 @@ def test_a_step_scores_as_many_queries_and_answers_as_planned(
         found.append((int(batch.num_answers), sum(block.layout.num_queries for block in batch.blocks)))
         return backward_step(sharded, memory, batch, *more)
 
-    backward_step = trainer_module.backward_step
-    monkeypatch.setattr(trainer_module, "backward_step", noted)
+    backward_step = optimizer_step.backward_step
+    monkeypatch.setattr(optimizer_step, "backward_step", noted)
     list(trainer.run())
     workload = Workload(config, count_graph(tmp_path), 1)
     assert len(found) == workload.steps.sum()

@@ -17,8 +17,7 @@ from gam_kg.distributed.communicator import Communicator
 from gam_kg.errors import ArtifactError, GamKGError
 from gam_kg.graph import fact_source
 from gam_kg.graph.temporal_graph import TemporalGraph
-from gam_kg.training import checkpoint
-from gam_kg.training import trainer as trainer_module
+from gam_kg.training import checkpoint, optimizer_step
 from gam_kg.training.fine_tune import fine_tune
 from gam_kg.training.run import BATCHES_AHEAD, batches_ahead, threads, train_graph
 from gam_kg.training.trainer import Trainer
@@ -185,7 +184,7 @@ def test_losses_that_are_read_together_are_the_same(tmp_path, at_once):
 
 def test_losses_that_are_read_together_and_not_finite_name_their_snapshots(monkeypatch):
     losses = iter([1.0, 2.0, torch.nan, 3.0, 4.0])
-    monkeypatch.setattr(trainer_module, "backward_step", lambda *arguments: torch.tensor(next(losses)))
+    monkeypatch.setattr(optimizer_step, "backward_step", lambda *arguments: torch.tensor(next(losses)))
     trainer = Trainer(tiny_config(epochs=1), graph_of(random_facts(0)))
     trainer._losses_at_once = 4
     with pytest.raises(GamKGError, match=r"epoch 1, snapshots 0 to 3.*train\.learning_rate"):

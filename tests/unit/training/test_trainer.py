@@ -8,7 +8,7 @@ from graphs import NUM_RELATIONS, VALID_START, graph_of, periodic_facts, random_
 
 from gam_kg.errors import GamKGError
 from gam_kg.ops.counter_rng import CounterRNG
-from gam_kg.training import batches
+from gam_kg.training import batches, optimizer_step
 from gam_kg.training import trainer as trainer_module
 from gam_kg.training.optimizer import learning_rate
 from gam_kg.training.step_batch import to_device
@@ -20,7 +20,7 @@ def spied(trainer, monkeypatch):
 
     `answers` are those of the step's own queries.
     """
-    steps, times, rngs, backward_step, make = [], [], [], trainer_module.backward_step, trainer._batches._batch
+    steps, times, rngs, backward_step, make = [], [], [], optimizer_step.backward_step, trainer._batches._batch
 
     def noted_time(queries, draws, *, whole):
         times.append(queries.time)
@@ -46,7 +46,7 @@ def spied(trainer, monkeypatch):
         return backward_step(model, memory, batch, *more)
 
     monkeypatch.setattr(trainer._batches, "_batch", noted_time)
-    monkeypatch.setattr(trainer_module, "backward_step", spy)
+    monkeypatch.setattr(optimizer_step, "backward_step", spy)
     list(trainer.run())
     assert len(times) == len(steps)
     return steps
@@ -157,14 +157,14 @@ def test_the_loss_falls_and_validation_ranks_rise_on_a_periodic_graph():
 
 
 def test_metrics_have_the_mean_loss_of_the_epoch(monkeypatch):
-    losses, original = [], trainer_module.backward_step
+    losses, original = [], optimizer_step.backward_step
 
     def spy(model, memory, batch, *more):
         loss = original(model, memory, batch, *more)
         losses.append((float(loss), sum(answer[-1] == 1 for one in batch.blocks for answer in answers_of(one))))
         return loss
 
-    monkeypatch.setattr(trainer_module, "backward_step", spy)
+    monkeypatch.setattr(optimizer_step, "backward_step", spy)
     trainer = Trainer(tiny_config(epochs=1, answers_per_step=5), graph_of(random_facts(0)))
     list(trainer.run())
     answers = sum(count for _, count in losses)
@@ -207,7 +207,7 @@ def test_training_stops_when_validation_stops_getting_better(monkeypatch, script
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_names_the_setting(monkeypatch):
-    monkeypatch.setattr(trainer_module, "backward_step", lambda *arguments: torch.tensor(torch.nan))
+    monkeypatch.setattr(optimizer_step, "backward_step", lambda *arguments: torch.tensor(torch.nan))
     trainer = Trainer(tiny_config(epochs=1), graph_of(random_facts(0)))
     with pytest.raises(GamKGError, match=r"epoch 1, snapshot 0.*train\.learning_rate"):
         list(trainer.run())

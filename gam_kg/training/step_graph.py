@@ -1,0 +1,153 @@
+"""Optimizer steps that are recorded once and replayed: a GPU computes a step faster than its kernels are launched."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gam_kg.ops.packing import Packing, as_arrays
+from gam_kg.training.padded_batch import batch_sizes, padded_batch
+from gam_kg.training.step_batch import StepBatch, to_device
+from gam_kg.training.step_sizes import StepSizes
+from gam_kg.training.stopwatch import Stopwatch
+
+MOST_SIZES, MOST_RECORDINGS = 8, 16
+"""Sizes of batches with the same dimensions; recordings in memory, where the one not used for longest goes first."""
+
+Work = Callable[[], None]
+
+logger = logging.getLogger("gam_kg")
+
+
+class Recorder(Protocol):
+    """Records work on a device. Work reads and writes memory in place, and returns nothing."""
+
+    def rehearse(self, work: Work) -> None:
+        """Do work that will be recorded next, so that all that is made once for it is made before."""
+
+    def record(self, work: Work) -> Work:
+        """Do work, and return how to do it again, with the numbers that the memory has by then."""
+
+
+class CUDARecorder:
+    """Records CUDA graphs, which share one pool of memory: nothing in it is read after the graph that wrote it.
+
+    Args:
+        device: The GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def rehearse(self, work: Work) -> None:
+        """See `Recorder`."""
+        outside = torch.cuda.current_stream(self._stream.device)
+        self._stream.wait_stream(outside)
+        with torch.cuda.stream(self._stream):
+            work()
+        outside.wait_stream(self._stream)
+
+    def record(self, work: Work) -> Work:
+        """See `Recorder`."""
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may use the device meanwhile, which the other modes forbid.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            work()
+        graph.replay()
+        return graph.replay
+
+
+@dataclass
+class _Recording:
+    """The recording of a step over one buffer.
+
+    Attributes:
+        buffer: Where its batch is packed, uint8 (num_bytes,).
+        batch: The batch, views of the buffer.
+        is_rehearsed: Whether it can be recorded.
+        replay: None while it is not recorded.
+    """
+
+    buffer: Tensor
+    batch: StepBatch
+    is_rehearsed: bool = False
+    replay: Work | None = None
+
+
+class StepGraphs:
+    """Does optimizer steps; those whose batches have the same sizes, which are padded for it, are recorded once.
+
+    The first batch of new sizes is a rehearsal, the second is recorded, and from the third on they are replayed; all
+    are steps like any other. A batch that cannot be padded is a step without a recording. If recording fails, it warns
+    once, and does all further steps without recordings.
+
+    Args:
+        step: The step, see `OptimizerStep`.
+        device: Where it computes.
+        watch: Measures the phases of steps; a replay is one phase.
+        recorder: None: nothing is recorded.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[StepBatch, Stopwatch], None],
+        device: torch.device,
+        watch: Stopwatch,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self._step, self._device, self._watch, self._recorder = step, device, watch, recorder
+        self._sizes = StepSizes(MOST_SIZES)
+        self._recordings: dict[Packing[StepBatch], _Recording] = {}
+
+    def __call__(self, batch: StepBatch) -> None:
+        """Do the step of a batch that is on the CPU."""
+        if self._recorder is not None:
+            with self._watch.phase("batch"):
+                padded = padded_batch(batch, self._sizes.above(batch_sizes(batch)))
+                recording = None if padded is None else self._recording_of(padded)
+            if recording is not None:
+                self._do(recording, self._recorder)
+                return
+        with self._watch.phase("batch"):
+            batch = to_device(batch, self._device)
+        self._step(batch, self._watch)
+
+    def forget(self) -> None:
+        """Drop all recordings, since what they read or write is now elsewhere."""
+        self._recordings.clear()
+
+    def _recording_of(self, batch: StepBatch) -> _Recording:
+        """The recording of the sizes of a batch, with the batch in its buffer."""
+        arrays = as_arrays(batch)
+        packing = Packing.of(arrays)
+        recording = self._recordings.pop(packing, None)
+        if recording is None:
+            buffer = torch.empty(packing.num_bytes, dtype=torch.uint8, device=self._device)
+            recording = _Recording(buffer, packing.unpack(buffer))
+        self._recordings[packing] = recording
+        if len(self._recordings) > MOST_RECORDINGS:
+            del self._recordings[next(iter(self._recordings))]
+        packing.send(arrays, recording.buffer)
+        return recording
+
+    def _do(self, recording: _Recording, recorder: Recorder) -> None:
+        work = partial(self._step, recording.batch, self._watch)
+        if recording.replay is not None:
+            with self._watch.phase("step"):
+                recording.replay()
+        elif not recording.is_rehearsed:
+            recorder.rehearse(work)
+            recording.is_rehearsed = True
+        else:
+            try:
+                recording.replay = recorder.record(work)
+            except RuntimeError as error:
+                logger.warning("steps run without CUDA graphs, and take longer, since recording one failed: %s", error)
+                self._recorder = None
+                self.forget()
+                work()
