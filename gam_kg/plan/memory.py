@@ -16,9 +16,10 @@ from gam_kg.history.rule_keys import CELLS_PER_RULE, COUNTED_PER_RULE, MERGED_AT
 from gam_kg.nn.model import ENTITY, GAMLSTM
 from gam_kg.plan.workload import Workload
 from gam_kg.training.batch_cache import CACHE_BYTES
+from gam_kg.training.batch_workers import SNAPSHOTS_AHEAD
 from gam_kg.training.evaluate import MOST_WRITTEN_OUT, QUERIES_AT_ONCE
 from gam_kg.training.query_block import MOST_QUERIES
-from gam_kg.training.run import BATCHES_AHEAD
+from gam_kg.training.run import BATCHES_AHEAD, MOST_BATCH_WORKERS
 
 FLOAT, DOUBLE, LONG, INT = 4, 8, 8, 4
 PHASES = ("always", "start", "step", "epoch end")
@@ -28,6 +29,7 @@ OPTIMIZER_STATE = "optimizer state of entity rows", "optimizer state of shared p
 _FIRST_USE = 120 * 2**20  # growth of a process that trains ten entities; mostly what optimizers of torch import
 _NOT_RETURNED_SHARE = 0.25  # of what a step frees, the allocator has some that an epoch's end cannot use; or vice versa
 _ROW_BYTES, _SLAB_ROW_BYTES, _GROUP_ROWS = 28, 128, 16_384  # of facts in a file, and sorted; rows of a row group
+_FORKED = 60 * 2**20  # pages of a forked process that become its own, apart from its history
 _NAME_BYTES = 100  # of an entity; fewer if names share few words
 _FEATURE_BYTES = 28  # row, column, position by column and weight
 _CACHED_LINK, _LINK, _WAITING_LINK = 18, 160, 72  # bytes of a fact or path of the history
@@ -69,14 +71,17 @@ def memory_items(workload: Workload, base_bytes: float) -> list[Item]:
         "ids, hashes and words": _NAME_BYTES * counts.num_entities + _FEATURE_BYTES * counts.num_features,
         NOT_RETURNED: _NOT_RETURNED_SHARE * min(sum(steps.values()), validation),
     }
+    makers, history = _batch_workers(workload), history_of_rank(workload)
     return [
         Item("process and libraries", base_bytes + _FIRST_USE, on_device=False),
         Item("streamed facts", _stream_bytes(workload), on_device=False),
         Item("snapshots ahead", _ahead_bytes(workload), on_device=False),
-        Item("batches ahead", _made_bytes(workload), on_device=False),
-        Item("history index", history_of_rank(workload), on_device=False),
+        Item("batches ahead", _made_bytes(workload, makers), on_device=False),
+        Item("history index", history, on_device=False),
+        # Each has one of its own, and one more waits for the end of an epoch.
+        Item("batch workers", makers * _FORKED + (makers + 1) * history if makers else 0.0, on_device=False),
         Item("start: rules, or agreement of words", start, "start", on_device=False),
-        Item(BATCH_CACHE, _cache_bytes(workload), on_device=False),
+        Item(BATCH_CACHE, _cache_bytes(workload, max(1, makers)), on_device=False),
         Item(BEST, best, on_device=False),
         *(Item(name, number) for name, number in always.items()),
         *(Item(f"step: {name}", room * number, of_step) for name, number in steps.items()),
@@ -214,10 +219,20 @@ def finding_bytes(workload: Workload) -> float:
     return max(0.0, took - rule_bytes(*_rules_and_groups(workload)))
 
 
-def _cache_bytes(workload: Workload) -> float:
-    """Batches of training snapshots that are one step."""
+def _batch_workers(workload: Workload) -> int:
+    """Processes that make batches; as many as there are where CPUs are spare."""
+    train = workload.config.train
+    if workload.world_size > 1:
+        return 0
+    return MOST_BATCH_WORKERS * train.use_gpu if train.batch_workers is None else train.batch_workers
+
+
+def _cache_bytes(workload: Workload, makers: int) -> float:
+    """Batches of training snapshots that are one step, which each process that makes batches caches."""
     cached = 0.0 if workload.sampled else float(workload.queries[workload.steps <= 1].sum())
-    return min(CACHE_BYTES, cached * (workload.links * _CACHED_LINK + workload.confidences * _CACHED_CONFIDENCE))
+    return min(
+        makers * CACHE_BYTES, cached * (workload.links * _CACHED_LINK + workload.confidences * _CACHED_CONFIDENCE)
+    )
 
 
 def _stream_bytes(workload: Workload) -> float:
@@ -238,10 +253,12 @@ def _ahead_bytes(workload: Workload) -> float:
     return float((before[number + 1 :] - before[1 : len(before) - number]).max(initial=0))
 
 
-def _made_bytes(workload: Workload) -> float:
+def _made_bytes(workload: Workload, makers: int) -> float:
     """Batches that wait for their steps, the largest ones: as many as there are where a CPU is spare."""
     train, scored = workload.config.train, float(workload.scored.max(initial=1))
-    number = BATCHES_AHEAD if train.read_ahead is None else train.read_ahead
+    number = float(BATCHES_AHEAD if train.read_ahead is None else train.read_ahead)
+    if makers:  # each makes whole snapshots, of several steps perhaps
+        number = makers * max(SNAPSHOTS_AHEAD, number) * float(workload.steps.max(initial=1))
     links = workload.links * (_MADE_LINK + (_SAMPLED_LINK if workload.sampled else 0))
     links += workload.confidences * _MADE_CONFIDENCE
     if workload.sampled:

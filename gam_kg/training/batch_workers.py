@@ -19,6 +19,9 @@ from gam_kg.history.sharded import copy_history
 from gam_kg.ops.packing import Packing
 from gam_kg.training.batches import Batches, Step, Turn
 
+SNAPSHOTS_AHEAD = 2
+"""Snapshots whose batches each process makes ahead, at least."""
+
 Packed = tuple[Packing[Step], Tensor]
 """A step in a buffer: a process sends one tensor faster than a hundred."""
 

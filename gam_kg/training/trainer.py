@@ -28,7 +28,7 @@ from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
 from gam_kg.ops.precision import float32_products
 from gam_kg.ops.read_ahead import read_ahead
-from gam_kg.training.batch_workers import BatchWorkers, ended_workers_named
+from gam_kg.training.batch_workers import SNAPSHOTS_AHEAD, BatchWorkers, ended_workers_named
 from gam_kg.training.batches import Batches, SnapshotEnd, Step
 from gam_kg.training.draws import ModelFacts
 from gam_kg.training.evaluate import validate
@@ -205,7 +205,9 @@ class Trainer:
         if not self._num_workers:
             return read_ahead(self._batches.steps(self.times, position.index, position.step), self._ahead)
         if self._workers is None:
-            self._workers = BatchWorkers(self._batches, self.times, self._num_workers, max(2, self._ahead))
+            self._workers = BatchWorkers(
+                self._batches, self.times, self._num_workers, max(SNAPSHOTS_AHEAD, self._ahead)
+            )
         return self._workers.steps(position.index, position.step)
 
     def _next(self, steps: Iterator[Step]) -> Step | None:

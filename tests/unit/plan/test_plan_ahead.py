@@ -101,3 +101,23 @@ def test_batches_that_wait_for_their_steps_are_planned(tmp_path: Path, train: di
     assert planned(0) == 0
     assert planned(3) == 3 * planned(1)
     assert planned(None) == planned(BATCHES_AHEAD)
+
+
+def test_processes_that_make_batches_are_planned(tmp_path: Path) -> None:
+    graph = random_graph(6000, num_entities=300)
+    write_graph(tmp_path, graph, 16)
+    counts = count_graph(tmp_path)
+
+    def planned(workers: int | None, *, world_size: int = 1, **train: Any) -> dict[str, float]:
+        config = tiny_config(batch_workers=workers, **train)
+        return {item.name: item.num_bytes for item in memory_items(Workload(config, counts, world_size), 0.0)}
+
+    none, one, three = (planned(number) for number in (0, 1, 3))
+    history = none["history index"]
+    assert none["batch workers"] == 0
+    assert one["batch workers"] > 2 * history
+    assert three["batch workers"] - one["batch workers"] > 2 * history
+    assert three["batches ahead"] == 3 * one["batches ahead"]
+    assert planned(None) == none
+    assert planned(None, use_gpu=True)["batch workers"] > three["batch workers"]
+    assert planned(3, world_size=2)["batch workers"] == 0
