@@ -15,6 +15,7 @@ from gam_kg.history.confidence import Confidences
 from gam_kg.history.found import Found
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.pair_features import query_feature
+from gam_kg.history.query_kinds import QueryKinds
 from gam_kg.history.recency import RecencyIndex, Recent
 from gam_kg.history.rule_walks import RuleWalks
 from gam_kg.history.sampling import Sample
@@ -40,19 +41,6 @@ class Positions:
     rules: Annotated[Tensor | None, Along("rules", "scores")]
     confidences: Annotated[Tensor | None, Along("confidences", "scores")]
     popularity: Annotated[Tensor | None, Along("popularity", "scores")]
-
-
-@dataclass(frozen=True)
-class QueryKinds:
-    """Kinds of queries: those of one relation that look equally far ahead. Kinds may be equal.
-
-    Attributes:
-        relation: Relation of each, or its row in tables of relations, (num_kinds,).
-        horizon: See `Queries`, (num_kinds,).
-    """
-
-    relation: Annotated[Tensor, Along("kinds")]
-    horizon: Annotated[Tensor, Along("kinds", padding=1)]
 
 
 @dataclass(frozen=True)

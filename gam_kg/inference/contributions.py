@@ -18,6 +18,7 @@ from gam_kg.history.recency import find_keys
 from gam_kg.history.walks import Joined, LastFacts, Walks, join
 from gam_kg.inference.pair_statistics import pair_statistics
 from gam_kg.nn.vectors import segment_log_sum
+from gam_kg.ops.precision import float32_products
 from gam_kg.ops.ragged import last_of_each, select, sort_with_positions
 from gam_kg.ops.records import map_tensors
 from gam_kg.training.evaluate import ModelScorer
@@ -101,6 +102,7 @@ class Contributions:
 
 
 @torch.no_grad()
+@float32_products()
 def contributions(
     scorer: ModelScorer, queries: Queries, query: Tensor, candidate: Tensor, top: int | None = None
 ) -> Contributions:

@@ -7,10 +7,12 @@ import torch
 from gam_kg.graph.message_graph import MessageGraph
 from gam_kg.inference.reason_text import PastFact
 from gam_kg.inference.trained_run import TrainedRun
+from gam_kg.ops.precision import float32_products
 from gam_kg.training.step_batch import to_device
 
 
 @torch.no_grad()
+@float32_products()
 def memory_attention(run: TrainedRun, entity: int, before: int) -> list[tuple[PastFact, float]]:
     """The facts of the last snapshot in which an entity was active, with their attention weights, the largest first.
 

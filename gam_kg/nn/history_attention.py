@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from gam_kg.config import HistoryConfig
 from gam_kg.history.bins import NUM_BINS
-from gam_kg.history.layout import PopularObjects, QueryKinds
+from gam_kg.history.layout import PopularObjects
 from gam_kg.history.pair_features import PARTS
+from gam_kg.history.query_kinds import QueryKinds
 from gam_kg.history.walks import Walks
 from gam_kg.nn.relation_rows import RelationRows, relation_table, rows_of_kinds
 from gam_kg.nn.vectors import segment_log_sum

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from gam_kg.history.layout import QueryKinds
+from gam_kg.history.query_kinds import QueryKinds
 
 
 def relation_table(num_relations: int, dim: int, std: float) -> nn.Parameter:

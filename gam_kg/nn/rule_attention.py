@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gam_kg.config import HistoryConfig
 from gam_kg.history.bins import NUM_BINS
 from gam_kg.history.confidence import BOUNDS, Confidences
-from gam_kg.history.layout import QueryKinds
+from gam_kg.history.query_kinds import QueryKinds
 from gam_kg.history.rule_walks import CONFIDENCES, RULE_PARTS, RuleWalks
 from gam_kg.nn.history_attention import FeatureRows
 from gam_kg.nn.relation_rows import RelationRows, relation_table, rows_of_kinds

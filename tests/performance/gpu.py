@@ -4,8 +4,9 @@
     python tests/performance/gpu.py --entities 300000 --facts 2000000 --timestamps 400 --candidates sampled
     python tests/performance/gpu.py CONFIG --until-mrr 47             # also from facts to a validation MRR
 
-It needs torch, pandas, pyarrow, pydantic, rich and safetensors, and no Ray. With `--device cpu` it counts the operators
-that are dispatched, by phase, and those for which a GPU would wait. docs/gpu.md says how to read what it prints.
+It needs torch, pandas, pyarrow, pydantic, PyYAML and safetensors, and no Ray. With `--device cpu` it counts the
+operators that are dispatched, by phase, and those for which a GPU would wait. docs/gpu.md says how to read what it
+prints.
 """
 
 import argparse
@@ -87,7 +88,10 @@ def walk(
     around: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> dict[str, Any]:
     """Train on some snapshots, after some others that are not measured; means of a snapshot."""
-    trainer.position.index, trainer.memory = max(0, first - warm_up), trainer.model.empty_memory()
+    trainer.position.index = max(0, first - warm_up)
+    # In place: steps that are recorded as CUDA graphs read the memory where it is.
+    for values, empty in zip(vars(trainer.memory).values(), vars(trainer.model.empty_memory()).values(), strict=True):
+        values.copy_(empty)
     # Not of `run`, which ends the processes that make batches, and with them the batches that they have cached.
     with closing(trainer.rest_of_epoch()) as events:
         while trainer.position.index < first:

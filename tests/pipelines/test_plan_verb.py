@@ -74,6 +74,7 @@ def test_a_named_gpu_is_planned_with_where_there_is_none(
     printed = capsys.readouterr().out
     assert "on a GPU: evaluation" in printed
     assert "that a GPU (H100) has to give" in printed
+    assert "object store" not in printed, "that is in the memory of the machine"
 
 
 def test_what_does_not_fit_on_a_gpu_is_refused_with_the_knob_to_turn(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gam_kg.config import HistoryConfig
 from gam_kg.history.confidence import BOUNDS, Confidences
-from gam_kg.history.layout import QueryKinds
+from gam_kg.history.query_kinds import QueryKinds
 from gam_kg.history.rule_walks import CONFIDENCES, RULE_PARTS
 from gam_kg.nn.rule_attention import ConfidenceScore, RuleAttention
 
