@@ -101,6 +101,7 @@ def _choices(config: Config) -> list[tuple[str, Any, str]]:
     steps, past, noise = "more steps; other results", "queries see less of the past", "a noisier estimate of the loss"
     choices: list[tuple[str, Any, str]] = [
         ("train.max_logits", max(1, train.max_logits // 4), "the same result in more blocks, somewhat slower"),
+        ("train.cuda_graphs", False, "the same result, more slowly"),
         ("train.answers_per_step", max(1, train.step_answers // 2), steps),
         ("train.max_steps_per_snapshot", 2 * train.max_steps_per_snapshot, steps),
         ("train.num_workers", 2 * max(1, train.most_workers), "the same result; more processes"),

@@ -5,7 +5,7 @@ import torch
 from flows import SMALL, gam_kg, write_facts
 
 from gam_kg.api_train import train
-from gam_kg.training import trainer
+from gam_kg.training import optimizer_step, trainer
 from gam_kg.training.step import ShardedModel
 
 SETTINGS = dict(one.split("=") for one in SMALL if "num_workers" not in one) | {"train.epochs": 1}
@@ -26,7 +26,7 @@ def config(tmp_path_factory):
     ("place", "name", "arguments", "messages"),
     [
         (
-            trainer,
+            optimizer_step,
             "backward_step",
             ("train", "--force"),
             (
@@ -34,7 +34,7 @@ def config(tmp_path_factory):
                 "train.max_logits=8000000; or train.num_workers=2; or train.candidates=sampled",
             ),
         ),
-        (trainer, "backward_step", ("train", "train.candidates=sampled"), ("or train.num_negatives=500",)),
+        (optimizer_step, "backward_step", ("train", "train.candidates=sampled"), ("or train.num_negatives=500",)),
         (trainer, "validate", ("train", "--force"), ("training, validation after epoch 1: ",)),
         (trainer, "build_history", ("train", "--force"), ("training, before its first step: ",)),
         (ShardedModel, "vectors_of", ("embed", "--force"), ("embedding: ",)),

@@ -328,6 +328,7 @@ def test_a_captured_step_has_room_that_stays_its_own(tmp_path: Path) -> None:
     assert captured == (pytest.approx(1.25 * plain[0]), {"always"})
     assert plain[1] == {"step"}
     assert step(on_gpu, 2) == step(config, 2)
+    assert step(tiny_config(use_gpu=True, cuda_graphs=False), 1) == plain
 
 
 def test_a_gpu_must_have_room_for_whatever_takes_most(tmp_path: Path) -> None:
