@@ -66,6 +66,7 @@ UNUSUAL: dict[str, Any] = {
     "train.checkpoint_steps": 4,
     "train.num_workers": 2,
     "train.use_gpu": True,
+    "train.cuda_graphs": False,
     "train.precision": "bf16",
     "train.threads": 3,
     "train.batch_workers": 1,

@@ -32,8 +32,8 @@ class OptimizerStep:
         model = sharded.model
         self.memory = model.empty_memory()
         like = self.memory.hidden
-        # The fused optimizer requires float32 on a GPU; elsewhere it is the same, so that all train alike.
-        self.learning_rate = torch.zeros((), dtype=torch.float32, device=like.device)
+        # The fused optimizer requires float32 on a GPU.
+        self.learning_rate = torch.zeros((), dtype=torch.float32 if like.is_cuda else torch.float64, device=like.device)
         self.optimizer = RowAdamW(
             model.parameters(),
             lr=self.learning_rate,

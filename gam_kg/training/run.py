@@ -108,6 +108,8 @@ def knobs_of_training(config: Config) -> tuple[str, ...]:
     """Settings with which a training needs less memory, those that change no result first."""
     train = config.train
     knobs = [f"train.max_logits={max(1, train.max_logits // 4)}", f"train.num_workers={2 * max(1, train.most_workers)}"]
+    if train.use_gpu and train.cuda_graphs:
+        knobs.append("train.cuda_graphs=false")
     if train.candidates == "sampled":
         knobs.append(f"train.num_negatives={max(1, train.num_negatives // 2)}")
     else:

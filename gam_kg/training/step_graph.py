@@ -43,6 +43,7 @@ class CUDARecorder:
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
+        self._last: torch.cuda.CUDAGraph | None = None  # without any graph the pool would end
 
     def rehearse(self, work: Work) -> None:
         """See `Recorder`."""
@@ -55,9 +56,14 @@ class CUDARecorder:
     def record(self, work: Work) -> Work:
         """See `Recorder`."""
         graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile, which the other modes forbid.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+        # The outer block puts back the current stream, which torch does not do where recording fails. Other threads may
+        # use the device meanwhile, which other modes forbid.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream(self._stream.device)),
+            torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
+        ):
             work()
+        self._last = graph
         graph.replay()
         return graph.replay
 

@@ -58,7 +58,10 @@ def test_all_differences_are_said_at_once():
 
 @pytest.mark.parametrize(
     "override",
-    ["train.num_workers=3", "train.threads=2", "train.use_gpu=true", "train.max_logits=5", "prepare.memory_gib=4"],
+    [
+        *("train.num_workers=3", "train.threads=2", "train.use_gpu=true", "train.cuda_graphs=false"),
+        *("train.max_logits=5", "prepare.memory_gib=4"),
+    ],
 )
 def test_how_something_is_done_is_no_difference(override):
     config = load_config(None, [override])

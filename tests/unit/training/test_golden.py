@@ -77,6 +77,7 @@ AT_DEFAULT = {
     "train.loggers": "as num_workers",
     "train.threads": "as num_workers",
     "train.use_gpu": "the numbers are recorded on a CPU",
+    "train.cuda_graphs": "as use_gpu",
 }
 """The settings that have their default values in all cases, with the reasons."""
 
