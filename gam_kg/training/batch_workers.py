@@ -17,7 +17,7 @@ from gam_kg.errors import GamKGError
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import copy_history
 from gam_kg.ops.packing import Packing
-from gam_kg.training.batches import Batches, Step, Turn
+from gam_kg.training.batches import Batches, Share, Step
 
 SNAPSHOTS_AHEAD = 2
 """Snapshots whose batches each process makes ahead, at least."""
@@ -105,9 +105,9 @@ class _Snapshots(IterableDataset[list[Packed] | GamKGError]):
         worker = get_worker_info()
         assert worker is not None
         index, step = self.start.tolist()
-        turn, steps = Turn(worker.id, worker.num_workers), []
+        share, steps = Share(worker.id, worker.num_workers), []
         try:
-            for one in self._batches.steps(self._times, index, step, turn):
+            for one in self._batches.steps(self._times, index, step, share):
                 steps.append(_packed(one))
                 if one.end is not None:
                     yield steps

@@ -67,7 +67,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Share:
     """The snapshots whose batches are made in one place: every `number`-th, from one on.
 
     Attributes:
@@ -79,7 +79,7 @@ class Turn:
     number: int = 1
 
 
-EVERY = Turn()
+ALL = Share()
 
 
 class Batches:
@@ -110,14 +110,14 @@ class Batches:
         # The snapshots after the next one that training looks ahead to.
         self._following: deque[Snapshot] = deque()
 
-    def steps(self, times: Sequence[int], index: int, step: int, turn: Turn = EVERY) -> Iterator[Step]:
+    def steps(self, times: Sequence[int], index: int, step: int, share: Share = ALL) -> Iterator[Step]:
         """The steps of some snapshots. A collective.
 
         Args:
             times: Snapshots of the epoch, in time order.
             index: The first that steps are made of; those before are inserted into the history.
             step: Number of the first step.
-            turn: Of which snapshots; the others are inserted into the history too.
+            share: Of which snapshots; the others are inserted into the history too.
         """
         self._watch.take()
         self._communicator.traffic.take()
@@ -127,7 +127,7 @@ class Batches:
                 snapshot = next(snapshots, None)
             if snapshot is None:
                 return
-            if number % turn.number != turn.first:
+            if number % share.number != share.first:
                 step += num_steps(snapshot.queries, self._config.train)
                 with self._watch.phase("history"):
                     self._insert(snapshot)

@@ -33,18 +33,8 @@ from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import build_history
 from gam_kg.nn.model import ENTITY
 from gam_kg.plan.counts import HEADS, GraphCounts, count_graph
-from gam_kg.plan.memory import (
-    BEST,
-    PHASES,
-    finding_bytes,
-    history_bytes,
-    history_of_rank,
-    memory_items,
-    peak_bytes,
-    rule_bytes,
-    sketch_bytes,
-    state_bytes,
-)
+from gam_kg.plan.history_memory import finding_bytes, history_bytes, history_of_rank, rule_bytes
+from gam_kg.plan.memory import BEST, PHASES, memory_items, peak_bytes, sketch_bytes, state_bytes
 from gam_kg.plan.operations import IN_PLACE, epoch_operations, unit_operations
 from gam_kg.plan.plan import Planner, step_bytes_sent
 from gam_kg.plan.workload import Workload
