@@ -62,8 +62,11 @@ class Traffic:
             sums.seconds += more.seconds
 
     def take(self) -> dict[str, PurposeSums]:
-        """The sums by purpose; resets them and `halo_rows` to zero."""
-        for purpose, seconds in self._on_device.take(wait=True).items():
+        """The sums by purpose; resets them and `halo_rows` to zero.
+
+        The time of what a GPU has not finished is part of a later `take`.
+        """
+        for purpose, seconds in self._on_device.take().items():
             self.by_purpose[purpose].seconds += seconds
         found = dict(self.by_purpose)
         self.by_purpose.clear()

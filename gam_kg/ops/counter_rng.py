@@ -7,7 +7,7 @@ the same as an uninterrupted one.
 import math
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Annotated
 
 import torch
@@ -100,7 +100,7 @@ def normal_rows(key: Tensor, columns: int, seed: int, site: str) -> Tensor:
     return out
 
 
-@lru_cache(maxsize=64)
+@cache
 def _column_hashes(columns: int, device: torch.device) -> Tensor:
     """Hash of each column, the same at every step and site; int32 (columns,)."""
     return _mix64(torch.arange(1, columns + 1, device=device) * 0x632BE59BD9B4E019).to(torch.int32)

@@ -29,15 +29,10 @@ class DeviceTimes:
         end.record()
         self._ahead.append((name, begin, end))
 
-    def take(self, *, wait: bool) -> dict[str, float]:
-        """The sums since the last call.
-
-        Args:
-            wait: Whether to wait for blocks that the GPU has not finished; else these are counted by a later call.
-        """
+    def take(self) -> dict[str, float]:
+        """The sums since the last call, of blocks that the GPU has finished; the others are counted by a later call."""
         found: defaultdict[str, float] = defaultdict(float)
-        while self._ahead and (wait or self._ahead[0][2].query()):
+        while self._ahead and self._ahead[0][2].query():
             name, begin, end = self._ahead.popleft()
-            end.synchronize()
             found[name] += begin.elapsed_time(end) / 1000
         return dict(found)

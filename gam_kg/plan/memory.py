@@ -194,9 +194,10 @@ def _step_bytes(workload: Workload) -> dict[str, float]:
     train, counts, ranks, vector = workload.config.train, workload.counts, workload.world_size, workload.vector_bytes
     sizes = (workload.scored, workload.scored_answers, workload.candidates, workload.active)
     scored, answers, candidates, active = (float(size.max(initial=1)) for size in sizes)
-    queries, facts = (float(size.max(initial=1)) for size in (workload.queries, counts.num_facts[counts.train]))
+    facts = float(counts.num_facts[counts.train].max(initial=1))
     updates = _UPDATE_VECTORS * active + (_EDGE_VECTORS * 2 * facts if ranks > 1 else 0)
-    block = _block(workload, queries, min(2 * train.num_negatives, counts.num_entities) if workload.sampled else None)
+    # The queries ahead are in the block of the step's own.
+    block = _block(workload, scored, min(2 * train.num_negatives, counts.num_entities) if workload.sampled else None)
     tables, history, share = _TABLES * workload.rows * vector, _history_bytes(workload, block), 1.0
     if workload.sampled:
         share = min(1, _LINKS_READ * train.history_links / max(1, workload.links * ranks))

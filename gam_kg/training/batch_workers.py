@@ -8,6 +8,7 @@ import multiprocessing
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Event
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from gam_kg.errors import GamKGError
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.sharded import copy_history
+from gam_kg.ops.out_of_memory import naming_knobs
 from gam_kg.ops.packing import Packing
 from gam_kg.training.batches import Batches, Share, Step
 
@@ -39,7 +41,7 @@ class BatchWorkers:
     def __init__(self, batches: Batches, times: Sequence[int], number: int, ahead: int) -> None:
         self._batches, self._times = batches, times
         self._snapshots = _Snapshots(batches, times)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="history")
+        self._thread, self._closed = ThreadPoolExecutor(1, thread_name_prefix="history"), Event()
         self._history: Future[HistoryIndex] | None = None
         self._loader: DataLoader[list[Packed] | GamKGError] | None = DataLoader(
             self._snapshots,
@@ -60,12 +62,18 @@ class BatchWorkers:
         self._snapshots.start.copy_(torch.tensor([index, step]))
         made = iter(self._loader)
         # A thread that runs while processes are forked might have locks that these would wait for.
-        self._history = self._history or self._thread.submit(self._batches.history_after, self._times)
-        for found in made:
-            if isinstance(found, GamKGError):
-                raise found
-            for packing, buffer in found:
-                yield packing.unpack(buffer)
+        self._history = self._history or self._thread.submit(self._fill)
+        try:
+            for found in made:
+                if isinstance(found, GamKGError):
+                    raise found
+                for packing, buffer in found:
+                    yield packing.unpack(buffer)
+        finally:
+            del made  # an error has this frame, and processes end with the last use of them
+
+    def _fill(self) -> HistoryIndex:
+        return self._batches.history_after(self._times, lambda: not self._closed.is_set())
 
     def history(self) -> HistoryIndex:
         """A history that has all snapshots of an epoch, after the first steps."""
@@ -73,8 +81,9 @@ class BatchWorkers:
         return copy_history(self._history.result())
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes, and the thread that fills a history."""
         self._loader = None
+        self._closed.set()
         self._thread.shutdown()
 
 
@@ -84,12 +93,17 @@ def ended_workers_named() -> Generator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not is_of_ended_worker(error):
             raise
         raise GamKGError(
             f"a process that makes batches has ended ({str(error).splitlines()[0]}); if it ran out of memory, "
-            "lower train.batch_workers, or set it to 0"
+            "lower train.batch_workers, or set it to 0; in a container /dev/shm must have room too (--shm-size)"
         ) from error
+
+
+def is_of_ended_worker(error: RuntimeError) -> bool:
+    """Whether torch says by an error that a process has ended, and not what the code that it runs has raised."""
+    return str(error).startswith("DataLoader worker")
 
 
 class _Snapshots(IterableDataset[list[Packed] | GamKGError]):
@@ -107,11 +121,12 @@ class _Snapshots(IterableDataset[list[Packed] | GamKGError]):
         index, step = self.start.tolist()
         share, steps = Share(worker.id, worker.num_workers), []
         try:
-            for one in self._batches.steps(self._times, index, step, share):
-                steps.append(_packed(one))
-                if one.end is not None:
-                    yield steps
-                    steps = []
+            with naming_knobs(lambda: "making batches", "train.batch_workers=0", "train.read_ahead=0"):
+                for one in self._batches.steps(self._times, index, step, share):
+                    steps.append(_packed(one))
+                    if one.end is not None:
+                        yield steps
+                        steps = []
         except GamKGError as error:
             yield error  # torch would add its own traceback
 

@@ -1,9 +1,9 @@
 """The batches of an epoch's steps, made in time order from data and seed alone: training may be steps behind them."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, takewhile
 
 import torch
 
@@ -145,11 +145,11 @@ class Batches:
                     end = self._end(snapshot.queries)
                 yield Step(batch, snapshot.time, len(queries.answer), end)
 
-    def history_after(self, times: Sequence[int]) -> HistoryIndex:
-        """A history that has all of some snapshots, in a world of one."""
+    def history_after(self, times: Sequence[int], is_needed: Callable[[], bool] = lambda: True) -> HistoryIndex:
+        """A history that has all of some snapshots, in a world of one; fewer where it is no longer needed."""
         history = copy_history(self._history)
         history.reset()
-        for snapshot in read_snapshots(self._graph, times, self._communicator):
+        for snapshot in takewhile(lambda _: is_needed(), self._graph.read(times)):
             history.insert(snapshot)
         return history
 

@@ -14,6 +14,11 @@ _OF_SAMPLES = "apart", "masked"
 """Dimensions along which nothing lies where all entities are candidates."""
 
 
+def can_be_padded(batch: StepBatch) -> bool:
+    """Whether a batch is of the kind that can be padded: over all entities, in one block, on one rank."""
+    return batch.own is not None and len(batch.blocks) == 1 and batch.blocks[0].gather is None
+
+
 def batch_sizes(batch: StepBatch) -> Sizes:
     """The number of items along each dimension of a batch that can be padded."""
     return {name: size for name, size in sizes_of(batch).items() if name not in ("own queries", *_OF_SAMPLES)}
@@ -37,7 +42,7 @@ def padded_batch(batch: StepBatch, sizes: Sizes) -> StepBatch | None:
     found = batch_sizes(batch)
     if found.keys() != sizes.keys() or any(sizes[name] <= size for name, size in found.items()):
         return None
-    if batch.own is None or len(batch.blocks) != 1 or batch.blocks[0].gather is not None:
+    if batch.own is None or not can_be_padded(batch):
         return None
     # What is padded of the memory is written back as it was, and must not overwrite what changes.
     unused = torch.ones_like(batch.own)

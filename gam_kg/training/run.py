@@ -24,6 +24,7 @@ from gam_kg.ops.out_of_memory import naming_knobs
 from gam_kg.output import flush, remove
 from gam_kg.run_lock import require_lock
 from gam_kg.training import checkpoint
+from gam_kg.training.batch_workers import ended_workers_named
 from gam_kg.training.calibration import calibrate
 from gam_kg.training.position import Progress
 from gam_kg.training.trainer import Trainer
@@ -94,6 +95,7 @@ def train_graph(
 
     with (
         naming_knobs(lambda: f"training, {trainer.position.text(len(trainer.times))}", *knobs),
+        ended_workers_named(),
         closing(trainer.run()) as events,
     ):
         for event in events:

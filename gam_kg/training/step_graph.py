@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from gam_kg.ops.packing import Packing, as_arrays
-from gam_kg.training.padded_batch import batch_sizes, padded_batch
+from gam_kg.training.batch_workers import is_of_ended_worker
+from gam_kg.training.padded_batch import batch_sizes, can_be_padded, padded_batch
 from gam_kg.training.step_batch import StepBatch, to_device
 from gam_kg.training.step_sizes import StepSizes
 from gam_kg.training.stopwatch import Stopwatch
@@ -112,7 +113,7 @@ class StepGraphs:
 
     def __call__(self, batch: StepBatch) -> None:
         """Do the step of a batch that is on the CPU."""
-        if self._recorder is not None:
+        if self._recorder is not None and can_be_padded(batch):
             with self._watch.phase("batch"):
                 padded = padded_batch(batch, self._sizes.above(batch_sizes(batch)))
                 recording = None if padded is None else self._recording_of(padded)
@@ -153,7 +154,10 @@ class StepGraphs:
             try:
                 recording.replay = recorder.record(work)
             except RuntimeError as error:
-                logger.warning("steps run without CUDA graphs, and take longer, since recording one failed: %s", error)
+                if isinstance(error, torch.OutOfMemoryError) or is_of_ended_worker(error):
+                    raise
+                reason = error.__context__ or error  # torch may hide the first error behind a second one
+                logger.warning("steps run without CUDA graphs, and take longer, since recording one failed: %s", reason)
                 self._recorder = None
                 self.forget()
                 work()

@@ -44,7 +44,7 @@ class Stopwatch:
 
     def take(self) -> dict[str, float]:
         """The sums, which start from zero again; a phase that a GPU has not finished is part of a later `take`."""
-        for name, seconds in self._on_device.take(wait=False).items():
+        for name, seconds in self._on_device.take().items():
             self.seconds[name] += seconds
         found = dict(self.seconds)
         self.seconds.clear()

@@ -85,7 +85,7 @@ def found_by(history: HistoryIndex, joined: Joined, ids: Tensor) -> dict[str, Co
         found[f"pairs of {name}"] = with_ids(pair_columns(walks, pairs, history.num_rows), ids)
     layout = layout_of(history, joined)
     if layout.popularity is not None:
-        found["popular"] = with_ids(popular_columns(layout.popularity, layout.num_columns), ids)
+        found["popular"] = with_ids(popular_columns(layout), ids)
     if history.rules is not None:
         for name, limit in (("rules", None), ("rules with some heads", history.config.rule_heads)):
             found[name] = with_ids(rule_columns(history, joined.found.groups.queries, 1, limit), ids)

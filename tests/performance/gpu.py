@@ -148,6 +148,8 @@ def measured(config: Config, arguments: argparse.Namespace) -> dict[str, Any]:
     profiler, few = (GPUProfile() if on_gpu else CPUProfile()), min(number, 10)
     of_profile = walk(trainer, first, few, warm_up, profiler.around)
     found = profiler.found(round(few * of_profile["steps_a_snapshot"]))
+    if trainer._workers is not None:
+        trainer._workers.close()
     if on_gpu:
         busy = found["busy_ms"] * of_profile["steps_a_snapshot"]
         for epoch in epochs.values():

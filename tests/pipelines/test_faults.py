@@ -23,9 +23,9 @@ import gam_kg.training.trainer
 from gam_kg.artifacts import Manifest, read_manifest, write_artifact
 from gam_kg.config import Config, EvaluateConfig, load_config
 from gam_kg.graph.partition import Partition
-from gam_kg.graph.snapshot import Snapshot
 from gam_kg.metrics.baselines import Popularity
 from gam_kg.run_config import checkpoint_settings
+from gam_kg.training.batches import Step
 from gam_kg.training.checkpoint import load_rows, load_weights
 from gam_kg.training.run import write_checkpoint
 from gam_kg.training.trainer import Trainer
@@ -75,11 +75,11 @@ def killed_once(markers: Path, places: tuple[str, ...]) -> Any:
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def in_step(train_snapshot):
-        def wrapped(trainer: Trainer, snapshot: Snapshot):
+    def in_step(train_step):
+        def wrapped(trainer: Trainer, step: Step):
             if trainer.position.step == KILLED_IN_STEP:
                 die("step")
-            return train_snapshot(trainer, snapshot)
+            return train_step(trainer, step)
 
         return wrapped
 
@@ -104,7 +104,7 @@ def killed_once(markers: Path, places: tuple[str, ...]) -> Any:
     def worker(settings: dict[str, Any]) -> None:
         if ray.train.get_context().get_world_rank() == 1:
             if "step" in places:
-                gam_kg.training.trainer.Trainer._train_snapshot = in_step(Trainer._train_snapshot)
+                gam_kg.training.trainer.Trainer._train_step = in_step(Trainer._train_step)
             if "checkpoint" in places:
                 gam_kg.training.checkpoint.save = in_checkpoint(gam_kg.training.checkpoint.save)
             if "validation" in places:

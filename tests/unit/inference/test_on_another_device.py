@@ -62,7 +62,7 @@ def device(request, monkeypatch) -> Iterator[torch.device]:
     """A device that is not the CPU."""
     with nullcontext(torch.device("cuda")) if request.param == "cuda" else other_device() as device:
         if request.param != "cuda":
-            monkeypatch.setattr(embed, "prefetch", iter)  # another thread would not have the device
+            monkeypatch.setattr(embed, "read_ahead", lambda items, _: items)  # another thread would not have the device
         yield device
 
 

@@ -2,13 +2,16 @@
 
 import os
 import signal
+import time
+from contextlib import closing
 from itertools import islice
+from threading import Event
 
 import pytest
 import torch
 from graphs import graph_of, random_facts, tiny_config
 
-from gam_kg.errors import ArtifactError, GamKGError
+from gam_kg.errors import ArtifactError, GamKGError, OutOfMemoryError
 from gam_kg.training.batches import Batches
 from gam_kg.training.trainer import Trainer
 
@@ -93,3 +96,50 @@ def children():
     """Processes that this one has started and that still run."""
     with open(f"/proc/{os.getpid()}/task/{os.getpid()}/children") as file:
         return {int(pid) for pid in file.read().split()}
+
+
+def test_a_defect_in_a_process_is_not_taken_for_one_that_was_killed(monkeypatch):
+    def failing(*_):
+        raise RuntimeError("sizes 3 and 4 do not match")
+
+    monkeypatch.setattr(Batches, "_insert", failing)
+    with pytest.raises(RuntimeError, match="sizes 3 and 4 do not match"):
+        list(trainer_of(1, answers_per_step=1000).run())
+
+
+def test_memory_that_runs_out_in_a_process_names_the_setting(monkeypatch):
+    def failing(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(Batches, "_insert", failing)
+    with pytest.raises(OutOfMemoryError, match=r"^making batches: .*train\.batch_workers=0"):
+        list(trainer_of(1, answers_per_step=1000).run())
+
+
+def test_no_process_outlives_an_error_or_waits_for_a_history(monkeypatch):
+    before, started = children(), Event()
+
+    def endless(batches, _, is_needed):
+        started.set()
+        while is_needed():
+            time.sleep(0.01)
+        return batches._history
+
+    monkeypatch.setattr(Batches, "history_after", endless)
+    trainer = trainer_of(2, answers_per_step=1000)
+    with closing(trainer.run()) as run:
+        next(run)
+        assert started.wait(60)
+    assert not children() - before
+
+
+def test_no_process_outlives_one_of_them_that_fails(monkeypatch):
+    before = children()
+
+    def failing(_, snapshot):
+        raise ArtifactError("damaged")
+
+    monkeypatch.setattr(Batches, "_insert", failing)
+    with pytest.raises(ArtifactError, match="damaged"):
+        list(trainer_of(2, answers_per_step=1000).run())
+    assert not children() - before
