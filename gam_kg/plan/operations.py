@@ -63,6 +63,7 @@ def _train(config: Config, counts: GraphCounts, dim: int, idle: int, drawn: floa
     values["model"] |= {"dim": dim, "heads": 1}  # the number of heads changes no number of operations
     # How many queries ahead there are is known on average only.
     values["train"] |= {"num_negatives": max(1, int(drawn * config.train.num_negatives)), "ahead_share": 0.0}
+    values["train"] |= {"read_ahead": 0, "batch_workers": 0}
     config, graph = Config.model_validate(values), _graph(counts.sample, idle)
     counted = []
     with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:

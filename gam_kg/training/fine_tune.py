@@ -14,6 +14,7 @@ from contextlib import closing
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +33,6 @@ from gam_kg.nn.grown_weights import grown_weights
 from gam_kg.nn.model import GAMLSTM
 from gam_kg.nn.recurrence import Memory
 from gam_kg.ops.out_of_memory import naming_knobs
-from gam_kg.ops.precision import require_precision
 from gam_kg.schemas import FINE_TUNING
 from gam_kg.training.checkpoint import load_optimizer_state, require_finite_weights, save_optimizer_state, save_weights
 from gam_kg.training.evaluate import AnswerRanks, ModelScorer, Scorer, Tick, rank_split, roll
@@ -176,16 +176,17 @@ def fine_tune(
         tick: Called after each snapshot that is trained on or ranked.
 
     Raises:
-        ConfigError: There are fewer snapshots, or `num_snapshots` is less than 2; or see `require_precision`.
+        ConfigError: There are fewer snapshots, or `num_snapshots` is less than 2.
         GamKGError: The loss is not finite.
         EvaluationError: A score is NaN or infinite.
     """
     require_snapshots(num_snapshots, len(graph.times))
-    require_precision(config.train.precision, use_gpu=model.entity.device.type != "cpu")
     communicator, times = communicator or Communicator(), graph.times
     first, boundary = len(times) - num_snapshots, len(times) - max(1, num_snapshots // _PARTS)
     rate = learning_rate or config.train.learning_rate * _RATE_SHARE
-    constant = {"learning_rate": rate, "final_learning_rate": 1.0}
+    constant: dict[str, Any] = {"learning_rate": rate, "final_learning_rate": 1.0}
+    if config.train.precision == "tf32" and model.entity.device.type == "cpu":
+        constant["precision"] = "float32"  # a CPU has no TF32, and a run of a GPU is updated there too
     tuned = config.model_copy(update={"train": config.train.model_copy(update=constant)})
     trainer = Trainer(
         tuned,

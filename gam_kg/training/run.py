@@ -21,6 +21,7 @@ from gam_kg.errors import ConfigError, writing
 from gam_kg.graph.name_words import NameWords
 from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.ops.out_of_memory import naming_knobs
+from gam_kg.ops.precision import require_precision
 from gam_kg.output import flush, remove
 from gam_kg.run_lock import require_lock
 from gam_kg.training import checkpoint
@@ -66,9 +67,11 @@ def train_graph(
 
     Raises:
         ArtifactError: The graph or the checkpoint cannot be read.
+        ConfigError: See `require_precision`.
         GamKGError: The loss is not finite.
         OutOfMemoryError: Memory ran out.
     """
+    require_precision(config.train.precision, use_gpu=device.type != "cpu")
     knobs = knobs_of_training(config)
     with naming_knobs(lambda: "training, before its first step", *knobs):
         graph, manifest = TemporalGraph.load(graph_path, rank=communicator.rank, world_size=communicator.world_size)
@@ -80,7 +83,7 @@ def train_graph(
             device=device,
             communicator=communicator,
             read_ahead=read_ahead,
-            batch_workers=batch_workers(config),
+            batch_workers=batch_processes(config),
         )
         if latest is not None:
             checkpoint.require_undamaged(latest, communicator)
@@ -231,7 +234,7 @@ def batches_ahead(config: Config) -> int:
     return BATCHES_AHEAD if train.use_gpu or spare else 0
 
 
-def batch_workers(config: Config) -> int:
+def batch_processes(config: Config) -> int:
     """Processes that make batches: as configured, or some where a GPU would wait for one alone."""
     if config.train.batch_workers is not None:
         return config.train.batch_workers

@@ -85,6 +85,7 @@ class Trainer:
         workers = (config.train.batch_workers or 0) if batch_workers is None else batch_workers
         self._num_workers = workers if self.communicator.world_size == 1 else 0
         self._workers: BatchWorkers | None = None
+        self._is_cut_off = False  # ranks may differ in the collectives that they have entered
         self.model = (model or self._new_model(words)).to(device)
         self.sharded = ShardedModel(self.model, self.communicator)
         self._batches = Batches(config, graph, self.history, ModelFacts.of(self.model), apart)
@@ -158,7 +159,8 @@ class Trainer:
         """Train until finished, from wherever the position is; close it to stop before.
 
         Raises:
-            GamKGError: The loss is not finite, or a process that makes batches has ended.
+            GamKGError: The loss is not finite, or a process that makes batches has ended; or the trainer, of several
+                ranks, was stopped in the middle of an epoch whose batches were made ahead.
         """
         try:
             while not self.finished:
@@ -180,6 +182,12 @@ class Trainer:
             GamKGError: The loss is not finite.
         """
         position, every = self.position, self.config.train.checkpoint_steps
+        if self._is_cut_off:
+            raise GamKGError(
+                "this trainer was stopped in the middle of an epoch, in which other ranks may have made other batches "
+                "ahead; make a new one, which goes on from a checkpoint"
+            )
+        self._is_cut_off = self.communicator.world_size > 1 and self._ahead > 0
         steps_before, started = position.step, time.perf_counter()
         self.communicator.traffic.take()
         with closing(self._steps()) as steps:
@@ -197,6 +205,7 @@ class Trainer:
                 yield self._progress("train", position.index, checkpoint=due, snapshot=took)
                 steps_before, started = position.step, time.perf_counter()
                 self.communicator.traffic.take()
+        self._is_cut_off = False
         self.read_losses()
 
     def _steps(self) -> Generator[Step]:

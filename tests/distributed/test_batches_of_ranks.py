@@ -10,6 +10,7 @@ import pytest
 import torch
 from graphs import graph_of, random_facts, tiny_config
 
+from gam_kg.errors import GamKGError
 from gam_kg.training.trainer import Trainer
 
 TESTS = Path(__file__).parents[1]
@@ -53,6 +54,25 @@ def test_training_is_the_same_to_the_last_bit(rank_pool, case):
                 assert mine[name] == theirs[name], name
             for name, value in theirs["weights"].items():
                 assert torch.equal(mine["weights"][name], value), name
+
+
+def cut_off(communicator, ahead):
+    """What a rank says that is stopped in the middle of an epoch and then goes on."""
+    graph = graph_of(random_facts(0, 120)).shard(communicator.rank, communicator.world_size)
+    trainer = Trainer(tiny_config(epochs=1, read_ahead=ahead), graph, communicator=communicator)
+    run = trainer.run()
+    next(run)
+    communicator.barrier()
+    run.close()
+    try:
+        return len(list(trainer.run()))
+    except GamKGError as error:
+        return str(error)
+
+
+def test_a_trainer_that_was_stopped_among_batches_made_ahead_does_not_go_on(rank_pool):
+    assert all(isinstance(number, int) for number in rank_pool.run(2, cut_off, 0))
+    assert all("goes on from a checkpoint" in text for text in rank_pool.run(2, cut_off, 2))
 
 
 FAILING = """

@@ -33,7 +33,7 @@ from gam_kg.ops.precision import require_precision  # noqa: E402
 from gam_kg.parquet import open_writer  # noqa: E402
 from gam_kg.synthetic.generator import FACTS, World  # noqa: E402
 from gam_kg.synthetic.groups import SyntheticConfig, plan_groups  # noqa: E402
-from gam_kg.training.run import batch_workers, batches_ahead, compute_device, threads  # noqa: E402
+from gam_kg.training.run import batch_processes, batches_ahead, compute_device, threads  # noqa: E402
 from gam_kg.training.trainer import Trainer  # noqa: E402
 from gam_kg.workflow.imports import import_if_missing  # noqa: E402
 from gam_kg.workflow.prepare import prepare_here  # noqa: E402
@@ -76,7 +76,7 @@ def open_trainer(config: Config) -> Trainer:
         path = prepare_here(config)
     graph, manifest = TemporalGraph.load(path)
     words = NameWords.stored(path, manifest, of_names=config.model.name_words, known=graph.trained.tolist())
-    ahead, workers = batches_ahead(config), batch_workers(config)
+    ahead, workers = batches_ahead(config), batch_processes(config)
     return Trainer(config, graph, words, device=compute_device(config), read_ahead=ahead, batch_workers=workers)
 
 

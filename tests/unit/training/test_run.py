@@ -11,6 +11,7 @@ HOW_NOT_WHAT = {
     "train.num_workers",
     "train.use_gpu",
     "train.batch_workers",
+    "train.cuda_graphs",
     "train.read_ahead",
     "train.threads",
     "train.max_failures",
