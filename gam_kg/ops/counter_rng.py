@@ -75,17 +75,26 @@ class RowRNG:
 
     def dropout_mask(self, columns: int, share: float, site: str) -> Tensor:
         """False with probability `share`, bool (num_rows, columns)."""
-        return self.bits(columns, site) >= min(int(-(2**31) + share * 2**32), 2**31 - 1)
+        return self.bits(columns, site) >= dropout_threshold(share)
+
+    def row_hashes(self, site: str) -> Tensor:
+        """The hashes at one site, (num_rows,)."""
+        return self.hashes[self.sites.index(site)]
 
     def bits(self, columns: int, site: str) -> Tensor:
         """Hashes, int32 (num_rows, columns). Source: Wellons 2018, "lowbias32", on (row hash + column hash)."""
-        row = self.hashes[self.sites.index(site)].to(torch.int32)
-        x = row[:, None] + _column_hashes(columns, row.device)
+        row = self.row_hashes(site).to(torch.int32)
+        x = row[:, None] + column_hashes(columns, row.device)
         x ^= x >> 16
         x *= 0x7FEB352D
         x ^= x >> 15
         x *= _signed(0x846CA68B, 32)
         return x
+
+
+def dropout_threshold(share: float) -> int:
+    """The least hash of an element that is not dropped, of 32 bits."""
+    return min(int(-(2**31) + share * 2**32), 2**31 - 1)
 
 
 def normal_rows(key: Tensor, columns: int, seed: int, site: str) -> Tensor:
@@ -101,7 +110,7 @@ def normal_rows(key: Tensor, columns: int, seed: int, site: str) -> Tensor:
 
 
 @cache
-def _column_hashes(columns: int, device: torch.device) -> Tensor:
+def column_hashes(columns: int, device: torch.device) -> Tensor:
     """Hash of each column, the same at every step and site; int32 (columns,)."""
     return _mix64(torch.arange(1, columns + 1, device=device) * 0x632BE59BD9B4E019).to(torch.int32)
 
