@@ -18,7 +18,7 @@ import torch.distributed as dist
 from gam_kg.distributed.communicator import Communicator
 
 MOST_RANKS = 4
-SECONDS = 120
+SECONDS = 300
 
 
 class RankPool:
@@ -89,7 +89,7 @@ def _serve(pipe: Connection) -> None:
                 init_method=f"file://{store}",
                 rank=rank,
                 world_size=world_size,
-                timeout=timedelta(seconds=SECONDS / 4),
+                timeout=timedelta(seconds=SECONDS / 10),
             )
             answer = io.BytesIO()
             torch.save(function(Communicator.current(), *args), answer)

@@ -93,7 +93,7 @@ def train_and_evaluate(
                 if name != ENTITY:  # none of them zero
                     parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) / 2)
         if optimizer == "sgd":
-            trainer._step.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.3)
+            trainer._step.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=trainer._step.learning_rate)
         return {**_train(trainer), **_evaluate(trainer, graph)}
     finally:
         torch.set_default_dtype(torch.float32)
