@@ -29,10 +29,10 @@ def _random_kernels_on(device: torch.device) -> ModuleType | None:
         return None
     try:
         from gam_kg.ops import random_kernels
+
+        random_kernels.try_out(device)
     except ModuleNotFoundError:  # torch brings Triton along for CUDA on Linux, and not elsewhere
         return None
-    try:
-        random_kernels.try_out(device)
     except Exception as error:  # Triton runs a C compiler and a driver, which may fail in any way
         logger.warning("warning: dropout runs without its kernel, which is slower on a GPU: %s", error)
         return None
