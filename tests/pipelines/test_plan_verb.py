@@ -66,7 +66,7 @@ def test_a_named_gpu_is_planned_with_where_there_is_none(
 ) -> None:
     assert status(monkeypatch, *run, "--gpu", "l4", "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["memory_of"], found["memory_bytes"]) == ("GPU (L4)", 24e9)
+    assert (found["memory_of"], found["memory_bytes"]) == ("GPU (L4)", 23.7e9)
     one = found["workers"]["1"]
     assert one["gpu_fits"] == {"training": True, "evaluation": True, "embedding": True}
     assert one["required_bytes"] == max(one["gpu_bytes"].values())
