@@ -11,7 +11,7 @@ import torch
 from gam_kg.artifacts import read_json
 from gam_kg.config import Config
 from gam_kg.distributed.communicator import Communicator
-from gam_kg.errors import ArtifactError, GamKGError, OutputError
+from gam_kg.errors import ArtifactError, ConfigError, GamKGError, OutputError
 from gam_kg.output import remove, replacing
 from gam_kg.training.run import LocalCheckpoints, Write, compute_device, threads, train_graph
 
@@ -79,6 +79,7 @@ def train_trial(config: Config, graph: Path, folder: Path, report: Callable[[dic
 
     Raises:
         ArtifactError: The graph or the checkpoint cannot be read.
+        ConfigError: This machine cannot train with these settings.
         OutputError: The folder cannot be written.
     """
     record = Record.read(folder)
@@ -110,7 +111,7 @@ def train_trial(config: Config, graph: Path, folder: Path, report: Callable[[dic
             on_event=lambda _: None,
             save=save,
         )
-    except (ArtifactError, OutputError):
+    except (ArtifactError, ConfigError, OutputError):
         raise
     except GamKGError as error:  # settings with which training fails are a result
         record.end(folder, FAILED, str(error))

@@ -25,6 +25,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from gam_kg.artifacts import Content, Manifest, read_manifest, write_artifact
 from gam_kg.config import Config
 from gam_kg.errors import GamKGError
+from gam_kg.ops.precision import require_precision
 from gam_kg.output import remove
 from gam_kg.parquet import write_table
 from gam_kg.progress import duration
@@ -81,6 +82,9 @@ def search(
         GamKGError: No trial has ended an epoch.
     """
     drawn = space.draw(config, num_trials)
+    for settings in drawn:
+        train = config.changed(settings).train
+        require_precision(train.precision, use_gpu=train.use_gpu)
     with owned(config, "tune", take_over=take_over):
         graph = graph_for_trainings(config)
         made_from = {**checkpoint_settings(config), "space": space.axes}

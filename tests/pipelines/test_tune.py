@@ -135,6 +135,8 @@ def test_too_few_cpus_are_refused(searched, tmp_path):
     [
         (("space.yaml",), 1, "space.yaml: No such file"),
         (("bad.yaml",), 1, "bad.yaml: train.lr: no setting of model or training; allowed here: model.name"),
+        (("good.yaml", "train.precision=tf32"), 1, "train.precision=tf32 is a precision of GPUs"),
+        (("tf32.yaml",), 1, "train.precision=tf32 is a precision of GPUs"),
         (("good.yaml", "--hours", "0"), 2, "--hours 0.0: give a number above 0"),
         (("good.yaml", "--trials", "0"), 2, "--trials"),
     ],
@@ -144,6 +146,7 @@ def test_mistakes_are_refused_before_any_work(monkeypatch, tmp_path, capsys, arg
     (tmp_path / "my.yaml").touch()
     (tmp_path / "bad.yaml").write_text("train.lr: {uniform: [0.1, 0.2]}")
     (tmp_path / "good.yaml").write_text("model.dropout: {uniform: [0.1, 0.2]}")
+    (tmp_path / "tf32.yaml").write_text("train.precision: {choice: [tf32]}")
     assert gam_kg(monkeypatch, "tune", "my.yaml", *arguments) == status
     assert shown in " ".join(capsys.readouterr().err.split())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.yaml", "good.yaml", "my.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.yaml", "good.yaml", "my.yaml", "tf32.yaml"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from graphs import TEST_START, graph_of, periodic_facts, random_facts, tiny_config, write_graph
 
-from gam_kg.errors import ArtifactError
+from gam_kg.errors import ArtifactError, ConfigError
 from gam_kg.training.run import LocalCheckpoints
 from pipelines.trial import FAILED, FINISHED, STOPPED, UNFINISHED, Record, train_trial
 
@@ -109,3 +109,11 @@ def test_a_damaged_record_is_refused(tmp_path, text):
     (tmp_path / "record.json").write_text(text)
     with pytest.raises(ArtifactError, match=r"record.json is damaged; remove .*, and its trial is trained anew"):
         Record.read(tmp_path)
+
+
+def test_settings_that_this_machine_cannot_train_with_are_no_result(graph, whole, tmp_path):
+    """A search that goes on where they can be trained with trains this trial."""
+    with pytest.raises(ConfigError, match=r"train\.precision=tf32"):
+        trained(graph, tmp_path, CONFIG.changed({"train.precision": "tf32"}))
+    assert Record.read(tmp_path).status == UNFINISHED
+    assert trained(graph, tmp_path) == whole
