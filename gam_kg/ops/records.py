@@ -1,6 +1,6 @@
 """Nested records of tensors (data classes and tuples): one change for all tensors in them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -10,8 +10,7 @@ from torch import Tensor
 Record = TypeVar("Record")
 Part = TypeVar("Part")
 
-INT32 = (torch.int32, torch.int64)
-NARROWEST = (torch.uint8, torch.int16, *INT32)
+NARROWEST = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 def map_tensors(record: Record, change: Callable[[Tensor], Tensor]) -> Record:
@@ -38,14 +37,14 @@ def parts_of(record: Any, kind: type[Part]) -> list[Part]:
     return found
 
 
-def narrowed(record: Record, dtypes: Sequence[torch.dtype]) -> Record:
-    """The record with each int64 tensor in the first of the types that fits its values."""
+def narrowed(record: Record) -> Record:
+    """The record with each tensor of integers in the first type of `NARROWEST` that fits its values."""
 
     def narrow(value: Tensor) -> Tensor:
         if value.dtype not in NARROWEST:
             return value
         low, high = (int(end) for end in torch.aminmax(value)) if value.numel() else (0, 0)
-        fitting = (dtype for dtype in dtypes if torch.iinfo(dtype).min <= low and high <= torch.iinfo(dtype).max)
+        fitting = (dtype for dtype in NARROWEST if torch.iinfo(dtype).min <= low and high <= torch.iinfo(dtype).max)
         return value.to(next(fitting))
 
     return map_tensors(record, narrow)

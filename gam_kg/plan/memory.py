@@ -39,7 +39,7 @@ _REQUESTED_LINK = 1000  # of a sampled query, at most: for each that it requests
 # Tables of entity vectors that are alive together in a step, in a step with sampled candidates, and in validation.
 _TABLES, _SAMPLED_TABLES, _VALIDATION_TABLES = 5, 7, 3
 _UPDATE_VECTORS, _EDGE_VECTORS, _QUERY_VECTORS = 30, 4, 20  # of an active entity, an edge across ranks, a query
-_CAPTURED = 1.25  # a captured step has room for so much more than the one that it was made for
+_RECORDED = 1.25  # a recorded step has room for so much more than the one that it was made for
 _GROUP_OF_VECTORS = 65_536  # entities whose embeddings are made together
 _BF16_SCORES = 4.5  # a product of half the width, two copies and a sum, in place of one product
 _LOOKED_THROUGH = 100  # a fact of a neighbour that may be the newest of its relation
@@ -61,8 +61,8 @@ def memory_items(workload: Workload, base_bytes: float) -> list[Item]:
     start = max(finding_bytes(workload), sketch_bytes(workload))
     validation = state[MEMORY] + _validation_bytes(workload, workload.ranked)
     best = sum(state[name] for name in (*WEIGHTS, *OPTIMIZER_STATE))
-    # What a captured step uses stays its own.
-    of_step, room = (PHASES[0], _CAPTURED) if workload.captured else ("step", 1.0)
+    # What a recorded step uses stays its own.
+    of_step, room = (PHASES[0], _RECORDED) if workload.recorded else ("step", 1.0)
     always = {
         **state,
         "ids, hashes and words": _NAME_BYTES * counts.num_entities + _FEATURE_BYTES * counts.num_features,

@@ -17,7 +17,7 @@ class Workload:
         links: Facts and paths in the history of a query that end in the rank's entities.
         confidences: Rules whose confidences a query joins; likewise.
         sampled: Whether candidates are sampled.
-        captured: Whether steps are captured as CUDA graphs.
+        recorded: Whether steps are recorded as CUDA graphs.
         steps, active: Optimizer steps and active entities of each snapshot.
         queries, answers: Numbers of one of these steps, of its own snapshot.
         scored, scored_answers: Those ahead included.
@@ -32,7 +32,7 @@ class Workload:
         self.links = counts.history_links(config.model.history) / world_size
         self.confidences = counts.confidences(config.model.history) / world_size
         self.sampled = train.candidates == "sampled"
-        self.captured = train.use_gpu and train.cuda_graphs and world_size == 1 and not self.sampled
+        self.recorded = train.use_gpu and train.cuda_graphs and world_size == 1 and not self.sampled
         facts, queries, self.active = (of[counts.train] for of in (counts.num_facts, counts.queries, counts.active))
         steps = np.minimum(np.round(2 * facts / train.step_answers), train.max_steps_per_snapshot)
         self.steps = np.maximum(1, np.minimum(steps, queries))

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.graph.snapshot import Queries
-from gam_kg.ops.records import NARROWEST, narrowed, num_bytes
+from gam_kg.ops.records import narrowed, num_bytes
 from gam_kg.training.query_block import QueryBlock
 
 CACHE_BYTES = 512 * 2**20
@@ -36,7 +36,7 @@ class BatchCache:
         """Cache blocks if all ranks have room and none are cached of their snapshot. A collective."""
         if self._room <= 0 or queries.time in self._blocks:
             return
-        entry = _key(queries), narrowed(blocks, NARROWEST)
+        entry = _key(queries), narrowed(blocks)
         self._room -= int(self._communicator.max(torch.tensor([num_bytes(entry)]), "history"))
         if self._room >= 0:
             self._blocks[queries.time] = entry

@@ -115,6 +115,8 @@ def knobs_of_training(config: Config) -> tuple[str, ...]:
     knobs = [f"train.max_logits={max(1, train.max_logits // 4)}", f"train.num_workers={2 * max(1, train.most_workers)}"]
     if train.use_gpu and train.cuda_graphs:
         knobs.append("train.cuda_graphs=false")
+    if batch_processes(config):
+        knobs.append("train.batch_workers=0")
     if train.candidates == "sampled":
         knobs.append(f"train.num_negatives={max(1, train.num_negatives // 2)}")
     else:

@@ -7,7 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gam_kg.ops.records import INT32, NARROWEST, map_tensors, narrowed, num_bytes
+from gam_kg.ops.packing import on_device as packed
+from gam_kg.ops.records import map_tensors, narrowed, num_bytes
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,7 @@ def test_what_has_no_tensor_stays(value):
 @pytest.mark.parametrize("shape", [(-1,), (1, -1)])
 def test_integers_are_in_the_first_type_that_fits_all_of_them(values, narrowest, on_device, shape):
     tensor = torch.tensor(values, dtype=torch.int64).reshape(shape)
-    for dtypes, expected in ((NARROWEST, narrowest), (INT32, on_device)):
-        found = narrowed((tensor,), dtypes)[0]
+    for (found,), expected in ((narrowed((tensor,)), narrowest), (packed((tensor,), CPU), on_device)):
         assert found.dtype == expected
         assert torch.equal(found.long(), tensor)
 
@@ -85,23 +87,22 @@ def test_integers_are_in_the_first_type_that_fits_all_of_them(values, narrowest,
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.float64, torch.bfloat16])
 def test_other_types_stay(dtype):
     value = torch.tensor([0, 1]).to(dtype)
-    assert narrowed(value, NARROWEST) is value
+    assert narrowed(value) is value
 
 
 def test_what_is_narrow_may_be_widened_again():
-    narrow = narrowed(torch.tensor([0, 255]), NARROWEST)
-    assert narrowed(narrow, INT32).dtype == torch.int32
-    assert narrowed(narrow, INT32).tolist() == [0, 255]
+    found = packed(narrowed(torch.tensor([0, 255])), CPU)
+    assert found.dtype == torch.int32
+    assert found.tolist() == [0, 255]
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5))
 def test_narrowed_integers_are_the_same(values):
     tensor = torch.tensor(values, dtype=torch.int64)
-    for dtypes in (NARROWEST, INT32):
-        assert narrowed(tensor, dtypes).tolist() == values
+    assert narrowed(tensor).tolist() == packed(tensor, CPU).tolist() == values
 
 
 def test_bytes_are_those_of_all_tensors():
     assert num_bytes(record()) == 3 * 8 + 1 + 4
-    assert num_bytes(narrowed(record(), NARROWEST)) == 3 + 1 + 4
-    assert num_bytes(narrowed(record(), INT32)) == 3 * 4 + 1 + 4
+    assert num_bytes(narrowed(record())) == 3 + 1 + 4
+    assert num_bytes(packed(record(), CPU)) == 3 * 4 + 1 + 4

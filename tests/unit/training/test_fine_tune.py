@@ -70,6 +70,14 @@ def test_fine_tuning_is_deterministic_and_leaves_the_model_as_it_is(trainer):
     assert np.array_equal(found.ranks.time_aware[AFTER], again.ranks.time_aware[AFTER])
 
 
+def test_a_run_of_tf32_is_tuned_on_a_cpu_in_float32(trainer, monkeypatch):
+    expected = tune(trainer).model.state_dict()
+    monkeypatch.setattr(trainer, "config", trainer.config.changed({"train.precision": "tf32"}))
+    found = tune(trainer).model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert trainer.config.train.precision == "tf32"
+
+
 def test_new_weights_are_those_of_each_number_of_snapshots(trainer):
     one, other = tune(trainer, 3), tune(trainer, 4)
     assert not torch.equal(one.model.relation, other.model.relation)

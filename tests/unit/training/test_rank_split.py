@@ -22,7 +22,7 @@ from gam_kg.history.index import HistoryIndex
 from gam_kg.metrics.product_scores import ProductScores
 from gam_kg.metrics.ranks import TableScores, rank_answers
 from gam_kg.metrics.strata import Strata
-from gam_kg.ops.records import INT32, narrowed
+from gam_kg.ops.packing import on_device
 from gam_kg.training import evaluate
 from gam_kg.training.evaluate import ModelScorer, rank_split, roll, validate
 from gam_kg.training.step_batch import divide_queries
@@ -191,7 +191,7 @@ def test_a_model_on_a_device_with_int32_indices_scores_and_ranks_the_same(monkey
     graph = graph_of(random_facts(3, 120))
     model, found = tiny_model(graph, history={"popular": popular}), []
     monkeypatch.setattr(evaluate, "MOST_WRITTEN_OUT", most)
-    for move in (evaluate.to_device, lambda record, _: narrowed(record, INT32)):
+    for move in (evaluate.to_device, on_device):
         monkeypatch.setattr(evaluate, "to_device", move)
         scorer = ModelScorer(sharded(model), HistoryIndex(graph, model.config.history))
         roll([scorer], scorer.history, snapshots_of(graph, range(TEST_START)))

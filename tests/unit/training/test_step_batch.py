@@ -13,7 +13,7 @@ from torch import Tensor
 from gam_kg.config import TrainConfig
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.ops.counter_rng import CounterRNG
-from gam_kg.ops.records import INT32, narrowed
+from gam_kg.ops.packing import on_device
 from gam_kg.training.batch_cache import CACHE_BYTES, BatchCache
 from gam_kg.training.draws import Draws, ModelFacts
 from gam_kg.training.query_block import QueryBlock
@@ -169,7 +169,7 @@ def test_a_batch_on_a_device_is_int32(queries, case, cached):
 def test_an_int32_batch_gives_the_same_numbers(case):
     config = CONFIGS[case]
     batch = batch_of(graph_of(random_facts(0)), config)
-    assert_same_numbers(narrowed(batch, INT32), batch, config)
+    assert_same_numbers(on_device(batch, torch.device("cpu")), batch, config)
 
 
 @pytest.mark.parametrize("positions", [(2**31 - 1, torch.int32), (2**31, torch.int64), (2**40, torch.int64)])
