@@ -103,9 +103,10 @@ def normal_rows(key: Tensor, columns: int, seed: int, site: str) -> Tensor:
     for rows in torch.arange(len(key)).split(_ROWS_AT_ONCE):
         sites = f"{site} radius", f"{site} angle"
         row_rng = CounterRNG(seed, -1).rows(key[rows], *sites)  # no optimizer step has this number
-        radius, angle = (row_rng.uniform(columns, site) for site in sites)
-        radius, angle = (-2 * torch.log1p(-radius)).sqrt_(), 2 * math.pi * angle
-        out[rows] = (radius * torch.cos(angle)).to(out.dtype)
+        # In float32 the logarithm and the cosine differ in the last bit from processor to processor.
+        radius, angle = (row_rng.uniform(columns, site).double() for site in sites)
+        radius, angle = torch.log1p(-radius).mul_(-2).sqrt_(), angle.mul_(2 * math.pi)
+        out[rows] = angle.cos_().mul_(radius).to(out.dtype)
     return out
 
 
