@@ -1,5 +1,6 @@
 """Cross-entropy with the candidates divided over the ranks."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -31,13 +32,13 @@ class Targets:
     """
 
     num_queries: Annotated[int, Number("queries")]
-    num_columns: int
+    num_columns: Annotated[int, Number("columns")]
     num_candidates: int
     query: Annotated[Tensor, Along("own answers", "queries")]
     position: Annotated[Tensor, Along("own answers", "scores")]
     answers_per_query: Annotated[Tensor, Along("queries")]
     apart_query: Annotated[Tensor, Along("apart", "queries")]
-    log_weight: Tensor | None
+    log_weight: Annotated[Tensor | None, Along("columns", padding=-math.inf)]
     log_weight_apart: Annotated[Tensor | None, Along("apart")]
     masked: Annotated[Tensor, Along("masked", "cells")]
 

@@ -35,8 +35,8 @@ class MessageGraph:
     Attributes:
         time: Snapshot number, int64 ().
         active: Rows of the rank's active entities in its shard, (num_active,), ascending.
-        edges: Rows (src, dst), (2, num_edges): `dst` counts the entities that are updated, `src` counts active
-            entities and then the halo.
+        src: Source of each edge among the active entities and then the halo, (num_edges,).
+        dst: Destination of each edge among the entities that are updated, (num_edges,).
         relations: Distinct relations of the edges, (num_relations,); from `with_relation_rows` on, their rows in tables
             of relations.
         edge_type: Which of them each edge has, (num_edges,).
@@ -47,14 +47,15 @@ class MessageGraph:
     """
 
     time: Tensor
-    active: Annotated[Tensor, Along(".active", "rows")]
-    edges: Annotated[Tensor, Along(".edges", ".active")]
+    active: Annotated[Tensor, Along(".active", "shard")]
+    src: Annotated[Tensor, Along(".edges", ".active")]
+    dst: Annotated[Tensor, Along(".edges", ".updated")]
     relations: Annotated[Tensor, Along(".relations")]
     edge_type: Annotated[Tensor, Along(".edges", ".relations")]
     halo: HaloPlan | None = None
-    updated: Tensor | None = None
-    rng: Annotated[RowRNG | None, Within(rows=".active")] = None
-    changes: Annotated[Tensor | None, Along(".active")] = None
+    updated: Annotated[Tensor | None, Along(".updated", ".active")] = None
+    rng: Annotated[RowRNG | None, Within(rows=".updated")] = None
+    changes: Annotated[Tensor | None, Along(".updated")] = None
 
     @classmethod
     def of(cls, snapshot: Snapshot, partition: Partition) -> "MessageGraph":
@@ -77,7 +78,7 @@ class MessageGraph:
             send = torch.searchsorted(entity, sent % partition.num_entities)
             halo = HaloPlan(send, _by_rank(sent, partition), _by_rank(received, partition))
         active = partition.rows(entity)
-        return cls(torch.tensor(snapshot.time), active, torch.stack([src, dst]), relations, edge_type, halo)
+        return cls(torch.tensor(snapshot.time), active, src, dst, relations, edge_type, halo)
 
     def with_relation_rows(self, row: Tensor) -> "MessageGraph":
         """The graph with the rows of relations, `row` (2 * num_relations,), in place of the relations."""
@@ -90,10 +91,9 @@ class MessageGraph:
             rows: Rows of the shard, ascending, int64 (num_rows,).
         """
         is_updated = torch.isin(self.active, rows)
-        src, dst, edge_type = select(is_updated.index_select(0, self.edges[1]), *self.edges, self.edge_type)
-        place = torch.cumsum(is_updated, 0) - 1
-        edges = torch.stack([src, place.index_select(0, dst)])
-        return replace(self, edges=edges, edge_type=edge_type, updated=torch.nonzero(is_updated)[:, 0])
+        src, dst, edge_type = select(is_updated.index_select(0, self.dst), self.src, self.dst, self.edge_type)
+        dst = (torch.cumsum(is_updated, 0) - 1).index_select(0, dst)
+        return replace(self, src=src, dst=dst, edge_type=edge_type, updated=torch.nonzero(is_updated)[:, 0])
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Window:
     """
 
     snapshots: tuple[MessageGraph, ...]
-    touched: Annotated[Tensor, Along("touched", "rows")]
+    touched: Annotated[Tensor, Along("touched", "shard")]
     at: Annotated[Tensor, Along("touched", "rows")]
     places: Annotated[tuple[Tensor, ...], Along(".snapshots.{}.active", "touched")]
 

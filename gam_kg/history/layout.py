@@ -112,20 +112,20 @@ class ScoreLayout:
     """
 
     num_queries: Annotated[int, Number("queries")]
-    num_columns: int
+    num_columns: Annotated[int, Number("columns")]
     kinds: QueryKinds
     kind: Annotated[Tensor, Along("own queries", "kinds")]
     subject: Annotated[Tensor, Along("own queries")]
     past: Annotated[Tensor, Along("own queries")]
     row: Annotated[Tensor, Along("own queries", "rows")]
-    columns: Tensor | None
+    columns: Annotated[Tensor | None, Along("columns", "rows")]
     ends: Annotated[Tensor, Along("ends", "rows")]
     facts: Walks | None
     paths: Walks | None
     rules: RuleWalks | None
     confidences: Confidences | None
     popularity: Popularity | None
-    apart: Annotated[CSRPattern | None, Within(rows="queries", columns=None, entries="apart")]
+    apart: Annotated[CSRPattern | None, Within(rows="queries", columns="rows", entries="apart")]
     positions: Annotated[Positions, POSITIONS]
     rng: Annotated[RowRNG | None, Within(rows="own queries")] = None
 

@@ -33,7 +33,7 @@ def memory_attention(run: TrainedRun, entity: int, before: int) -> list[tuple[Pa
         return []
     last, num_relations = int(found.last[0]), len(run.relations)
     graph = MessageGraph.of(run.graph.snapshot(last), run.graph.partition).only(torch.tensor([entity]))
-    other, relation = graph.active[graph.edges[0]], graph.relations[graph.edge_type]
+    other, relation = graph.active[graph.src], graph.relations[graph.edge_type]
     count, _ = history.times_seen(other, relation, torch.full_like(other, entity))
     model, memory, graph = run.model, run.memory_before(last), to_device(graph, run.device)
     rows = model.selected_rows(model.sources().select(graph.active))

@@ -35,12 +35,13 @@ class SelectedRows:
 
     Attributes:
         index: The rows, each once, (num_requested,).
-        own: Places among them of those that have a row of their own, (num_own,).
+        own: Places among them of those that have a row of their own, ascending, (num_own,). Where it is padded, the
+            last one is there several times, with the same gradient each time.
         words: Their words; None without words.
     """
 
-    index: Annotated[Tensor, Along("places", "rows")]
-    own: Annotated[Tensor, Along(".own", "places")]
+    index: Annotated[Tensor, Along("places", "shard")]
+    own: Annotated[Tensor, Along(".own", "places", is_repeated=True)]
     words: Annotated[WeightedWords | None, Within(rows="places", entries=".words")]
 
 

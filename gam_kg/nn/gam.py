@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from gam_kg.nn.dropout import dropout, rrelu
-from gam_kg.nn.sparse_attention import edge_attention
+from gam_kg.nn.sparse_attention import Edges, edge_attention
 from gam_kg.ops.counter_rng import RowRNG
 
 
@@ -71,7 +71,12 @@ class GraphAttention(nn.Module):
         return torch.cat([self.key(x), self.value(x)], 1)
 
     def aggregate(
-        self, query: Tensor, message: Tensor, edge_index: Tensor, edge_type: Tensor, relations: Tensor
+        self,
+        query: Tensor,
+        message: Tensor,
+        edge_index: Edges,
+        edge_type: Tensor,
+        relations: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Attention over edges, of `query` of the destinations and `message` of the sources; see `forward`.
 

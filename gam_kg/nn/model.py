@@ -212,7 +212,8 @@ class GAMLSTM(nn.Module):
         # Only the relations of this snapshot are projected: of many, few are in any one.
         relations = self.relation.index_select(0, snapshot.relations)
         query = self.gam.query(x)
-        aggregated, weights = self.gam.aggregate(query, messages, snapshot.edges, snapshot.edge_type, relations)
+        edges = snapshot.src, snapshot.dst
+        aggregated, weights = self.gam.aggregate(query, messages, edges, snapshot.edge_type, relations)
         attended = self.gam.update(aggregated, x, snapshot.rng)
         return weights, self.lstm(attended, memory, snapshot.time).where(snapshot.changes, memory)
 

@@ -14,6 +14,9 @@ from torch.autograd.function import once_differentiable
 
 from gam_kg.ops.sparse import sddmm_kernel, sort_by_row, spmm
 
+Edges = Tensor | tuple[Tensor, Tensor]
+"""Sources and destinations of edges, as two rows or apart, in any order."""
+
 _FEW_EDGES = 1000  # the two cross between 500 and 1000 edges 200 wide, and later where narrower, on a CPU
 
 
@@ -34,7 +37,7 @@ def edge_softmax(scores: Tensor, dst: Tensor, num_dst: int) -> Tensor:
 
 
 def edge_attention(
-    query: Tensor, message: Tensor, relation: Tensor, edge_index: Tensor, edge_type: Tensor, heads: int
+    query: Tensor, message: Tensor, relation: Tensor, edge_index: Edges, edge_type: Tensor, heads: int
 ) -> tuple[Tensor, Tensor]:
     """Attention over edges, by the implementation that is faster for their number; in float32 at least.
 
@@ -68,9 +71,10 @@ class GatheredAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, message: Tensor, relation: Tensor, edge_index: Tensor, edge_type: Tensor, heads: int
+        ctx: Any, query: Tensor, message: Tensor, relation: Tensor, edge_index: Edges, edge_type: Tensor, heads: int
     ) -> tuple[Tensor, Tensor]:
-        (src, dst), edge_type, (num_dst, dim) = edge_index.long(), edge_type.long(), query.shape
+        src, dst, edge_type = (end.long() for end in (*edge_index, edge_type))
+        num_dst, dim = query.shape
         edge = message.index_select(0, src) + relation.index_select(0, edge_type)
         key, value = edge.view(-1, 2, heads, dim // heads).unbind(1)
         query_at_edge = query.index_select(0, dst).view_as(key)
@@ -108,12 +112,12 @@ class SparseAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, message: Tensor, relation: Tensor, edge_index: Tensor, edge_type: Tensor, heads: int
+        ctx: Any, query: Tensor, message: Tensor, relation: Tensor, edge_index: Edges, edge_type: Tensor, heads: int
     ) -> tuple[Tensor, Tensor]:
         num_dst, width = len(query), query.shape[1] // heads
         query, message, relation = (_by_head(x, width) for x in (query, message, relation))
         order, offsets = sort_by_row(edge_index[1], num_dst)
-        edges = [end.index_select(0, order) for end in (*edge_index, edge_type.to(edge_index.dtype))]
+        edges = [end.index_select(0, order) for end in (*edge_index, edge_type.to(edge_index[1].dtype))]
         scores = _edge_products(query, message[:heads], relation[:heads], edges, offsets) * width**-0.5
         weights = edge_softmax(scores, edges[1], num_dst)
         out = _edge_sums(weights, message[heads:], relation[heads:], edges, offsets)

@@ -17,11 +17,13 @@ class Along:
         dimension: The dimension of the last axis; of a tuple, {} in it stands for the number of the tensor.
         into: The dimension whose items the values number; None: they number none.
         padding: The value of padded items that number none.
+        is_repeated: Whether padded items are the last item again, if there is one.
     """
 
     dimension: str
     into: str | None = None
-    padding: int = 0
+    padding: float = 0
+    is_repeated: bool = False
 
 
 @dataclass(frozen=True)

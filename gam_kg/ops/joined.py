@@ -1,6 +1,6 @@
 """Records of the same structure as one, by the named dimensions of their fields."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -91,26 +91,31 @@ def sizes_of(record: Any) -> Sizes:
     return sizes
 
 
-def joined(records: Sequence[Record], first: Mapping[str, Sequence[int]] | None = None) -> Record:
+def joined(
+    records: Sequence[Record], first: Mapping[str, Sequence[int]] | None = None, shared: Collection[str] = ()
+) -> Record:
     """Records of the same structure as one: along each dimension the items of one after those of another.
 
     Args:
         records: One at least.
         first: For further dimensions, into which tensors point but along which none lies: what is added to the numbers
             of each record.
+        shared: Dimensions along which all records have the same items.
     """
     sizes = [sizes_of(record) for record in records]
     starts = {name: [0, *accumulate(size[name] for size in sizes)][:-1] for name in sizes[0]} | dict(first or {})
 
     def tensor(values: Sequence[Tensor], about: Along) -> Tensor:
+        if about.dimension in shared:
+            return values[0]
         if about.into in starts:  # otherwise all records number the same items
             values = [value + start for value, start in zip(values, starts[about.into], strict=True)]
         return torch.cat(list(values), -1)
 
-    def number(_: int, dimension: str) -> int:
-        return sum(size[dimension] for size in sizes)
+    def number(value: int, dimension: str) -> int:
+        return value if dimension in shared else sum(size[dimension] for size in sizes)
 
     def pattern(values: Sequence[CSRPattern], rows: str, columns: str | None, entries: str) -> CSRPattern:
-        return CSRPattern.joined(values, None if columns is None else starts[columns])
+        return CSRPattern.joined(values, None if columns is None else starts.get(columns))
 
     return Change(tensor, number, pattern).of(*records)

@@ -32,7 +32,7 @@ class Workload:
         self.links = counts.history_links(config.model.history) / world_size
         self.confidences = counts.confidences(config.model.history) / world_size
         self.sampled = train.candidates == "sampled"
-        self.recorded = train.use_gpu and train.cuda_graphs and world_size == 1 and not self.sampled
+        self.recorded = train.use_gpu and train.cuda_graphs and world_size == 1
         facts, queries, self.active = (of[counts.train] for of in (counts.num_facts, counts.queries, counts.active))
         steps = np.minimum(np.round(2 * facts / train.step_answers), train.max_steps_per_snapshot)
         self.steps = np.maximum(1, np.minimum(steps, queries))

@@ -48,9 +48,7 @@ class Gradients:
         """Sum the rest over the ranks and clip the global norm; returns the norm before clipping, (). A collective."""
         if self._entity.grad is None:
             self._entity.grad = torch.zeros_like(self._entity)
-        # A sparse gradient has each row once.
-        own = self._entity.grad._values() if self._entity.grad.is_sparse else self._entity.grad
-        self._buffer[-1] = torch.linalg.vector_norm(own) ** 2
+        own, self._buffer[-1] = _rows_with_norm(self._entity.grad)
         self._communicator.sum(self._late, "gradients")
         finish, self._finish = self._finish or self._begin(), None
         finish()
@@ -64,3 +62,16 @@ class Gradients:
         """Set all to zero, for a step."""
         self._buffer.zero_()
         self._entity.grad = None
+
+
+def _rows_with_norm(grad: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows that a gradient has, a view, and their squared norm, ().
+
+    A sparse gradient has rows in ascending order; the last one may be there several times, and counts once.
+    """
+    if not grad.is_sparse:
+        return grad, torch.linalg.vector_norm(grad) ** 2
+    row, values = grad._indices()[0], grad._values()
+    counts = torch.ones_like(values[:, 0])
+    counts[1:] = row[1:] != row[:-1]
+    return values, torch.linalg.vecdot(values, values) @ counts

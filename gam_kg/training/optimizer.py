@@ -34,7 +34,8 @@ class RowAdamW(torch.optim.AdamW):
     def _step_rows(self, parameter: Tensor, group: dict[str, Any]) -> None:
         state, grad, (low, high) = self.state[parameter], parameter.grad, group["betas"]
         assert grad is not None
-        rows, values = grad._indices()[0], grad._values()  # each row once, so there is nothing to coalesce
+        # A row that is there several times has the same values each time, so that what is written is the same.
+        rows, values = grad._indices()[0], grad._values()
         if not state:
             state["step"] = torch.zeros((), device=parameter.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)

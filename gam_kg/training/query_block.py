@@ -40,7 +40,7 @@ class QueryBlock:
             scores = [start - size["queries"] * num_columns for start, size in zip(apart, sizes, strict=False)]
         starts = {"cells": cells, "kind cells": kind_cells, "scores": scores}
         plans = [block.gather for block in blocks if block.gather is not None]
-        block = joined(blocks, {name: values[: len(blocks)] for name, values in starts.items()})
+        block = joined(blocks, {name: values[: len(blocks)] for name, values in starts.items()}, shared=["columns"])
         return replace(block, gather=GatherPlan.joined(plans) if plans else None)
 
 

@@ -56,7 +56,7 @@ class StepBatch:
     """
 
     num_answers: Tensor
-    rows: SelectedRows | None
+    rows: Annotated[SelectedRows | None, Within(places="rows")]
     own: Tensor | None
     window: Window | None
     blocks: tuple[QueryBlock, ...]

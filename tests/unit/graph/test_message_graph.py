@@ -61,7 +61,7 @@ def test_after_the_exchange_every_edge_starts_at_the_vector_of_the_other(seed, s
         for (snapshot, messages, partition), halo in zip(found, halos, strict=True):
             own = vectors[partition.ids][messages.active]
             sources = torch.cat([own, vectors[halo]])
-            src, dst = messages.edges
+            src, dst = messages.src, messages.dst
             assert torch.equal(sources[src], vectors[snapshot.other])
             assert torch.equal(own[dst], vectors[snapshot.anchor])
             assert torch.equal(partition.ids[messages.active], snapshot.active)
@@ -77,8 +77,9 @@ def test_ranks_without_facts_and_empty_snapshots_have_empty_message_graphs(world
     for time in (1, 2):
         for snapshot, messages, _ in message_graphs(graph, time, world_size):
             assert len(messages.active) == len(snapshot.active)
-            assert messages.edges.shape == (2, len(snapshot))
-            assert messages.edges.dtype == torch.int64
+            for end in (messages.src, messages.dst):
+                assert end.shape == (len(snapshot),)
+                assert end.dtype == torch.int64
             if messages.halo is not None and not len(snapshot):
                 assert messages.halo.send_counts == messages.halo.receive_counts == [0] * world_size
                 assert len(messages.halo.send) == 0

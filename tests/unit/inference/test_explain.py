@@ -241,7 +241,7 @@ def test_weights_of_the_memory_are_those_of_its_update(run):
     rows = run.model.selected_rows(run.model.sources().select(graph.active))
     weights, _ = run.model.update(rows, memory.rows(graph.active), graph)
     for number, entity in enumerate(graph.active.tolist()):
-        of_entity = weights[graph.edges[1] == number].mean(1)
+        of_entity = weights[graph.dst == number].mean(1)
         found = [weight for _, weight in memory_attention(run, entity, END)]
         assert found == pytest.approx(of_entity.sort(descending=True).values.tolist(), abs=1e-6)
 

@@ -27,6 +27,8 @@ TRAIN = {
     "one step a snapshot": {},
     "several steps a snapshot": {"answers_per_step": 5},
     "no window": {"window": 0},
+    "sampled": SAMPLED,
+    "several sampled steps a snapshot": {**SAMPLED, "answers_per_step": 5},
 }
 
 
@@ -81,7 +83,10 @@ def unchecked_optimizer(parameters, *, lr, **settings):
     return optimizer
 
 
-@pytest.mark.parametrize("train", [{}, SAMPLED])
+CANDIDATES = pytest.mark.parametrize("train", [{}, SAMPLED], ids=["one_vs_all", "sampled"])
+
+
+@CANDIDATES
 def test_a_step_runs_on_a_device_that_has_no_numbers(monkeypatch, train):
     """So the program never waits for a number of the device, and no size depends on one."""
     trainer = new_trainer(**train)
@@ -99,9 +104,10 @@ def test_a_step_runs_on_a_device_that_has_no_numbers(monkeypatch, train):
     assert not elsewhere
 
 
-def test_batches_of_the_same_sizes_call_the_same_operators_and_wait_for_nothing():
+@CANDIDATES
+def test_batches_of_the_same_sizes_call_the_same_operators_and_wait_for_nothing(train):
     """All that a recording fixes is alike, so that replaying it is right for the other batch."""
-    trainer = new_trainer()
+    trainer = new_trainer(**train)
     trainer.model.train()
     batches = [batch for batch in batches_of(trainer) if batch.leaving is not None]
     sizes = [batch_sizes(batch) for batch in batches]
@@ -152,7 +158,8 @@ class Skipped(OperatorRecorder):
         return lambda: None
 
 
-def test_little_is_done_outside_of_recordings_and_the_device_is_waited_for_once_in_many_steps(monkeypatch):
+@CANDIDATES
+def test_little_is_done_outside_of_recordings_and_the_device_is_waited_for_once_in_many_steps(monkeypatch, train):
     counted, on_cpu = Operators(), []
 
     def noted(*arguments):
@@ -162,10 +169,11 @@ def test_little_is_done_outside_of_recordings_and_the_device_is_waited_for_once_
         return found
 
     monkeypatch.setattr(step_graph, "padded_batch", noted)
-    trainer = new_trainer(Skipped(), max_horizon=1)
+    trainer = new_trainer(Skipped(), max_horizon=1, **train)
     steps = list(trainer._batches.steps(trainer.times, 0, 0))
     trainer._losses_at_once = 2 * len(steps)
     for _ in range(2):
+        trainer.memory.clear()
         for step in steps:
             trainer._train_step(step)
     trainer.read_losses()
