@@ -26,11 +26,11 @@ class Change:
         pattern: Of patterns, the dimensions of their rows, columns and entries.
     """
 
-    tensor: Callable[[Sequence[Tensor], Along], Tensor]
+    tensor: Callable[[Sequence[Tensor], Along], Any]
     number: Callable[[int, str], int]
-    pattern: Callable[[Sequence[CSRPattern], str, str | None, str], CSRPattern]
+    pattern: Callable[[Sequence[CSRPattern], str, str | None, str], Any]
 
-    def of(self, *records: Record) -> Record:
+    def of(self, *records: Any) -> Any:
         """The records, changed into one; what has no dimension is taken from the first."""
         return self._of(records, None, "", lambda name: name)
 
@@ -43,7 +43,8 @@ class Change:
                 for number, each in enumerate(zip(*values, strict=True))
             )
         if isinstance(about, Along) and first is not None:
-            return self.tensor(values, replace(about, dimension=named(about.dimension), into=named(about.into)))
+            about = Along(named(about.dimension), named(about.into), about.padding, about.is_repeated)
+            return self.tensor(values, about)
         if isinstance(about, Number):
             return self.number(first, named(about.dimension))
         names = {name: named(outer) for name, outer in about.names.items()} if isinstance(about, Within) else {}

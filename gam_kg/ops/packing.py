@@ -1,6 +1,7 @@
 """Records of tensors packed into one buffer, so that a record moves to a device in one copy."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any, Generic
 
@@ -41,6 +42,36 @@ class Place:
         return self.start + prod(self.shape) * self.dtype.itemsize
 
 
+@dataclass(frozen=True, eq=False)
+class PaddedArray:
+    """An array with more items along its last dimension, which are written where it is packed.
+
+    Attributes:
+        value: Numbers; integers fit int32.
+        size: Number of items with what is padded.
+        fill: What is padded: one number, or as many as are missing.
+    """
+
+    value: np.ndarray
+    size: int
+    fill: float | np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape with what is padded."""
+        return (*self.value.shape[:-1], self.size)
+
+    def write(self, target: np.ndarray) -> None:
+        """Write all of it."""
+        length = self.value.shape[-1]
+        np.copyto(target[..., :length], self.value, casting="same_kind")
+        target[..., length:] = self.fill
+
+
+PARTS = Tensor, PaddedArray
+"""What a record that is packed is made of."""
+
+
 @dataclass(frozen=True)
 class Packing(Generic[Record]):
     """Where the tensors of a record lie in a buffer of bytes, with integers as int32 where all of a tensor fit.
@@ -60,13 +91,13 @@ class Packing(Generic[Record]):
         """The packing of a record on the CPU."""
         end = 0
 
-        def place(value: np.ndarray) -> Place:
+        def place(part: Tensor | PaddedArray) -> Place:
             nonlocal end
-            found = Place(end, _packed_type(value), value.shape)
+            found = Place(end, _packed_type(part), tuple(part.shape))
             end = -(-found.end // _ALIGNMENT) * _ALIGNMENT
             return found
 
-        packed = map_parts(as_arrays(record), np.ndarray, place)
+        packed = map_parts(record, PARTS, place)
         return cls(packed, end)
 
     def pack(self, record: Record, buffer: Tensor) -> None:
@@ -78,9 +109,16 @@ class Packing(Generic[Record]):
         """
         # For many small tensors numpy takes a fraction of the time of torch.
         room = buffer.numpy()
-        for value, place in zip(parts_of(as_arrays(record), np.ndarray), parts_of(self.record, Place), strict=True):
+        for part, place in zip(parts_of(record, PARTS), self._places, strict=True):
             target = room[place.start : place.end].view(_NUMPY[place.dtype]).reshape(place.shape)
-            np.copyto(target, value, casting="same_kind")
+            if isinstance(part, PaddedArray):
+                part.write(target)
+            else:
+                np.copyto(target, part.numpy(), casting="same_kind")
+
+    @cached_property
+    def _places(self) -> list[Place]:
+        return parts_of(self.record, Place)
 
     def unpack(self, buffer: Tensor) -> Record:
         """The record in a buffer, uint8 (num_bytes,), on any device; its tensors are views of the buffer."""
@@ -98,19 +136,16 @@ class Packing(Generic[Record]):
 
 def on_device(record: Record, device: torch.device) -> Record:
     """A record on the CPU as one on a device, in one copy; its integers are int32."""
-    arrays = as_arrays(record)
-    packing = Packing.of(arrays)
+    packing = Packing.of(record)
     buffer = torch.empty(packing.num_bytes, dtype=torch.uint8, device=device)
-    packing.send(arrays, buffer)
+    packing.send(record, buffer)
     return packing.unpack(buffer)
 
 
-def as_arrays(record: Any) -> Any:
-    """A record on the CPU with arrays in place of tensors, which can be packed as well."""
-    return map_parts(record, Tensor, Tensor.numpy)
-
-
-def _packed_type(value: np.ndarray) -> torch.dtype:
+def _packed_type(part: Tensor | PaddedArray) -> torch.dtype:
+    if isinstance(part, PaddedArray):
+        return _TORCH.get(part.value.dtype.type, torch.int32)
+    value = part.numpy()
     if value.dtype == np.int64 and value.size:
         most = torch.iinfo(torch.int32)
         if value.min() < most.min or value.max() > most.max:

@@ -18,8 +18,8 @@ def map_tensors(record: Record, change: Callable[[Tensor], Tensor]) -> Record:
     return map_parts(record, Tensor, change)
 
 
-def map_parts(record: Any, kind: type[Part], change: Callable[[Part], Any]) -> Any:
-    """The record with all of its parts of one type changed."""
+def map_parts(record: Any, kind: type[Part] | tuple[type[Part], ...], change: Callable[[Part], Any]) -> Any:
+    """The record with all of its parts of one type, or of several, changed."""
     if isinstance(record, kind):
         return change(record)
     if isinstance(record, tuple):
@@ -30,8 +30,8 @@ def map_parts(record: Any, kind: type[Part], change: Callable[[Part], Any]) -> A
     return record
 
 
-def parts_of(record: Any, kind: type[Part]) -> list[Part]:
-    """The parts of one type in a record."""
+def parts_of(record: Any, kind: type[Part] | tuple[type[Part], ...]) -> list[Part]:
+    """The parts of one type, or of several, in a record."""
     found: list[Part] = []
     map_parts(record, kind, found.append)
     return found

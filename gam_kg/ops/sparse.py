@@ -66,33 +66,6 @@ class CSRPattern:
             by_column,
         )
 
-    def padded(self, num_rows: int, num_columns: int | None, num_entries: int) -> "CSRPattern":
-        """The pattern with more rows, columns and entries; the first new row has the new entries, all in one column.
-
-        Args:
-            num_rows: More rows than there are.
-            num_columns: More columns than there are, the first new one has the new entries; None: as many as there are,
-                the last one has the new entries.
-            num_entries: More entries than there are.
-        """
-        missing, old_rows = num_entries - len(self.row), len(self.offsets) - 1
-        column, transposed = 0, None
-        if self.transposed is not None:
-            order, offsets = self.transposed
-            old_columns = len(offsets) - 1
-            column = old_columns if num_columns else old_columns - 1
-            # The entries of the last of all columns end where all end.
-            offsets = functional.pad(
-                offsets[: column + 1], (0, (num_columns or old_columns) - column), value=num_entries
-            )
-            transposed = torch.cat([order, torch.arange(len(order), num_entries, dtype=order.dtype)]), offsets
-        return CSRPattern(
-            functional.pad(self.offsets, (0, num_rows - old_rows), value=num_entries),
-            functional.pad(self.row, (0, missing), value=old_rows),
-            functional.pad(self.column, (0, missing), value=column),
-            transposed,
-        )
-
     def select(self, rows: Tensor, num_columns: int) -> tuple["CSRPattern", Tensor]:
         """The pattern of some rows, integer (num_selected,), and which of the entries here are its entries."""
         start = self.offsets[rows]

@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gam_kg.ops.packing import Packing, as_arrays
+from gam_kg.ops.packing import Packing
 from gam_kg.training.batch_workers import is_of_ended_worker
-from gam_kg.training.padded_batch import batch_sizes, can_be_padded, padded_batch
+from gam_kg.training.padded_batch import PaddableBatch
 from gam_kg.training.step_batch import StepBatch, to_device
 from gam_kg.training.step_sizes import StepSizes
 from gam_kg.training.stopwatch import Stopwatch
@@ -74,12 +74,14 @@ class _Recording:
     """The recording of a step over one buffer.
 
     Attributes:
+        packing: Where in the buffer the batch is.
         buffer: Where its batch is packed, uint8 (num_bytes,).
         batch: The batch, views of the buffer.
         is_rehearsed: Whether it can be recorded.
         replay: None while it is not recorded.
     """
 
+    packing: Packing[StepBatch]
     buffer: Tensor
     batch: StepBatch
     is_rehearsed: bool = False
@@ -109,14 +111,14 @@ class StepGraphs:
     ) -> None:
         self._step, self._device, self._watch, self._recorder = step, device, watch, recorder
         self._sizes = StepSizes(MOST_SIZES)
-        self._recordings: dict[Packing[StepBatch], _Recording] = {}
+        # By sizes, which decide all shapes.
+        self._recordings: dict[tuple[tuple[str, int], ...], _Recording] = {}
 
     def __call__(self, batch: StepBatch) -> None:
         """Do the step of a batch that is on the CPU."""
-        if self._recorder is not None and can_be_padded(batch):
+        if self._recorder is not None:
             with self._watch.phase("batch"):
-                padded = padded_batch(batch, self._sizes.above(batch_sizes(batch)))
-                recording = None if padded is None else self._recording_of(padded)
+                recording = self._recording_of(batch)
             if recording is not None:
                 self._do(recording, self._recorder)
                 return
@@ -128,18 +130,25 @@ class StepGraphs:
         """Drop all recordings, since what they read or write is now elsewhere."""
         self._recordings.clear()
 
-    def _recording_of(self, batch: StepBatch) -> _Recording:
-        """The recording of the sizes of a batch, with the batch in its buffer."""
-        arrays = as_arrays(batch)
-        packing = Packing.of(arrays)
-        recording = self._recordings.pop(packing, None)
+    def _recording_of(self, batch: StepBatch) -> _Recording | None:
+        """The recording for a batch, which is written into its buffer; None: there is none for such a batch."""
+        paddable = PaddableBatch.of(batch)
+        if paddable is None:
+            return None
+        sizes = self._sizes.above(paddable.sizes)
+        padded = paddable.padded(sizes)
+        if padded is None:
+            return None
+        key = tuple(sizes.items())
+        recording = self._recordings.pop(key, None)
         if recording is None:
+            packing: Packing[StepBatch] = Packing.of(padded)
             buffer = torch.empty(packing.num_bytes, dtype=torch.uint8, device=self._device)
-            recording = _Recording(buffer, packing.unpack(buffer))
-        self._recordings[packing] = recording
+            recording = _Recording(packing, buffer, packing.unpack(buffer))
+        self._recordings[key] = recording
         if len(self._recordings) > MOST_RECORDINGS:
             del self._recordings[next(iter(self._recordings))]
-        packing.send(arrays, recording.buffer)
+        recording.packing.send(padded, recording.buffer)
         return recording
 
     def _do(self, recording: _Recording, recorder: Recorder) -> None:

@@ -13,11 +13,11 @@ from scoring import sharded
 from gam_kg.config import TrainConfig
 from gam_kg.distributed.communicator import Communicator
 from gam_kg.ops.counter_rng import CounterRNG
-from gam_kg.ops.packing import Packing
+from gam_kg.ops.packing import Packing, on_device
 from gam_kg.training.draws import Draws, ModelFacts
-from gam_kg.training.padded_batch import batch_sizes, padded_batch
+from gam_kg.training.padded_batch import PaddableBatch
 from gam_kg.training.step import backward_step
-from gam_kg.training.step_batch import leaving_snapshot, make_batch
+from gam_kg.training.step_batch import leaving_snapshot, make_batch, widened
 from gam_kg.training.stopwatch import Stopwatch
 
 CASES = {
@@ -57,6 +57,14 @@ def batch_of(model, facts, time, config=ONE_VS_ALL, number=2):
     return replace(batch, leaving=leaving_snapshot(leaving, draws))
 
 
+def padded_batch(batch, sizes):
+    return PaddableBatch.of(batch).padded(sizes)
+
+
+def unpacked(padded):
+    return widened(on_device(padded, torch.device("cpu")))
+
+
 def reads_what_does_not_change(batch):
     return not torch.isin(batch.rows.index, batch.leaving.snapshot.active).all()
 
@@ -64,7 +72,7 @@ def reads_what_does_not_change(batch):
 def sizes_above(batches, seed):
     """Random sizes, more than those of all batches."""
     draw = random.Random(seed)
-    sizes = map(batch_sizes, batches)
+    sizes = [PaddableBatch.of(batch).sizes for batch in batches]
     return {name: max(size) + draw.choice([1, 2, 9, 40]) for name, size in together(sizes).items()}
 
 
@@ -114,6 +122,7 @@ def test_a_padded_batch_gives_the_same_loss_gradients_and_memory(case, config, s
         assume(reads_what_does_not_change(batch))
     padded = padded_batch(batch, sizes_above([batch], amount))
     assert padded is not None
+    padded = unpacked(padded)
     assert_same(step(model, padded), step(model, batch))
 
 
@@ -126,10 +135,11 @@ def test_nothing_that_is_past_or_an_answer_can_be_padded_too(config, amount):
     model = model_of("all", facts)
     facts = facts[facts[:, 3] == 5]
     batch = batch_of(model, facts, 5, config)
-    sizes = batch_sizes(batch)
+    sizes = PaddableBatch.of(batch).sizes
     assert sizes[".blocks.0.layout.paths.walks"] == sizes[".blocks.0.layout.rules.rules"] == 0
     padded = padded_batch(batch, sizes_above([batch], amount))
     assert padded is not None
+    padded = unpacked(padded)
     assert_same(step(model, padded), step(model, batch))
 
 
@@ -143,7 +153,7 @@ def test_batches_padded_to_the_same_sizes_differ_in_nothing_but_numbers(case, co
     packings = [Packing.of(padded_batch(batch, sizes)) for batch in batches]
     assert packings[0] == packings[1] == packings[2]
     assert Packing.of(batches[0]) != Packing.of(batches[1])
-    assert batch_sizes(padded_batch(batches[0], sizes)) == sizes
+    assert PaddableBatch.of(unpacked(padded_batch(batches[0], sizes))).sizes == sizes
 
 
 @CANDIDATES
@@ -152,16 +162,16 @@ def test_what_cannot_be_padded_is_not(config):
     model = model_of("all", facts)
     batch = batch_of(model, facts, 4, config)
     sizes = sizes_above([batch], 0)
-    for name, size in batch_sizes(batch).items():
+    for name, size in PaddableBatch.of(batch).sizes.items():
         assert padded_batch(batch, {**sizes, name: size}) is None, name
     shorter = batch_of(model, facts, 4, config, number=1)
     assert padded_batch(shorter, sizes) is None  # a window of other snapshots has other dimensions
     blocks = batch_of(model, facts, 4, config.model_copy(update={"max_logits": 40}))
     assert len(blocks.blocks) > 1
-    assert padded_batch(blocks, sizes_above([blocks], 0)) is None
+    assert PaddableBatch.of(blocks) is None
     if batch.rows is not None:
         shared = replace(batch, rows=replace(batch.rows, own=batch.rows.own[:0]))
-        assert padded_batch(shared, sizes) is None  # there is no own row to repeat
+        assert PaddableBatch.of(shared) is None  # there is no own row to repeat
     snapshot = replace(batch.leaving.snapshot, active=torch.arange(NUM_ENTITIES))
     full = replace(batch, leaving=replace(batch.leaving, snapshot=snapshot))
-    assert padded_batch(full, sizes_above([full], 0)) is None
+    assert PaddableBatch.of(full) is None
