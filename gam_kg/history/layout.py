@@ -22,7 +22,7 @@ from gam_kg.history.sampling import Sample
 from gam_kg.history.walks import Joined, Walks
 from gam_kg.ops.counter_rng import RowRNG
 from gam_kg.ops.dimensions import Along, Number, Within
-from gam_kg.ops.ragged import UniqueRows, join_groups, select, unique, unique_inverse
+from gam_kg.ops.ragged import UniqueRows, join_groups, places_in, select, unique, unique_inverse
 from gam_kg.ops.sparse import CSRPattern, csr_offsets, rows_from_runs
 
 
@@ -205,7 +205,7 @@ class Slots:
 
     def positions(self, pairs: Tensor) -> Tensor:
         """Positions of pairs in the vector, (num_pairs,); with a sample, the pairs are among those apart."""
-        return pairs if self.sample is None else self.first_apart + torch.searchsorted(self.apart, pairs)
+        return pairs if self.sample is None else self.first_apart + places_in(self.apart, pairs)
 
     @property
     def first_apart(self) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from gam_kg.history.bins import NUM_BINS, log_bin
 from gam_kg.history.found import QueryGroups
 from gam_kg.history.recency import Recent, find_keys, with_keys
-from gam_kg.ops.ragged import insert_at, join_groups, select, unique_counts
+from gam_kg.ops.ragged import insert_at, join_groups, places_in, select, unique_counts
 
 if TYPE_CHECKING:
     from gam_kg.history.index import HistoryIndex
@@ -199,7 +199,7 @@ class _KindCounts:
         return (self._rows_of(pairs) * NUM_BINS).index_select(0, index) + kind % NUM_BINS
 
     def _rows_of(self, pairs: Tensor) -> Tensor:
-        place = torch.searchsorted(self._pairs, pairs)
+        place = places_in(self._pairs, pairs)
         return torch.where(self._pairs[place] == pairs, self._rows[place], 0)
 
     def _insert(self, new: Tensor) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gam_kg.graph.snapshot import lexical_order
-from gam_kg.ops.ragged import insert_at, last_of_each, ragged_ranges, select, sort_with_positions, unique
+from gam_kg.ops.ragged import insert_at, last_of_each, places_in, ragged_ranges, select, sort_with_positions, unique
 
 _MOST_INT32 = torch.iinfo(torch.int32).max
 _LEAST = torch.iinfo(torch.int64).min
@@ -22,7 +22,7 @@ def find_keys(table: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     """Place of each key in a table, ascending, int64 (num_keys,), and whether the table has it, bool (num_keys,)."""
     if not len(table):
         return torch.zeros_like(keys), torch.zeros_like(keys, dtype=torch.bool)
-    place = torch.searchsorted(table, keys).clamp_(max=len(table) - 1)
+    place = places_in(table, keys).clamp_(max=len(table) - 1)
     return place, table.index_select(0, place) == keys
 
 
@@ -257,7 +257,7 @@ class RecencyIndex:
     def _bounds(self, groups: Tensor) -> tuple[Tensor, Tensor]:
         """First key of each group, and the key after its last."""
         start = groups * self._width
-        first, end = torch.searchsorted(self.table.keys, torch.cat([start, start + self._width])).chunk(2)
+        first, end = places_in(self.table.keys, torch.cat([start, start + self._width])).chunk(2)
         return first, end
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from gam_kg.graph.partition import Partition
 from gam_kg.graph.snapshot import Queries
 from gam_kg.ops.counter_rng import CounterRNG
-from gam_kg.ops.ragged import select, unique, unique_inverse
+from gam_kg.ops.ragged import places_in, select, unique, unique_inverse
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Sample:
         if not len(self.pairs):
             return torch.full(rows.shape, self.probabilities.other)
         key = subject * max(1, len(self.ids)) + rows
-        place = torch.searchsorted(self.pairs, key).clamp(max=len(self.pairs) - 1)
+        place = places_in(self.pairs, key).clamp_(max=len(self.pairs) - 1)
         known = self.pairs.index_select(0, place) == key
         return torch.where(known, self.pair_probability.index_select(0, place), self.probabilities.other)
 

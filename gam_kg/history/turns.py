@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gam_kg.graph.snapshot import Queries
 from gam_kg.history.recency import KeyTable
-from gam_kg.ops.ragged import select
+from gam_kg.ops.ragged import places_in, select
 
 
 class Turns:
@@ -107,10 +107,10 @@ class Turns:
 
     def _first(self, query: Tensor) -> Tensor:
         """Place of the first fact of each query that has one, else any place."""
-        return torch.searchsorted(self._facts.keys, query * self._num_rows).clamp_(max=len(self._facts.keys) - 1)
+        return places_in(self._facts.keys, query * self._num_rows).clamp_(max=len(self._facts.keys) - 1)
 
     def _place(self, relation: Tensor, row: Tensor) -> Tensor:
-        return torch.searchsorted(self._answers.keys, relation * self._num_rows + row)
+        return places_in(self._answers.keys, relation * self._num_rows + row)
 
 
 class _Counts:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from gam_kg.ops import ragged
 from gam_kg.ops.ragged import (
     insert_at,
+    places_in,
     ragged_ranges,
     row_ranges,
     select,
@@ -55,14 +56,11 @@ def integers(dtype):
 
 
 @dtypes
-@pytest.mark.parametrize("most_by_digits", [2, 2**20])
 @given(st.data())
-def test_unique_values_and_sorts_are_those_of_torch(dtype, most_by_digits, data):
+def test_unique_values_and_sorts_are_those_of_torch(dtype, data):
     values = torch.tensor(data.draw(integers(dtype)), dtype=dtype)
     expected, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ragged, "_MOST_BY_DIGITS", most_by_digits)
-        found = unique(values), *unique_inverse(values), *unique_counts(values), *sort_with_positions(values)
+    found = unique(values), *unique_inverse(values), *unique_counts(values), *sort_with_positions(values)
     of_torch = expected, expected, inverse, expected, counts, *torch.sort(values, stable=True)
     for mine, theirs in zip(found, of_torch, strict=True):
         assert mine.dtype == theirs.dtype
@@ -74,3 +72,24 @@ def test_inserted_values_get_their_positions(is_new):
     values = torch.arange(len(is_new))
     mask = torch.tensor(is_new, dtype=torch.bool)
     assert torch.equal(insert_at(values[~mask], values[mask], torch.nonzero(mask)[:, 0]), values)
+
+
+@pytest.mark.parametrize("bits", [1, 15, 16, 17, 40, 55, 60, 62])
+def test_many_numbers_of_any_range_are_sorted_with_their_positions(bits):
+    values = torch.randint(-(2**bits) // 2, 2**bits // 2, (3000,), generator=torch.Generator().manual_seed(bits))
+    values[1000:2000] = values[:1000]
+    found, order = sort_with_positions(values)
+    expected, positions = torch.sort(values, stable=True)
+    assert torch.equal(found, expected)
+    assert torch.equal(order, positions)
+
+
+@pytest.mark.parametrize("many", [0, 10**9])
+@given(st.lists(st.integers(-9, 9)), st.lists(st.integers(-12, 12)))
+def test_places_in_a_table_are_those_of_torch(many, table, keys):
+    table, keys = (torch.tensor(values, dtype=torch.int64) for values in (sorted(table), keys))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ragged, "_MANY_KEYS", many)
+        found = places_in(table, keys)
+    assert found.dtype == torch.int64
+    assert torch.equal(found, torch.searchsorted(table, keys))
