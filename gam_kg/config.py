@@ -176,8 +176,8 @@ class TrainConfig(Section):
     batch_workers: Count | None = Field(
         None,
         description="processes that make the batches of steps, each those of its share of the snapshots; 0: none, "
-        "batches are made where training is; null: 4, or fewer where there are fewer CPUs, for a GPU, else none; with "
-        "several training workers there are none",
+        "batches are made where training is; null: for a GPU all CPUs but two, 12 at most, else none; with several "
+        "training workers there are none",
     )
     read_ahead: Count | None = Field(
         None,

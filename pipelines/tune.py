@@ -31,7 +31,7 @@ from gam_kg.parquet import write_table
 from gam_kg.progress import duration
 from gam_kg.run_config import checkpoint_settings
 from gam_kg.schemas import TRIALS
-from gam_kg.training.run import threads
+from gam_kg.training.run import batch_processes, threads
 from gam_kg.workflow.stage import owned
 from .ray_session import ray_session
 from .report import show_table
@@ -108,7 +108,8 @@ def _one_process(config: Config, concurrent: int) -> Config:
     if config.train.most_workers > 1:
         logger.info("tune: each trial trains on one worker")
     share = threads(config.changed({"train.num_workers": concurrent}))
-    return config.changed({"train.num_workers": 1, "train.threads": share})
+    makers = batch_processes(config, concurrent)
+    return config.changed({"train.num_workers": 1, "train.threads": share, "train.batch_workers": makers})
 
 
 def _run_trials(

@@ -13,6 +13,7 @@ from graphs import graph_of, random_facts, tiny_config
 
 from gam_kg.errors import ArtifactError, GamKGError, OutOfMemoryError
 from gam_kg.training.batches import Batches
+from gam_kg.training.run import batch_processes
 from gam_kg.training.trainer import Trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there are few CPUs
@@ -143,3 +144,20 @@ def test_no_process_outlives_one_of_them_that_fails(monkeypatch):
     with pytest.raises(ArtifactError, match="damaged"):
         list(trainer_of(2, answers_per_step=1000).run())
     assert not children() - before
+
+
+@pytest.mark.parametrize(
+    ("cpus", "train", "trainings", "expected"),
+    [
+        (16, {"use_gpu": True}, 1, 12),
+        (8, {"use_gpu": True}, 1, 6),
+        (2, {"use_gpu": True}, 1, 1),
+        (16, {"use_gpu": True}, 4, 3),
+        (4, {"use_gpu": True}, 4, 1),
+        (16, {"use_gpu": True, "batch_workers": 2}, 4, 2),
+        (16, {}, 1, 0),
+    ],
+)
+def test_a_gpu_has_the_spare_cpus_make_batches(monkeypatch, cpus, train, trainings, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
+    assert batch_processes(tiny_config(**train), trainings) == expected
