@@ -11,7 +11,7 @@ from gam_kg.graph.partition import Partition
 from gam_kg.graph.snapshot import Snapshot
 from gam_kg.ops.counter_rng import RowRNG
 from gam_kg.ops.dimensions import Along, Within
-from gam_kg.ops.ragged import select, unique, unique_inverse
+from gam_kg.ops.ragged import find_keys, select, true_positions, unique, unique_inverse
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ class MessageGraph:
         Args:
             rows: Rows of the shard, ascending, int64 (num_rows,).
         """
-        is_updated = torch.isin(self.active, rows)
+        _, is_updated = find_keys(rows, self.active)
         src, dst, edge_type = select(is_updated.index_select(0, self.dst), self.src, self.dst, self.edge_type)
         dst = (torch.cumsum(is_updated, 0) - 1).index_select(0, dst)
-        return replace(self, src=src, dst=dst, edge_type=edge_type, updated=torch.nonzero(is_updated)[:, 0])
+        return replace(self, src=src, dst=dst, edge_type=edge_type, updated=true_positions(is_updated))
 
 
 @dataclass(frozen=True)

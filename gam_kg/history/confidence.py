@@ -9,7 +9,7 @@ from torch import Tensor
 from gam_kg.history.found import Bodies, Found, Heads
 from gam_kg.history.sampling import Sample
 from gam_kg.ops.dimensions import Along
-from gam_kg.ops.ragged import ragged_ranges, select, sort_with_positions, unique_inverse
+from gam_kg.ops.ragged import ragged_ranges, select, sort_with_positions, true_positions, unique_inverse
 
 UNSEEN = 30
 """Exposures that are added to those of a rule, so that few hits give little confidence."""
@@ -91,7 +91,7 @@ def _joined(pair: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
     confidence = confidence.index_select(0, order)
     pair, number = torch.unique_consecutive(pair, return_counts=True)
     first = torch.cumsum(number, 0) - number
-    (has,) = torch.nonzero(number > 1, as_tuple=True)
+    has = true_positions(number > 1)
     if len(has):
         of_pair, several = ragged_ranges(first.index_select(0, has), number.index_select(0, has))
         # Numbers from 0 on have the order of their bits, taken as integers.

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from gam_kg.history.index import HistoryIndex
-from gam_kg.history.recency import find_keys
-from gam_kg.ops.ragged import unique, unique_inverse
+from gam_kg.ops.ragged import find_keys, unique, unique_inverse
 from gam_kg.schemas import STRATA
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from gam_kg.history.bins import NUM_BINS, log_bin
 from gam_kg.history.found import QueryGroups
-from gam_kg.history.recency import Recent, find_keys, with_keys
-from gam_kg.ops.ragged import insert_at, join_groups, places_in, select, unique_counts
+from gam_kg.history.recency import Recent, with_keys
+from gam_kg.ops.ragged import find_keys, insert_at, join_groups, select, true_positions, unique_counts
 
 if TYPE_CHECKING:
     from gam_kg.history.index import HistoryIndex
@@ -42,7 +42,7 @@ class PairCounts:
         pairs, index = torch.unique_consecutive(kind // NUM_BINS, return_inverse=True)
         row, known = (of_pair.index_select(0, index) for of_pair in find_keys(self.pairs, pairs))
         column = kind % NUM_BINS
-        (at,) = torch.nonzero(known & (column < num_columns), as_tuple=True)
+        at = true_positions(known & (column < num_columns))
         position = row.index_select(0, at).mul_(num_columns).add_(column.index_select(0, at))
         none = torch.zeros(len(kind), dtype=torch.float64)
         exposures, hits = (
@@ -199,8 +199,8 @@ class _KindCounts:
         return (self._rows_of(pairs) * NUM_BINS).index_select(0, index) + kind % NUM_BINS
 
     def _rows_of(self, pairs: Tensor) -> Tensor:
-        place = places_in(self._pairs, pairs)
-        return torch.where(self._pairs[place] == pairs, self._rows[place], 0)
+        place, known = find_keys(self._pairs, pairs)
+        return torch.where(known, self._rows[place], 0)
 
     def _insert(self, new: Tensor) -> None:
         """Insert pairs, distinct and ascending."""
@@ -220,5 +220,5 @@ def _places_of(few: Tensor, keys: Tensor) -> Tensor:
     last_bits = 2**20 - 1
     marked = torch.zeros(last_bits + 1, dtype=torch.bool)
     marked[few & last_bits] = True
-    maybe = torch.nonzero(marked.index_select(0, keys & last_bits))[:, 0]
+    maybe = true_positions(marked.index_select(0, keys & last_bits))
     return maybe[torch.isin(keys[maybe], few)]

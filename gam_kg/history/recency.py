@@ -12,18 +12,20 @@ import torch
 from torch import Tensor
 
 from gam_kg.graph.snapshot import lexical_order
-from gam_kg.ops.ragged import insert_at, last_of_each, places_in, ragged_ranges, select, sort_with_positions, unique
+from gam_kg.ops.ragged import (
+    find_keys,
+    insert_at,
+    last_of_each,
+    places_in,
+    ragged_ranges,
+    select,
+    sort_with_positions,
+    true_positions,
+    unique,
+)
 
 _MOST_INT32 = torch.iinfo(torch.int32).max
 _LEAST = torch.iinfo(torch.int64).min
-
-
-def find_keys(table: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Place of each key in a table, ascending, int64 (num_keys,), and whether the table has it, bool (num_keys,)."""
-    if not len(table):
-        return torch.zeros_like(keys), torch.zeros_like(keys, dtype=torch.bool)
-    place = places_in(table, keys).clamp_(max=len(table) - 1)
-    return place, table.index_select(0, place) == keys
 
 
 def new_keys(table: Tensor, keys: Tensor) -> Tensor:
@@ -202,7 +204,7 @@ class RecencyIndex:
         """Those of the (group, item) pairs, (num_pairs,) each, that are in `found`; `row` is the pair's position."""
         place, known = self.find(groups, items)
         is_found = torch.zeros(len(self.table.keys), dtype=torch.bool).index_fill_(0, found.place, True)
-        (pair,) = torch.nonzero(known & is_found[place] if len(is_found) else known, as_tuple=True)
+        pair = true_positions(known & is_found[place] if len(is_found) else known)
         return self._at(pair, place[pair])
 
     def _latest(self, stop: Tensor, used: Tensor, limit: int) -> tuple[Tensor, Tensor]:
@@ -218,7 +220,7 @@ class RecencyIndex:
                 found.append((row, places))
                 break
             found.append(select(~short.index_select(0, row), row, places))
-            (groups,) = torch.nonzero(short, as_tuple=True)
+            groups = true_positions(short)
             width = torch.where(short, torch.minimum(4 * width + 1, used), width)
         if len(found) == 1:
             return found[0]

@@ -13,8 +13,7 @@ from torch import Tensor
 from gam_kg.config import HistoryConfig
 from gam_kg.graph.anchored import buckets_of_rank
 from gam_kg.graph.partition import Partition
-from gam_kg.history.recency import find_keys
-from gam_kg.ops.ragged import insert_at, select, unique_counts
+from gam_kg.ops.ragged import find_keys, insert_at, select, unique_counts
 
 logger = logging.getLogger("gam_kg")
 

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from gam_kg.graph.snapshot import lexical_order
 from gam_kg.history.found import Heads
-from gam_kg.history.recency import find_keys
 from gam_kg.history.rule_keys import KeyCounts
-from gam_kg.ops.ragged import insert_at, ragged_ranges, select, sort_with_positions, unique_inverse
+from gam_kg.ops.ragged import find_keys, insert_at, ragged_ranges, select, sort_with_positions, unique_inverse
 
 FEWEST_HITS = 2
 """Hits that a rule has at least, if nothing else is requested: what has happened once may be chance."""

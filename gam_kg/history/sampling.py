@@ -17,7 +17,7 @@ from torch import Tensor
 from gam_kg.graph.partition import Partition
 from gam_kg.graph.snapshot import Queries
 from gam_kg.ops.counter_rng import CounterRNG
-from gam_kg.ops.ragged import places_in, select, unique, unique_inverse
+from gam_kg.ops.ragged import find_keys, select, true_positions, unique, unique_inverse
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Sample:
     def includes(self, subject: Tensor, rows: Tensor, draws: Tensor) -> Tensor:
         """Whether queries of subjects include candidates of their past, bool (num_requested,)."""
         included = draws < self.probabilities.other
-        (rest,) = torch.nonzero(~included & self.may_include(rows, draws), as_tuple=True)
+        rest = true_positions(~included & self.may_include(rows, draws))
         probability = self.probability(subject.index_select(0, rest), rows.index_select(0, rest))
         return included.index_copy_(0, rest, draws.index_select(0, rest) < probability)
 
@@ -128,9 +128,7 @@ class Sample:
         """How likely queries of subjects include candidates that are in their past, or answers, (num_requested,)."""
         if not len(self.pairs):
             return torch.full(rows.shape, self.probabilities.other)
-        key = subject * max(1, len(self.ids)) + rows
-        place = places_in(self.pairs, key).clamp_(max=len(self.pairs) - 1)
-        known = self.pairs.index_select(0, place) == key
+        place, known = find_keys(self.pairs, subject * max(1, len(self.ids)) + rows)
         return torch.where(known, self.pair_probability.index_select(0, place), self.probabilities.other)
 
 

@@ -14,12 +14,11 @@ from torch import Tensor
 from gam_kg.graph.snapshot import Queries
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.layout import ScoreLayout, Slots, lay_out
-from gam_kg.history.recency import find_keys
 from gam_kg.history.walks import Joined, LastFacts, Walks, join
 from gam_kg.inference.pair_statistics import pair_statistics
 from gam_kg.nn.vectors import segment_log_sum
 from gam_kg.ops.precision import float32_products
-from gam_kg.ops.ragged import last_of_each, select, sort_with_positions
+from gam_kg.ops.ragged import find_keys, last_of_each, select, sort_with_positions
 from gam_kg.ops.records import map_tensors
 from gam_kg.training.evaluate import ModelScorer
 from gam_kg.training.step_batch import to_device

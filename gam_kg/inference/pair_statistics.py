@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from gam_kg.history.index import HistoryIndex
-from gam_kg.history.recency import find_keys
 from gam_kg.history.walks import Joined, LastFacts
+from gam_kg.ops.ragged import find_keys
 
 
 def pair_statistics(history: HistoryIndex, joined: Joined, pairs: Tensor) -> dict[str, Tensor]:

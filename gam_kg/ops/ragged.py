@@ -66,8 +66,15 @@ def last_of_each(row: Tensor, num_rows: int, limit: int) -> Tensor:
 
 def select(mask: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
     """The rows of several columns, (num_rows, ...) each, at which a mask, bool (num_rows,), is true."""
-    index = torch.nonzero(mask)[:, 0]
+    index = true_positions(mask)
     return tuple(column.index_select(0, index) for column in columns)
+
+
+def true_positions(mask: Tensor) -> Tensor:
+    """Where a mask, bool (num_rows,), is true, int64 (num_true,); on a CPU several times faster than `nonzero`."""
+    if mask.device.type != "cpu":
+        return torch.nonzero(mask)[:, 0]
+    return torch.from_numpy(np.flatnonzero(mask.numpy()))
 
 
 def insert_at(values: Tensor, new: Tensor, at: Tensor) -> Tensor:
@@ -83,7 +90,7 @@ def unique(values: Tensor) -> Tensor:
     size = _table_size(values)
     if size:
         has = torch.zeros(size, dtype=torch.bool).index_fill_(0, values.long(), True)
-        return torch.nonzero(has)[:, 0].to(values.dtype)
+        return true_positions(has).to(values.dtype)
     return torch.unique_consecutive(_ascending(values))
 
 
@@ -159,6 +166,14 @@ def places_in(table: Tensor, keys: Tensor) -> Tensor:
     order = np.argsort(values)
     found = np.searchsorted(table.numpy(), values[order])
     return torch.empty_like(keys).index_copy_(0, torch.from_numpy(order), torch.from_numpy(found))
+
+
+def find_keys(table: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Place of each key in a table, ascending, int64 (num_keys,), and whether the table has it, bool (num_keys,)."""
+    if not len(table):
+        return torch.zeros_like(keys), torch.zeros_like(keys, dtype=torch.bool)
+    place = places_in(table, keys).clamp_(max=len(table) - 1)
+    return place, table.index_select(0, place) == keys
 
 
 @dataclass(frozen=True)

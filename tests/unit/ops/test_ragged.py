@@ -11,6 +11,7 @@ from gam_kg.ops.ragged import (
     row_ranges,
     select,
     sort_with_positions,
+    true_positions,
     unique,
     unique_counts,
     unique_inverse,
@@ -93,3 +94,9 @@ def test_places_in_a_table_are_those_of_torch(many, table, keys):
         found = places_in(table, keys)
     assert found.dtype == torch.int64
     assert torch.equal(found, torch.searchsorted(table, keys))
+
+
+@given(st.lists(st.booleans()))
+def test_true_positions_are_those_of_torch(values):
+    mask = torch.tensor(values, dtype=torch.bool)
+    assert torch.equal(true_positions(mask), torch.nonzero(mask)[:, 0])
