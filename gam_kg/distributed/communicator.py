@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gam_kg.distributed.traffic import Traffic
 from gam_kg.errors import GamKGError
+from gam_kg.ops.ragged import sort_with_positions
 
 Result = TypeVar("Result")
 
@@ -133,13 +134,23 @@ class Communicator:
         self._run(purpose, sent, value, exchange)
         return out
 
-    def send_rows(self, rows: Tensor, owner: Tensor, purpose: str) -> Tensor:
-        """Send each row to a rank, (num_rows, ...) and int64 (num_rows,); returns the rows sent to this rank."""
-        counts = torch.zeros(self.world_size, self.world_size, dtype=torch.int64, device=rows.device)
-        counts[self.rank] = torch.bincount(owner, minlength=self.world_size)
-        counts = self.sum(counts, purpose).tolist()
-        rows = rows[torch.argsort(owner, stable=True)]
-        return self.all_to_all(rows, counts[self.rank], [row[self.rank] for row in counts], purpose)
+    def send_rows(self, rows: Tensor, owner: Tensor, purpose: str, counts: Tensor | None = None) -> Tensor:
+        """Send rows to ranks.
+
+        Args:
+            rows: (num_rows, ...).
+            owner: The rank to which each is sent, int64 (num_rows,).
+            purpose: See `traffic`.
+            counts: How many rows each rank sends to each, int64 (world_size, world_size); None: no rank knows yet.
+
+        Returns:
+            The rows sent to this rank, those of one rank after those of another, in their order.
+        """
+        if counts is None:
+            own = torch.bincount(owner, minlength=self.world_size)
+            counts = self.gather_even(own[None], purpose)
+        rows = rows.index_select(0, sort_with_positions(owner)[1])
+        return self.all_to_all(rows, counts[self.rank].tolist(), counts[:, self.rank].tolist(), purpose)
 
     def _run(self, purpose: str, sent: float, value: Tensor, collective: Callable[[], object]) -> None:
         """Run a collective and count it."""

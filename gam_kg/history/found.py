@@ -8,10 +8,7 @@ from torch import Tensor
 
 from gam_kg.graph.snapshot import Queries
 from gam_kg.history.recency import Recent
-from gam_kg.ops.ragged import select, sort_with_positions, unique_inverse
-
-Over = Callable[[Tensor], Tensor]
-"""Maps the numbers of each rank to those of all together."""
+from gam_kg.ops.ragged import select, unique_inverse
 
 
 @dataclass(frozen=True)
@@ -53,22 +50,6 @@ class Hops:
     neighbours: Tensor
     of_neighbour: Tensor
 
-    @classmethod
-    def of_each(cls, rows: Tensor) -> list["Hops"]:
-        """The hops of several look-ups.
-
-        Args:
-            rows: Row, relation, last and neighbour of each hop, and which of the look-ups found it, 1 or 0 each; in
-                any order, int64 (num_hops, 4 + num_look_ups).
-        """
-        row, order = sort_with_positions(rows[:, 0].contiguous())
-        columns = row, *rows.index_select(0, order)[:, 1:].T.contiguous()
-        found = []
-        for of_one in columns[4:]:
-            *of_hop, neighbour = select(of_one > 0, *columns[:4])
-            found.append(cls(*of_hop, *unique_inverse(neighbour)))
-        return found
-
 
 @dataclass(frozen=True)
 class SubjectPast:
@@ -76,13 +57,15 @@ class SubjectPast:
 
     Attributes:
         subjects: Distinct, ascending, int64 (num_subjects,).
-        recent: Facts by subject, for rules of pairs; none where these are switched off.
-        bodies: Bodies of rules; None where rules are switched off.
+        recent: Facts by subject.
+        bodies: Bodies of rules, alike on all ranks; None where rules are switched off.
+        hops: First hops of paths, likewise; None where paths are switched off.
     """
 
     subjects: Tensor
     recent: Recent
     bodies: Hops | None
+    hops: Hops | None
 
 
 @dataclass(frozen=True)
@@ -138,18 +121,20 @@ class PastAnswers:
     distinct: Tensor
 
     @classmethod
-    def of(cls, found: Recent, num_queries: int, total: Over, most: Over) -> "PastAnswers":
+    def of(cls, found: Recent, num_queries: int, total: Callable[[Tensor], Tensor]) -> "PastAnswers":
         """Put together what the ranks have found.
 
         Args:
-            found: The rank's past answers, by query.
+            found: All past answers to some of the queries, by query: those of each query on one rank.
             num_queries: Number of queries.
-            total: Elementwise sum over ranks.
-            most: Elementwise maximum over ranks.
+            total: Sum over ranks, in place.
         """
-        last, counts = torch.full((num_queries,), -1), torch.zeros(num_queries, 2, dtype=torch.int64)
-        counts.index_add_(0, found.row, torch.stack([found.count, torch.ones_like(found.count)], 1))
-        return cls(most(last.scatter_reduce_(0, found.row, found.last, "amax")), *total(counts).T.contiguous())
+        columns = torch.zeros(3, num_queries, dtype=torch.int64)
+        columns[0].scatter_reduce_(0, found.row, found.last + 1, "amax")
+        columns[1].index_add_(0, found.row, found.count)
+        columns[2].index_add_(0, found.row, torch.ones_like(found.count))
+        last, count, distinct = total(columns)
+        return cls(last - 1, count, distinct)
 
 
 @dataclass(frozen=True)

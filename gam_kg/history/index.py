@@ -12,19 +12,19 @@ from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.history.confidence import UNSEEN, shared_rules
 from gam_kg.history.found import Bodies, Found, Heads, Hops, PastAnswers, QueryGroups, SubjectPast
 from gam_kg.history.pair_rules import PairRules
+from gam_kg.history.past_facts import PastFacts
 from gam_kg.history.path_ends import path_ends
-from gam_kg.history.recency import KeyTable, RecencyIndex, Recent, reaches, thresholds
+from gam_kg.history.recency import RecencyIndex, Recent
 from gam_kg.history.rule_keys import stored_rules
 from gam_kg.history.rules import FEWEST_HITS, RuleTable
 from gam_kg.history.stored import StoredHistory
-from gam_kg.history.turns import Turns
 from gam_kg.ops.ragged import join_groups, last_of_each, select, unique_inverse
 
 _MOST_KEYS = torch.iinfo(torch.int64).max
 
 
-class HistoryIndex:
-    """Looks up the past of queries in three `RecencyIndex`es: by subject, by (subject, relation) and by relation.
+class HistoryIndex(PastFacts):
+    """Looks up the past of queries: facts by subject, by (subject, relation) and by relation; and rules.
 
     Snapshots are inserted in time order, so a look-up sees only those inserted so far. Its memory is bounded by the
     distinct facts and rules of the rank. Candidates are given by their row in the rank's shard.
@@ -38,9 +38,8 @@ class HistoryIndex:
             are not stored, those that get enough later are counted from there on. None: it starts before the first.
 
     Attributes:
-        end: The snapshot after the last one that was inserted.
-        num_rows: Rows of the shard, at least 1.
-        num_relations: Relations with inverses.
+        config: Which parts to look up, and how far back.
+        pair_rules: Counts of rules of pairs; None where `rule_confidence` is off.
         rules: Counts of rules; None where they are switched off.
 
     Raises:
@@ -48,9 +47,8 @@ class HistoryIndex:
     """
 
     def __init__(self, graph: TemporalGraph, config: HistoryConfig, stored: StoredHistory | None = None) -> None:
-        self.config, self.partition = config, graph.partition
-        self.end, self.num_relations, self.num_entities = 0, 2 * graph.num_relations, graph.num_entities
-        facts_of = graph.num_entities * self.num_relations
+        self.config = config
+        facts_of = graph.num_entities * 2 * graph.num_relations
         of_rules = facts_of**2 if config.rule_bodies else 0, "rules", "set model.history.rule_bodies=0, or "
         for most, what, instead in ((facts_of * graph.num_entities, "facts", ""), of_rules):
             if most >= _MOST_KEYS:
@@ -58,24 +56,8 @@ class HistoryIndex:
                     f"{graph.num_entities} entities with {graph.num_relations} relations are too many {what} to number "
                     f"in 64 bits; {instead}leave out rare relations"
                 )
-        ids, num_rows = graph.partition.ids, max(1, graph.partition.num_rows)
-        self.num_rows = num_rows
-        self._newest: tuple[Snapshot, Tensor] | None = None
+        super().__init__(graph, stored)
         self._found: SubjectPast | None = None
-        self._fact_tie = lambda item: graph.fact_tie(item // num_rows, ids[item % num_rows])
-        self._answer_tie = lambda item: graph.answer_tie(ids[item])
-        key_of = {
-            "facts": lambda rows: self._fact_key(rows.other, rows.relation, rows.anchor),
-            "answers": lambda rows: self._answer_key(rows.relation, rows.anchor),
-        }
-        self.facts, self.answers = (
-            KeyTable(graph.distinct(key) if stored is None else stored.distinct(self, graph, name, key))
-            for name, key in key_of.items()
-        )
-        self.by_subject = RecencyIndex(self.facts, self.num_relations * num_rows, self._fact_tie)
-        self.by_query = RecencyIndex(self.facts, num_rows, self._answer_tie)
-        self.by_relation = RecencyIndex(self.answers, num_rows, self._answer_tie)
-        self.turns = Turns(self.facts, self.answers, self.num_relations, num_rows)
         self.pair_rules: PairRules | None = None
         self.rules: RuleTable | None = None
         if config.rule_confidence:
@@ -87,13 +69,11 @@ class HistoryIndex:
             # What is stored says nothing else of the future but that number, where there are more than `max_rules`.
             keys, fewest = stored_rules(lambda: self._rule_keys(graph), config, self.partition, self.sum)
             self.reset()
-            self.rules = RuleTable(keys, num_rows, fewest)
+            self.rules = RuleTable(keys, self.num_rows, fewest)
 
     def reset(self) -> None:
-        """Go back to before the first snapshot."""
-        self.end, self._newest, self._found = 0, None, None
-        for part in (self.facts, self.answers, self.by_subject, self.by_query, self.by_relation, self.turns):
-            part.clear()
+        super().reset()
+        self._found = None
         if self.pair_rules is not None:
             self.pair_rules.clear()
         if self.rules is not None:
@@ -112,28 +92,13 @@ class HistoryIndex:
             self.pair_rules.observe(groups, self._past_of(groups.subjects).recent)
         if self.rules is not None:
             self.rules.insert(*self._counted(snapshot.queries))
-        places = self._insert_facts(snapshot)
-        self.by_query.insert(places)
+        self._found = None
+        places, of_subjects = self._insert_facts(snapshot)
+        self.by_query.insert(of_subjects)
         self.turns.insert(snapshot.queries, places)
         places = self.answers.places(self._answer_key(snapshot.relation, snapshot.anchor))
         self.answers.insert(places, snapshot.time)
         self.by_relation.insert(places)
-
-    def _insert_facts(self, snapshot: Snapshot) -> Tensor:
-        """Insert the facts of a snapshot by subject, which is all that rules need; returns their `fact_places`."""
-        self.end, self._found = snapshot.time + 1, None
-        places = self.fact_places(snapshot)
-        self.facts.insert(places, snapshot.time)
-        self.by_subject.insert(places)
-        return places
-
-    def fact_places(self, snapshot: Snapshot) -> Tensor:
-        """Places of a snapshot's distinct facts in `facts`, ascending, int64 (num_distinct,)."""
-        # Baselines need the same places just before they are inserted.
-        if self._newest is None or self._newest[0] is not snapshot:
-            key = self._fact_key(snapshot.other, snapshot.relation, snapshot.anchor)
-            self._newest = snapshot, self.facts.places(key)
-        return self._newest[1]
 
     def find(self, queries: Queries) -> Found:
         """Find the past facts of the subjects and relations of queries.
@@ -147,21 +112,15 @@ class HistoryIndex:
         if queries.now < self.end:
             raise ValueError(f"queries see snapshots before {queries.now}, and {self.end - 1} is already inserted")
         groups, config = QueryGroups.of(queries), self.config
-        subjects, num_first = groups.subjects, config.two_hop_first if config.two_hop_second else 0
-        recent, same_relation, popular, bodies, first = self.recent(
-            (self.by_subject, subjects, config.recent),
-            (self.by_query, self.query_key(queries), config.same_relation),
-            (self.by_relation, groups.relations, config.popular),
-            (self.by_subject, subjects, config.rule_bodies),
-            (self.by_subject, subjects, num_first),
+        answered = self.look_up(self.by_query, self.query_key(queries), config.same_relation)
+        answers = PastAnswers.of(answered, len(queries), self.sum)
+        num_first = config.two_hop_first if config.two_hop_second else 0
+        self._found, same_relation = self._past(
+            groups.subjects, config.recent, num_first, (self.by_query, len(queries), answered)
         )
-        hops = of_rules = None
-        if num_first or config.rule_bodies:
-            hops, of_rules = self._hops(first, bodies)
-        self._found = SubjectPast(subjects, recent, of_rules)
-        second = path_ends(self, hops.neighbours) if num_first and hops is not None else None
-        popular, hops = popular if config.popular else None, hops if num_first else None
-        answers = PastAnswers.of(same_relation, len(queries), self.sum, self.max)
+        recent, hops = self._found.recent, self._found.hops
+        second = None if hops is None else path_ends(self, hops.neighbours)
+        popular = self.popular(groups.relations, config.popular) if config.popular else None
         rules = every_rule = pair_rules = None
         if self.pair_rules is not None:
             pair_rules = self.pair_rules.confidences(groups, recent, UNSEEN)
@@ -174,21 +133,9 @@ class HistoryIndex:
             if config.rule_confidence:
                 every_rule = shared_rules(bodies, heads, self.num_rows)
         return Found(
-            *(groups, self.num_rows, self._own_row(subjects), recent, same_relation, answers),
+            *(groups, self.num_rows, self._own_row(groups.subjects), recent, same_relation, answers),
             *(hops, second, popular, rules, every_rule, pair_rules),
         )
-
-    def recent(self, *requests: tuple[RecencyIndex, Tensor, int]) -> list[Recent]:
-        """Answer each request (index, groups, limit) with the shard's `limit` most recent items per group."""
-        found: list[Recent] = []
-        for index, groups, limit in requests:
-            wider = [
-                one.where(last_of_each(one.row, len(groups), limit))
-                for one, (other, same, most) in zip(found, requests, strict=False)
-                if other is index and same is groups and most >= limit
-            ]
-            found.append(wider[0] if wider else index.recent(groups, limit))
-        return found
 
     def bodies(self, queries: Queries) -> Bodies:
         """The bodies of the rules of queries, alike on all ranks. A collective.
@@ -225,71 +172,43 @@ class HistoryIndex:
             heads: Their answers.
             limit: Answers of a body, at most.
         """
-        items = torch.stack([heads.row, heads.hits, self._answer_tie(heads.item), torch.zeros_like(heads.row)], 1)
+        items = torch.stack([heads.row, heads.hits, self.by_relation.tie(heads.item), torch.zeros_like(heads.row)], 1)
         return heads.where(self.among_first(items, torch.full_like(bodies.group, limit)))
-
-    def among_first(self, items: Tensor, limit: Tensor) -> Tensor:
-        """Which items reach the threshold of their group over all shards, bool (num_items,); see `thresholds`."""
-        return reaches(items, thresholds(items, limit))
-
-    def times_seen(self, subject: Tensor, relation: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        """In how many past snapshots facts were seen, and in which of them last (-1: never), int64 (num_facts,) each.
-
-        Args:
-            subject: int64 (num_facts,).
-            relation: int64 (num_facts,), also inverse ones.
-            row: Rows of the objects in the shard, int64 (num_facts,).
-        """
-        place, known = self.by_query.find(subject * self.num_relations + relation, row)
-        if not len(self.facts.keys):
-            return place, torch.full_like(place, -1)
-        count, last = self.facts.count[place].long(), self.facts.last[place]
-        return torch.where(known, count, 0), torch.where(known, last, -1)
-
-    def sum(self, value: Tensor) -> Tensor:
-        """Sum over the shards; in place, and returned."""
-        return value
-
-    def max(self, value: Tensor) -> Tensor:
-        """Maximum over the shards; in place, and returned."""
-        return value
-
-    def gather(self, rows: Tensor) -> Tensor:
-        """Rows of all shards, one shard after another."""
-        return rows
-
-    def query_key(self, queries: Queries) -> Tensor:
-        """Group of each query in `by_query`, int64 (num_queries,)."""
-        return queries.subject * self.num_relations + queries.relation
-
-    def _own_row(self, entity: Tensor) -> Tensor:
-        return torch.where(self.partition.owns(entity), self.partition.rows(entity), -1)
-
-    def _fact_key(self, subject: Tensor, relation: Tensor, answer: Tensor) -> Tensor:
-        return (subject * self.num_relations + relation) * self.num_rows + self.partition.rows(answer)
-
-    def _answer_key(self, relation: Tensor, answer: Tensor) -> Tensor:
-        return relation * self.num_rows + self.partition.rows(answer)
 
     def _past_of(self, subjects: Tensor) -> SubjectPast:
         """What inserting the queries of subjects reads, int64 (num_subjects,); looked up if it was not just found."""
         if self._found is None or not torch.equal(self._found.subjects, subjects):
-            limit = self.config.recent if self.pair_rules is not None else 0
-            recent, bodies = self.recent(
-                (self.by_subject, subjects, limit), (self.by_subject, subjects, self.config.rule_bodies)
-            )
-            hops = self._hops(bodies)[0] if self.config.rule_bodies else None
-            self._found = SubjectPast(subjects, recent, hops)
+            (self._found,) = self._past(subjects, self.config.recent if self.pair_rules is not None else 0, 0)
         return self._found
 
-    def _hops(self, *found: Recent) -> list[Hops]:
-        """First facts of all ranks, from those whose neighbours are in the shard; one of `found` has all the others."""
-        longest = max(found, key=lambda one: len(one.row))
-        relation, neighbour = longest.item // self.num_rows, self.partition.ids[longest.item % self.num_rows]
-        every = torch.ones_like(longest.row)
-        of_found = [every if one is longest else torch.isin(longest.place, one.place) for one in found]
-        rows = self.gather(torch.stack([longest.row, relation, longest.last, neighbour, *of_found], 1))
-        return Hops.of_each(rows)
+    def _past(
+        self, subjects: Tensor, num_recent: int, num_first: int, *found: tuple[RecencyIndex, int, Recent]
+    ) -> tuple[SubjectPast, *tuple[Recent, ...]]:
+        """The past of subjects, and what is delivered with it. A collective.
+
+        Args:
+            subjects: Distinct, ascending, int64 (num_subjects,).
+            num_recent: How many of the most recent facts of each are looked up.
+            num_first: How many first hops of paths.
+            found: See `deliver`.
+        """
+        number, num_bodies = len(subjects), self.config.rule_bodies
+        nearest = max(num_bodies, num_first)
+        past = self.look_up(self.by_subject, subjects, max(num_recent, nearest))
+
+        def last(facts: Recent, limit: int) -> Recent:
+            return facts.where(last_of_each(facts.row, number, limit))
+
+        recent = past if num_recent >= nearest else last(past, num_recent)
+        near, recent, *others = self.deliver(
+            (None, number, last(past, nearest)), (self.by_subject, number, recent), *found
+        )
+        bodies, hops = (self._hops(last(near, limit)) if limit else None for limit in (num_bodies, num_first))
+        return SubjectPast(subjects, recent, bodies, hops), *others
+
+    def _hops(self, facts: Recent) -> Hops:
+        neighbour = self.entity(facts.item % self.width)
+        return Hops(facts.row, facts.item // self.width, facts.last, *unique_inverse(neighbour))
 
     def _snapshots(self, graph: TemporalGraph) -> Iterator[Snapshot]:
         """All snapshots of the graph, with the queries of all ranks. A collective."""
@@ -300,6 +219,7 @@ class HistoryIndex:
         self.reset()
         for snapshot in self._snapshots(graph):
             yield self._counted(snapshot.queries)[1]
+            self._found = None
             self._insert_facts(snapshot)
 
     def _counted(self, queries: Queries) -> tuple[Tensor, Tensor]:

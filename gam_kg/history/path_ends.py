@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gam_kg.history.recency import Recent
-from gam_kg.ops.ragged import unique
+from gam_kg.ops.ragged import last_of_each, sort_with_positions
 
 if TYPE_CHECKING:
     from gam_kg.history.index import HistoryIndex
@@ -23,14 +23,11 @@ def path_ends(history: "HistoryIndex", neighbours: Tensor) -> Recent:
         neighbours: int64 (num_neighbours,).
     """
     limit, wider = history.config.two_hop_second, history.config.two_hop_newest
-    found, nearest = history.recent(
-        (history.by_subject, neighbours, max(limit, wider)), (history.by_subject, neighbours, limit)
-    )
-    if wider <= limit:
-        return nearest
-    relation = found.row * history.num_relations + found.item // history.num_rows
-    relations = unique(history.gather(unique(relation)[:, None])[:, 0])  # numbered alike on all ranks
-    group = torch.searchsorted(relations, relation)
-    items = torch.stack([group, found.last, found.count, history.by_subject.tie(found.item)], 1)
-    newest = history.among_first(items, torch.ones_like(relations))
-    return found.where(newest | torch.isin(found.place, nearest.place))
+    found = history.look_up(history.by_subject, neighbours, max(limit, wider))
+    if wider > limit:
+        is_end = last_of_each(found.row, len(neighbours), limit)
+        relation, order = sort_with_positions(found.row * history.num_relations + found.item // history.width)
+        is_newest = torch.ones_like(is_end)
+        torch.ne(relation[1:], relation[:-1], out=is_newest[:-1])
+        found = found.where(is_end.index_fill_(0, order[is_newest], True))
+    return history.deliver((history.by_subject, len(neighbours), found))[0]

@@ -1,6 +1,6 @@
 """The k most recent distinct items of a group, updated snapshot by snapshot.
 
-`KeyTable` stores when each distinct key (a fact, or an object of a relation) was last seen and how often.
+`SeenKeys` stores when each distinct key (a fact, or an object of a relation) was last seen and how often.
 `RecencyIndex` stores the keys of each group in the order in which they were last seen. Both receive snapshots in time
 order. Their memory is bounded by the number of distinct keys.
 """
@@ -40,8 +40,8 @@ def with_keys(table: Tensor, keys: Tensor) -> Tensor:
     return insert_at(table, new, torch.searchsorted(table, new) + torch.arange(len(new)))
 
 
-class KeyTable:
-    """When each key was first and last seen, in how many snapshots, and with what gaps between them.
+class SeenKeys:
+    """When each key was last seen, and in how many snapshots.
 
     Args:
         keys: Every key that will ever be inserted, distinct and ascending, int64 (num_keys,).
@@ -49,24 +49,16 @@ class KeyTable:
     Attributes:
         last: Snapshot in which each key was last seen, -1: never, int64 (num_keys,).
         count: In how many snapshots, int32 (num_keys,).
-        first: Snapshot in which it was first seen, int64 (num_keys,); no meaning where `count` is 0.
-        streak: How many snapshots without a gap end in `last`, int32 (num_keys,).
-        squared_gaps: Sum of the squares of its gaps, in snapshots, float32 (num_keys,).
     """
 
-    COLUMNS = ("last", "first", "count", "streak", "squared_gaps")
-
     def __init__(self, keys: Tensor) -> None:
-        self.keys = keys
-        self.last, self.first = torch.full_like(keys, -1), torch.zeros_like(keys)
-        self.count, self.streak = (torch.zeros_like(keys, dtype=torch.int32) for _ in range(2))
-        self.squared_gaps = torch.zeros(len(keys), dtype=torch.float32)
+        self.keys, self.last = keys, torch.full_like(keys, -1)
+        self.count = torch.zeros_like(keys, dtype=torch.int32)
 
     def clear(self) -> None:
         """Go back to before the first snapshot."""
         self.last.fill_(-1)
         self.count.zero_()
-        self.squared_gaps.zero_()
 
     def places(self, keys: Tensor) -> Tensor:
         """Table places of the keys, ascending, without duplicates; (num_keys,) → (num_distinct,)."""
@@ -78,13 +70,40 @@ class KeyTable:
 
     def insert(self, places: Tensor, time: int) -> None:
         """Insert the keys of a snapshot, given by their distinct places, int64 (num_seen,)."""
+        self.last.index_fill_(0, places, time)
+        self.count.index_add_(0, places, torch.ones_like(places, dtype=torch.int32))
+
+
+class KeyTable(SeenKeys):
+    """When each key was first and last seen, in how many snapshots, and with what gaps between them.
+
+    Args:
+        keys: See `SeenKeys`.
+
+    Attributes:
+        first: Snapshot in which each key was first seen, int64 (num_keys,); no meaning where `count` is 0.
+        streak: How many snapshots without a gap end in `last`, int32 (num_keys,).
+        squared_gaps: Sum of the squares of its gaps, in snapshots, float32 (num_keys,).
+    """
+
+    COLUMNS = ("last", "first", "count", "streak", "squared_gaps")
+
+    def __init__(self, keys: Tensor) -> None:
+        super().__init__(keys)
+        self.first, self.streak = torch.zeros_like(keys), torch.zeros_like(keys, dtype=torch.int32)
+        self.squared_gaps = torch.zeros(len(keys), dtype=torch.float32)
+
+    def clear(self) -> None:
+        super().clear()
+        self.squared_gaps.zero_()
+
+    def insert(self, places: Tensor, time: int) -> None:
         is_new, gap = self.count.index_select(0, places) == 0, time - self.last.index_select(0, places)
         self.first.index_fill_(0, places[is_new], time)
         goes_on = ~is_new & (gap == 1)
         self.streak.index_copy_(0, places, torch.where(goes_on, self.streak.index_select(0, places), 0) + 1)
         self.squared_gaps.index_add_(0, places, torch.where(is_new, 0.0, gap.float() ** 2))
-        self.last.index_fill_(0, places, time)
-        self.count.index_add_(0, places, torch.ones_like(places, dtype=torch.int32))
+        super().insert(places, time)
 
 
 @dataclass(frozen=True)
@@ -124,7 +143,7 @@ class RecencyIndex:
             not depend on the future (ids sorted by degree do).
     """
 
-    def __init__(self, table: KeyTable, width: int, tie: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(self, table: SeenKeys, width: int, tie: Callable[[Tensor], Tensor] | None = None) -> None:
         self.table, self._width = table, width
         self.tie = tie or (lambda item: item)
         size = len(table.keys)

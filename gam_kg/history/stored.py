@@ -20,6 +20,7 @@ from gam_kg.ops.ragged import insert_at, select, sort_with_positions
 
 if TYPE_CHECKING:
     from gam_kg.history.index import HistoryIndex
+    from gam_kg.history.past_facts import PastFacts
 
 Part = dict[str, Tensor]
 
@@ -90,9 +91,7 @@ class StoredHistory:
     _found: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
     """By table: the keys of an index, and the places of the stored ones among them."""
 
-    def distinct(
-        self, history: "HistoryIndex", graph: TemporalGraph, table: str, key: Callable[[Rows], Tensor]
-    ) -> Tensor:
+    def distinct(self, history: "PastFacts", graph: TemporalGraph, table: str, key: Callable[[Rows], Tensor]) -> Tensor:
         """What `TemporalGraph.distinct` returns, without reading the facts that were counted.
 
         Args:
@@ -121,6 +120,8 @@ class StoredHistory:
             place, *columns = self.columns(history, name, *targets)
             for target, values in zip(targets.values(), columns, strict=True):
                 target.index_copy_(0, place, values)
+            if table is history.facts:
+                place = history.restore_of_subjects(place)
             for index, of_table in _indexes(history, table).items():
                 order = place[self.parts[0][f"{name}.{index}"]] if self._is_whole(history) else of_table.sorted(place)
                 of_table.restore(order, place)
@@ -153,11 +154,11 @@ class StoredHistory:
         pairs, exposures, hits = (self.parts[0][f"{PAIRS}{name}.{column}"] for column in ("pairs", "exposures", "hits"))
         rules.restore(PairCounts(self._renumbered(history, pairs, "rr"), exposures, hits))
 
-    def _is_whole(self, history: "HistoryIndex") -> bool:
+    def _is_whole(self, history: "PastFacts") -> bool:
         """Whether an index has all that is stored, in the same order."""
         return len(self.parts) == history.partition.world_size == 1
 
-    def _of_rank(self, history: "HistoryIndex", name: str, *columns: str) -> list[Tensor]:
+    def _of_rank(self, history: "PastFacts", name: str, *columns: str) -> list[Tensor]:
         """The keys that belong to the rank of an index, ascending, in rows of its shard; and what is stored of each."""
         keys, *values = (self._joined(f"{name}.{column}") for column in ("keys", *columns))
         rest, partition = keys // self.num_entities, history.partition
@@ -173,7 +174,7 @@ class StoredHistory:
     def _joined(self, name: str) -> Tensor:
         return torch.cat([part[name] for part in self.parts]) if len(self.parts) > 1 else self.parts[0][name]
 
-    def _renumbered(self, history: "HistoryIndex", numbers: Tensor, digits: str) -> Tensor:
+    def _renumbered(self, history: "PastFacts", numbers: Tensor, digits: str) -> Tensor:
         """Numbers made of those of entities and relations, as the graph of an index makes them."""
         before = {"e": self.num_entities, "r": self.num_relations}
         after = {"e": history.num_entities, "r": history.num_relations}

@@ -143,7 +143,7 @@ class StrictRecurrency(Baseline):
 
     def pairs(self, queries: Queries) -> tuple[Tensor, Tensor]:
         """The candidates that do not score zero and their scores; see `pair` and `score` of `SparseScores`."""
-        found = self.history.by_query.recent(self.history.query_key(queries))
+        (found,) = self.history.recent((self.history.by_query, self.history.query_key(queries), None))
         return found.row * self.partition.num_rows + found.item, self.fading.at(found.place, queries.now)
 
     def observe(self, snapshot: Snapshot) -> None:

@@ -11,12 +11,13 @@ _COUNTED_RULE, _WAITING_HIT = 35, 110  # bytes of a rule that is counted while r
 _ROOM_FOR_COUNTS = 1.5  # for each pair of relations that has counts, as their tables grow by a half
 
 
-def history_bytes(facts: float, answers: float) -> float:
+def history_bytes(facts: float, answers: float, world_size: int = 1) -> float:
     """Bytes of the history index of a rank, exactly.
 
     Args:
         facts: Distinct (anchor, relation, other) of its entities.
         answers: Distinct (anchor, relation) of its entities.
+        world_size: Of several ranks, each has its facts by subject too.
     """
 
     def keys(number: float) -> float:
@@ -26,7 +27,8 @@ def history_bytes(facts: float, answers: float) -> float:
         return (4 * number + 1) * (INT if 2 * number < 2**31 else LONG)
 
     turns = (3 * facts + 2 * answers) * INT
-    return keys(facts) + 2 * index(facts) + turns + keys(answers) + index(answers)
+    of_subjects = facts * (2 * LONG + INT) if world_size > 1 else 0
+    return keys(facts) + of_subjects + 2 * index(facts) + turns + keys(answers) + index(answers)
 
 
 def rule_bytes(rules: float, groups: float) -> float:
@@ -56,7 +58,7 @@ def history_of_rank(workload: Workload) -> float:
     if limits.rule_confidence:
         exposures = float(counts.queries.sum()) * limits.recent
         of_pairs = pair_rule_bytes(counts.relation_pairs if limits.recent else 0, exposures)
-    return history_bytes(facts, answers) + rules + of_pairs
+    return history_bytes(facts, answers, ranks) + rules + of_pairs
 
 
 def _rules_and_groups(workload: Workload) -> tuple[float, float]:
