@@ -22,7 +22,7 @@ from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.recency import RecencyIndex, Recent, SeenKeys, reaches, thresholds
 from gam_kg.history.stored import StoredHistory
-from gam_kg.ops.ragged import select, sort_with_positions
+from gam_kg.ops.ragged import places_in, select, sort_with_positions, true_positions
 
 
 def build_history(
@@ -65,7 +65,7 @@ class ShardedHistory(HistoryIndex):
 
     def look_up(self, index: RecencyIndex, groups: Tensor, limit: int | None) -> Recent:
         subject = groups if index is self.by_subject else groups // self.num_relations
-        (own,) = torch.nonzero(self.partition.owns(subject), as_tuple=True)
+        own = true_positions(self.partition.owns(subject))
         found = index.recent(groups.index_select(0, own), limit)
         return replace(found, row=own.index_select(0, found.row))
 
@@ -99,7 +99,7 @@ class ShardedHistory(HistoryIndex):
             return Recent(row, item, last, count, torch.full_like(key, -1))
         answer = self.partition.rows(answer)
         item = answer if index is self.by_query else query % self.num_relations * self.num_rows + answer
-        return Recent(row, item, last, count, torch.searchsorted(self.facts.keys, query * self.num_rows + answer))
+        return Recent(row, item, last, count, places_in(self.facts.keys, query * self.num_rows + answer))
 
     def popular(self, relations: Tensor, limit: int) -> Recent:
         found = super().popular(relations, limit)
@@ -112,7 +112,7 @@ class ShardedHistory(HistoryIndex):
         communicator, (group, *order) = self._communicator, items.T
         length = torch.bincount(group, minlength=len(limit))
         lengths = communicator.gather_even(length[None], "history")  # (world_size, num_groups)
-        (crowded,) = torch.nonzero(lengths.sum(0) > limit, as_tuple=True)
+        crowded = true_positions(lengths.sum(0) > limit)
         mask = torch.ones(len(items), dtype=torch.bool)
         if not len(crowded):
             return mask
