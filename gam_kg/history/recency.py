@@ -183,7 +183,7 @@ class RecencyIndex:
         self._used[first] = length.to(self._used.dtype)
 
     def insert(self, places: Tensor) -> None:
-        """Insert the keys of the newest snapshot, after `KeyTable.insert`; distinct ascending places, (num_seen,)."""
+        """Insert the newest snapshot's keys, after `insert` of the table; distinct ascending places, (num_seen,)."""
         if not len(places):
             return
         keys = self.table.keys.index_select(0, places)
@@ -216,7 +216,7 @@ class RecencyIndex:
         return self._at(*select(last_of_each(row, len(groups), limit), row, places))
 
     def find(self, groups: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """See `KeyTable.find`, of pairs of a group and an item, int64 (num_pairs,) each."""
+        """See `SeenKeys.find`, of pairs of a group and an item, int64 (num_pairs,) each."""
         return self.table.find(groups * self._width + items)
 
     def among(self, found: Recent, groups: Tensor, items: Tensor) -> Recent:

@@ -22,7 +22,7 @@ from gam_kg.graph.temporal_graph import TemporalGraph
 from gam_kg.history.index import HistoryIndex
 from gam_kg.history.recency import RecencyIndex, Recent, SeenKeys, reaches, thresholds
 from gam_kg.history.stored import StoredHistory
-from gam_kg.ops.ragged import places_in, select, sort_with_positions, true_positions
+from gam_kg.ops.ragged import places_in, sort_with_positions, true_positions
 
 
 def build_history(
@@ -109,24 +109,22 @@ class ShardedHistory(HistoryIndex):
         return found.where(self.among_first(items, torch.full_like(relations, limit)))
 
     def among_first(self, items: Tensor, limit: Tensor) -> Tensor:
-        communicator, (group, *order) = self._communicator, items.T
-        length = torch.bincount(group, minlength=len(limit))
-        lengths = communicator.gather_even(length[None], "history")  # (world_size, num_groups)
+        communicator, group, numbers = self._communicator, items[:, 0], len(limit)
+        is_first = super().among_first(items, limit)  # of the rank's own; more than `limit` of a group where they tie
+        own = torch.stack([torch.bincount(rows, minlength=numbers) for rows in (group, group[is_first])])
+        lengths, num_first = communicator.gather_even(own[None], "history").unbind(1)  # (world_size, num_groups) each
         crowded = true_positions(lengths.sum(0) > limit)
-        mask = torch.ones(len(items), dtype=torch.bool)
         if not len(crowded):
-            return mask
-        limit, lengths, numbers = limit[crowded], lengths[:, crowded], torch.arange(len(crowded))
-        number = torch.full_like(length, -1).index_copy_(0, crowded, numbers).index_select(0, group)
-        at, *columns = select(number >= 0, torch.arange(len(items)), number, *order)
-        items = torch.stack(columns, 1)
-        is_sent = super().among_first(items, limit)
-        sent = items[is_sent]
+            return is_first
+        number = torch.full_like(limit, -1).index_copy_(0, crowded, torch.arange(len(crowded))).index_select(0, group)
+        at = true_positions(is_first & (number >= 0))
+        sent = items.index_select(0, at)
+        sent[:, 0] = number.index_select(0, at)
         counts = torch.zeros(len(lengths), len(lengths), dtype=torch.int64)
-        counts.index_add_(1, numbers % len(lengths), torch.minimum(lengths, limit))
+        counts.index_add_(1, torch.arange(len(crowded)) % len(lengths), num_first[:, crowded])
         received = communicator.send_rows(sent, sent[:, 0] % len(lengths), "history", counts)
-        least = communicator.max(thresholds(received, limit), "history")
-        return mask.index_copy_(0, at, is_sent.masked_scatter(is_sent, reaches(sent, least)))
+        least = communicator.max(thresholds(received, limit[crowded]), "history")
+        return is_first.index_copy_(0, at, reaches(sent, least))
 
     def restore_of_subjects(self, places: Tensor) -> Tensor:
         facts, table = self.facts, self.of_subjects

@@ -54,7 +54,9 @@ def store_history(
         (seen,) = torch.nonzero(table.count, as_tuple=True)
         columns = {column: getattr(table, column) for column in KeyTable.COLUMNS} | history.turns.columns(table)
         columns |= (more or {}).get(name, {})
-        orders = {index: of_table.order() for index, of_table in _indexes(history, table).items()}
+        # Only an index of all facts goes on in the order that it has, see `_is_whole`.
+        indexes = _indexes(history, table) if history.partition.world_size == 1 else {}
+        orders = {index: of_table.order() for index, of_table in indexes.items()}
         keys = table.keys
         if len(seen) < len(keys):  # else nothing is copied
             place = torch.zeros_like(keys).index_copy_(0, seen, torch.arange(len(seen)))

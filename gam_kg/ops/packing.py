@@ -106,10 +106,15 @@ class Packing(Generic[Record]):
         Args:
             record: A record on the CPU with this packing.
             buffer: uint8 (num_bytes,), on the CPU.
+
+        Raises:
+            ValueError: The record has other shapes.
         """
         # For many small tensors numpy takes a fraction of the time of torch.
         room = buffer.numpy()
         for part, place in zip(parts_of(record, PARTS), self._places, strict=True):
+            if tuple(part.shape) != place.shape:
+                raise ValueError(f"a part of shape {tuple(part.shape)} is written where one of {place.shape} has room")
             target = room[place.start : place.end].view(_NUMPY[place.dtype]).reshape(place.shape)
             if isinstance(part, PaddedArray):
                 part.write(target)

@@ -43,7 +43,7 @@ class PaddableBatch:
         row = _unchanged_row(batch)
         if row is None or (batch.rows is not None and not len(batch.rows.own)):
             return None
-        fixed, same = _given(batch)
+        fixed, same = _dependent_sizes(batch)
         sizes = sizes_of(batch)
         return cls(batch, {name: size for name, size in sizes.items() if name not in fixed and name not in same}, row)
 
@@ -60,7 +60,7 @@ class PaddableBatch:
         found, batch = self.sizes, self.batch
         if found.keys() != sizes.keys() or any(sizes[name] <= size for name, size in found.items()):
             return None
-        fixed, same = _given(batch)
+        fixed, same = _dependent_sizes(batch)
         first, sizes = ({**of, **fixed, **{name: of[one] for name, one in same.items()}} for of in (found, sizes))
         layout, num_columns = batch.blocks[0].layout, sizes["columns"]
         size = sizes["queries"] * num_columns
@@ -73,12 +73,13 @@ class PaddableBatch:
             score = size + layout.num_apart
             of_cells = _in_wider_table(layout.num_columns, num_columns)
             renumbered = {"cells": of_cells, "kind cells": of_cells, "scores": lambda place: place + (size - old_size)}
+        # Where only some rows are read, `first` has the first padded one of these.
         items = {"shard": self.row, "rows": self.row, "cells": cell, "scores": score, "kind cells": kind_cell}
         return padded(_with_changes(batch), sizes, items | first, renumbered)
 
 
-def _given(batch: StepBatch) -> tuple[Sizes, dict[str, str]]:
-    """Sizes that follow from the kind of the batch: those that are not padded, and those that are as another one is."""
+def _dependent_sizes(batch: StepBatch) -> tuple[Sizes, dict[str, str]]:
+    """Sizes that are not padded, and for others the size that each is equal to, by name."""
     # In a world of one all queries are the rank's own.
     fixed, same = {}, {"own queries": "queries"}
     if batch.rows is None:  # all entities are columns, in which all walks end, and all that are active are updated

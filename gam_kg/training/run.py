@@ -35,8 +35,8 @@ BATCHES_AHEAD = 2
 """Measured: 4 are no faster, since a batch is made in less time than its step takes."""
 
 MOST_BATCH_WORKERS = 12
-"""Each inserts all snapshots into a history of its own, which takes a tenth of the time of making all batches. So 12
-are about twice as fast as 4, and more are hardly faster."""
+"""Each inserts all snapshots into a history of its own, which takes a tenth of the time of making all batches: by this
+12 are about twice as fast as 4, and 24 a quarter faster than 12, for as many histories in memory."""
 
 Write = Callable[[Path], None]
 Save = Callable[[Write, dict[str, Any]], None]

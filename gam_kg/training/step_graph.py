@@ -111,7 +111,7 @@ class StepGraphs:
     ) -> None:
         self._step, self._device, self._watch, self._recorder = step, device, watch, recorder
         self._sizes = StepSizes(MOST_SIZES)
-        # By sizes, which decide all shapes.
+        # By sizes: all else of a batch that is no number in a tensor is alike in a training.
         self._recordings: dict[tuple[tuple[str, int], ...], _Recording] = {}
 
     def __call__(self, batch: StepBatch) -> None:
